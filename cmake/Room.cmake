@@ -1,0 +1,59 @@
+# A room is one static library, `fl_<room>`, made of every .cpp under src/<room>. Sources are globbed (re-checked at each
+# build) so that adding a file is one act; the *arrows* between rooms are explicit: DEPS names the rooms that may be
+# included, LIBS the packages. tools/lint/arrows.py holds the same arrows against the #include lines.
+
+add_library(fl_options INTERFACE)
+target_include_directories(fl_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
+target_compile_options(fl_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wno-missing-field-initializers>
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Dev>>:-Werror>)
+# Bounds checks of the standard library stay on in every build: they cost little beside the kernels and turn a
+# memory error reachable from a request into a clean stop.
+target_compile_definitions(fl_options INTERFACE _GLIBCXX_ASSERTIONS)
+if(FREELUNCH_SANITIZE)
+  target_compile_options(fl_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${FREELUNCH_SANITIZE}
+    -fno-omit-frame-pointer -fno-sanitize-recover=all>)
+  target_link_options(fl_options INTERFACE -fsanitize=${FREELUNCH_SANITIZE})
+endif()
+
+function(fl_room room)
+  cmake_parse_arguments(ARG "" "" "DEPS;LIBS;EXCLUDE" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
+  foreach(pattern IN LISTS ARG_EXCLUDE)
+    list(FILTER sources EXCLUDE REGEX "${pattern}")
+  endforeach()
+  if(sources)
+    add_library(fl_${room} STATIC ${sources})
+    set(scope PUBLIC)
+  else()
+    add_library(fl_${room} INTERFACE)
+    set(scope INTERFACE)
+  endif()
+  target_link_libraries(fl_${room} ${scope} fl_options)
+  foreach(dep IN LISTS ARG_DEPS)
+    target_link_libraries(fl_${room} ${scope} fl_${dep})
+  endforeach()
+  target_link_libraries(fl_${room} ${scope} ${ARG_LIBS})
+endfunction()
+
+# Tests of a room: every *_test.cpp under tests/<room> in one GoogleTest program `test_<room>`.
+function(fl_room_tests room)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "DEPS;LIBS" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${room}/*.cpp)
+  if(NOT sources)
+    return()
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  add_executable(test_${room} ${sources})
+  target_link_libraries(test_${room} PRIVATE fl_${room} GTest::gmock GTest::gtest_main ${ARG_LIBS})
+  foreach(dep IN LISTS ARG_DEPS)
+    target_link_libraries(test_${room} PRIVATE fl_${dep})
+  endforeach()
+  target_include_directories(test_${room} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_definitions(test_${room} PRIVATE
+    FL_SOURCE_DIR="${PROJECT_SOURCE_DIR}" FL_BINARY_DIR="${PROJECT_BINARY_DIR}")
+  gtest_discover_tests(test_${room} TEST_PREFIX "${room}." DISCOVERY_TIMEOUT 60
+    PROPERTIES TIMEOUT ${ARG_TIMEOUT})
+endfunction()

@@ -1,0 +1,51 @@
+// `freelunch <command> ...`. Called through a link named llama-server it behaves as `freelunch serve`.
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <span>
+#include <string_view>
+
+#include <fmt/format.h>
+
+#include "apps/command.h"
+
+namespace {
+
+using fl::apps::Command;
+
+// A command is listed here once its file exists.
+constexpr std::array<Command, 0> kCommands{};
+
+void print_help(std::FILE* out) {
+  fmt::print(out, "freelunch: Qwen3.5 on one GPU or on the CPU\n\nusage: freelunch <command> [options]\n\n");
+  for (const Command& command : kCommands) {
+    fmt::print(out, "  {:<10} {}\n", command.name, command.summary);
+  }
+  fmt::print(out, "\n`freelunch <command> --help` shows the options and examples of a command.\n");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    print_help(stderr);
+    return fl::apps::kUsage;
+  }
+  const std::string_view word = argv[1];
+  if (word == "--help" || word == "-h" || word == "help") {
+    print_help(stdout);
+    return fl::apps::kOk;
+  }
+  if (word == "--version" || word == "version") {
+    fmt::print("freelunch {}\n", FREELUNCH_VERSION);
+    return fl::apps::kOk;
+  }
+  for (const Command& command : kCommands) {
+    if (command.name == word) {
+      return command.run(argc - 1, argv + 1);
+    }
+  }
+  fmt::print(stderr, "freelunch: unknown command '{}'\n\n", word);
+  print_help(stderr);
+  return fl::apps::kUsage;
+}

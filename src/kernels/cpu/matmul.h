@@ -1,0 +1,81 @@
+// y = x Wᵀ for weights of any supported type on the host. Weights are repacked once, at load, into the layout of this
+// machine's instruction set (avx512-vnni, avx2, portable; chosen at run time). Quantised weights meet activations
+// quantised to int8 per 32 elements; F32, F16 and BF16 weights meet float activations.
+//
+// The sum over the input dimension has one order, whatever the number of tokens and threads: one token alone and the
+// same token in a batch give the same bits.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "core/tensor.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace fl::cpu {
+
+enum class Isa : uint8_t { portable, avx2, avx512_vnni };
+std::string_view isa_name(Isa isa);
+/// The best that this machine runs; FREELUNCH_ISA=portable|avx2|avx512_vnni lowers it (for tests and comparison).
+Isa best_isa();
+
+/// A repacked matrix [rows, cols]. Movable, owns its bytes (64-byte aligned).
+class PackedMatrix {
+ public:
+  PackedMatrix();
+  PackedMatrix(PackedMatrix&&) noexcept;
+  PackedMatrix& operator=(PackedMatrix&&) noexcept;
+  ~PackedMatrix();
+
+  static PackedMatrix pack(const TensorView& tensor, Isa isa, ThreadPool& pool);
+  /// Bytes that pack() would own, without doing it.
+  static uint64_t packed_bytes(DType type, int64_t rows, int64_t cols, Isa isa);
+
+  int64_t rows() const;
+  int64_t cols() const;
+  DType type() const;
+  uint64_t bytes() const;
+  /// Decodes one row (token embeddings from a tied matrix).
+  void dequantize_row(int64_t row, std::span<float> out) const;
+
+  struct Impl;
+  const Impl& impl() const { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+/// One input for several matrices: x [n_tokens, cols] kept as float and, on demand, quantised once.
+/// Buffers are reserved by `reserve`; `set` allocates nothing.
+class Activations {
+ public:
+  Activations();
+  ~Activations();
+  Activations(Activations&&) noexcept;
+  void reserve(int64_t max_tokens, int64_t max_cols);
+  /// Takes a view of x (it must stay alive) and quantises it in parallel. Row stride in floats.
+  void set(ThreadPool& pool, const float* x, int64_t n_tokens, int64_t cols, int64_t stride);
+  uint64_t bytes() const;
+
+  struct Impl;
+  const Impl& impl() const { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+/// One product of a group: y[t * stride + r] (+)= sum_c x[t, c] w[r, c].
+struct MatmulTask {
+  const PackedMatrix* w = nullptr;
+  float* y = nullptr;
+  int64_t stride = 0;       ///< floats between the rows of y
+  bool accumulate = false;  ///< add to y (residual) instead of storing
+};
+
+/// Several matrices on the same input in one parallel region.
+void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks);
+
+}  // namespace fl::cpu

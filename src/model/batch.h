@@ -1,0 +1,63 @@
+// One shape of work for prompt and decode alike: a flat list of tokens, cut into slices of sequences.
+// The engine fills it, a Runner executes it. Spans stay valid until Runner::submit returns.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace fl::model {
+
+/// Tokens of one KV block; also the absolute grid on which prompts are cut, so that a recurrent state exists at block
+/// borders and results do not depend on scheduling (docs/decisions/0001).
+inline constexpr int32_t kBlockTokens = 64;
+
+/// In Batch::tokens: "the token that the previous step sampled on the device", see Batch::feedback.
+inline constexpr int32_t kTokenFromDevice = -1;
+
+/// RoPE position of a token (temporal, height, width). Text has all three equal. Not the cache index: after an image
+/// positions advance by less than one a token.
+struct Position {
+  int32_t t = 0;
+  int32_t y = 0;
+  int32_t x = 0;
+};
+
+/// The tokens of one sequence in this step. A sequence appears in at most one slice.
+/// Slices of more than one token start at any index but end at a multiple of kBlockTokens or at the prompt's end.
+struct Slice {
+  int32_t first = 0;      ///< index of its first token in Batch::tokens
+  int32_t n_tokens = 0;   ///< >= 1
+  int32_t n_cached = 0;   ///< tokens already in the caches = cache index of the first token; 0 means: state is zero
+  int32_t state_row = 0;  ///< row of the recurrent state, [0, Capacity::n_state_rows)
+  std::span<const int32_t> blocks;  ///< KV blocks holding cache indices [0, n_cached + n_tokens)
+};
+
+/// Sampling that a device can do itself, without the logits leaving it.
+struct DeviceSampling {
+  enum class Mode : uint8_t { none, greedy, random };
+  Mode mode = Mode::none;
+  int32_t top_k = 0;  ///< in [1, Capacity::max_device_top_k] for `random`
+  float top_p = 1.0F;
+  float min_p = 0.0F;
+  float temperature = 1.0F;
+  float uniform = 0.0F;  ///< the draw in [0, 1), made by the engine's counter-based generator
+};
+
+/// A token whose logits are needed.
+struct Row {
+  int32_t token = 0;          ///< index in Batch::tokens
+  bool logits_to_host = true;  ///< copy the n_vocab logits to the host
+  DeviceSampling sampling;
+};
+
+struct Batch {
+  std::span<const int32_t> tokens;      ///< [n_tokens], ids or kTokenFromDevice
+  std::span<const int32_t> feedback;    ///< empty, or [n_tokens]: row of the previous step for kTokenFromDevice
+  std::span<const Position> positions;  ///< [n_tokens]
+  std::span<const Slice> slices;
+  std::span<const Row> rows;
+
+  int32_t n_tokens() const { return static_cast<int32_t>(tokens.size()); }
+};
+
+}  // namespace fl::model

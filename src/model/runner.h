@@ -1,0 +1,86 @@
+// What the engine needs of a model: run a Batch, keep the two memories (KV blocks, recurrent state rows).
+// One Runner per backend (cpu_runner, cuda_runner) and a fake one for the scheduler's tests. Not thread-safe: the
+// engine thread owns it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "core/dtype.h"
+#include "model/batch.h"
+#include "model/config.h"
+
+namespace fl::model {
+
+class Weights;
+
+/// Everything is reserved when the runner is made; a step allocates nothing.
+struct RunnerOptions {
+  int32_t n_threads = 0;  ///< 0: one per physical core
+  int32_t n_blocks = 0;   ///< KV blocks of kBlockTokens tokens
+  int32_t n_state_rows = 1;
+  int32_t max_tokens = 512;  ///< tokens of one step
+  int32_t max_slices = 1;    ///< sequences of one step
+  int32_t max_rows = 1;      ///< rows with logits of one step
+  DType kv_type_k = DType::f16;  ///< f32, f16, bf16 or q8_0
+  DType kv_type_v = DType::f16;
+  uint64_t memory_limit = 0;  ///< bytes on the device that runs the model; 0: no limit but the machine's
+};
+
+struct Capacity {
+  int32_t n_blocks = 0;
+  int32_t n_state_rows = 0;
+  int32_t max_tokens = 0;
+  int32_t max_slices = 0;
+  int32_t max_rows = 0;
+  int32_t n_vocab = 0;
+  /// Steps that may be submitted before the first is collected: 1 on the CPU; 2 lets a device run ahead.
+  int32_t max_in_flight = 1;
+  /// 0: the runner never samples (DeviceSampling::Mode::none only, no kTokenFromDevice).
+  int32_t max_device_top_k = 0;
+};
+
+struct MemoryItem {
+  std::string name;  ///< "weights", "kv cache", "recurrent state", "activations", ...
+  uint64_t bytes = 0;
+  bool on_device = false;
+};
+
+/// Answers for Batch::rows, in their order. Valid until the next collect().
+struct RowResult {
+  int32_t token = -1;             ///< sampled on the device, or -1
+  std::span<const float> logits;  ///< [n_vocab] when asked for
+};
+
+class Runner {
+ public:
+  virtual ~Runner() = default;
+
+  virtual const Config& config() const = 0;
+  virtual const Capacity& capacity() const = 0;
+  /// "cpu (avx512-vnni, 2 threads)", "cuda (NVIDIA H200, sm_90)".
+  virtual std::string describe() const = 0;
+  virtual std::vector<MemoryItem> memory() const = 0;
+
+  /// Starts a step. Throws DeviceError when the device fails and std::logic_error when the batch breaks the contract.
+  virtual void submit(const Batch& batch) = 0;
+  /// Waits for the oldest submitted step.
+  virtual std::span<const RowResult> collect() = 0;
+
+  /// Copies S and the convolution window of every DeltaNet layer; ordered after all submitted steps. This is how a
+  /// checkpoint is taken (live row to spare row) and restored.
+  virtual void copy_state(int32_t from_row, int32_t to_row) = 0;
+};
+
+/// The device failed: the step's requests end with an error; `lost` means that no later step can work either.
+class DeviceError : public std::runtime_error {
+ public:
+  DeviceError(const std::string& what, bool device_lost) : std::runtime_error(what), lost(device_lost) {}
+  bool lost;
+};
+
+}  // namespace fl::model

@@ -1,0 +1,26 @@
+// Making a runner. A build without CUDA links a stub for the second function.
+#pragma once
+
+#include <memory>
+
+#include "base/result.h"
+#include "model/runner.h"
+#include "model/weights.h"
+
+namespace fl::model {
+
+/// Repacks the weights for this machine's instruction set; the file may be unmapped afterwards. `progress`, if given,
+/// is called with (bytes done, bytes in all).
+using Progress = void (*)(void* context, uint64_t done, uint64_t total);
+
+Result<std::unique_ptr<Runner>> make_cpu_runner(const Weights& weights, const RunnerOptions& options,
+                                                Progress progress = nullptr, void* context = nullptr);
+
+/// ErrorCode::device when there is no toolkit in the build, no driver or no device.
+Result<std::unique_ptr<Runner>> make_cuda_runner(const Weights& weights, const RunnerOptions& options,
+                                                 Progress progress = nullptr, void* context = nullptr);
+
+/// True when this build has the CUDA backend and a device answers.
+bool cuda_available();
+
+}  // namespace fl::model

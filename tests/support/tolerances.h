@@ -1,0 +1,22 @@
+// All tolerances of the tests, by name and with a reason. A failing comparison is a bug of the kernel, not of these.
+#pragma once
+
+namespace fl::test {
+
+/// Float arithmetic in another order than the double-precision reference, sums of up to a few thousand terms:
+/// relative L2 error of a vector.
+inline constexpr double kFloatReorder = 2e-6;
+
+/// Logits of a whole model with f32 weights against the official implementation in f32: relative to the largest logit.
+inline constexpr double kOfficialLogits = 1e-4;
+
+/// int8 quantisation of activations per 32 elements (step 1/127 of the block's largest): relative L2 error of a product.
+inline constexpr double kInt8Activations = 8e-3;
+
+/// KV cache in f16 (11 bits of significand): relative L2 error of an attention output.
+inline constexpr double kHalfKv = 5e-4;
+
+/// KV cache in q8_0 (step 1/127 of the largest of 32): relative L2 error of an attention output.
+inline constexpr double kQ8Kv = 8e-3;
+
+}  // namespace fl::test
