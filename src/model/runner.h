@@ -56,6 +56,12 @@ struct RowResult {
   std::span<const float> logits;  ///< [n_vocab] when asked for
 };
 
+/// What the device can do at most, measured on it. Zero: this runner does not measure.
+struct DeviceLimits {
+  double read_bandwidth = 0;  ///< bytes/s of reading memory with the runner's threads
+  double int8_ops = 0;        ///< operations/s (a multiply-add is two) of the int8 dot products that the kernels use
+};
+
 class Runner {
  public:
   virtual ~Runner() = default;
@@ -65,6 +71,8 @@ class Runner {
   /// "cpu (avx512-vnni, 2 threads)", "cuda (NVIDIA H200, sm_90)".
   virtual std::string describe() const = 0;
   virtual std::vector<MemoryItem> memory() const = 0;
+  /// Measures, in about a second; benchmarks state their distance from it. Not while a step is in flight.
+  virtual DeviceLimits measure_limits() { return {}; }
 
   /// Starts a step. Throws DeviceError when the device fails and std::logic_error when the batch breaks the contract.
   virtual void submit(const Batch& batch) = 0;
