@@ -1,4 +1,5 @@
-// All tolerances of the tests, by name and with a reason. A failing comparison is a bug of the kernel, not of these.
+// All tolerances of the tests, by name and with a reason. A failing comparison is a bug of the kernel, not of
+// these.
 #pragma once
 
 namespace fl::test {
@@ -7,10 +8,12 @@ namespace fl::test {
 /// relative L2 error of a vector.
 inline constexpr double kFloatReorder = 2e-6;
 
-/// Logits of a whole model with f32 weights against the official implementation in f32: relative to the largest logit.
+/// Logits of a whole model with f32 weights against the official implementation in f32: relative to the
+/// largest logit.
 inline constexpr double kOfficialLogits = 1e-4;
 
-/// int8 quantisation of activations per 32 elements (step 1/127 of the block's largest): relative L2 error of a product.
+/// int8 quantisation of activations per 32 elements (step 1/127 of the block's largest): relative L2 error of
+/// a product.
 inline constexpr double kInt8Activations = 8e-3;
 
 /// KV cache in f16 (11 bits of significand): relative L2 error of an attention output.
