@@ -21,6 +21,12 @@ int report_error(std::string_view command, const Error& error) {
       return kDevice;
     case ErrorCode::address:
       return kAddress;
+    case ErrorCode::network:
+      return kNetwork;
+    case ErrorCode::sandbox:
+      return kSandbox;
+    case ErrorCode::integrity:
+      return kIntegrity;
     case ErrorCode::unavailable:
     case ErrorCode::io:
     case ErrorCode::internal:

@@ -18,6 +18,9 @@ enum class ErrorCode {
   device,            ///< the GPU or its driver: exit 5
   address,           ///< port in use or not permitted: exit 6
   not_found,         ///< a file or a name that is not there: exit 3 for a model, HTTP 404 for a route
+  network,           ///< a server that we asked does not answer: exit 7
+  sandbox,           ///< generated code cannot be contained here: exit 8
+  integrity,         ///< the measurement cannot be trusted: exit 9
   unavailable,       ///< not in a state to answer now (loading, draining): HTTP 503
   unsupported,       ///< known, valid, and not built: refused by name: HTTP 501, exit 2
   io,                ///< the operating system refused to read or write: exit 1
