@@ -40,7 +40,8 @@ const DTypeInfo& dtype_info(DType type);
 /// The supported type with this file id, or nothing.
 std::optional<DType> dtype_from_id(uint32_t id);
 
-/// A name for any id that ggml has ever used, supported or not ("IQ2_XXS", "NVFP4"); "type 99" is the caller's to write.
+/// A name for any id that ggml has ever used, supported or not ("IQ2_XXS", "NVFP4"); "type 99" is the
+/// caller's to write.
 std::optional<std::string_view> ggml_type_name(uint32_t id);
 
 /// Case-insensitive inverse of `name` ("q8_0", "Q4_K").
