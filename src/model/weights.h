@@ -1,5 +1,5 @@
-// The tensors of a model, bound by name and checked for shape once; no later code has to. Views into the mapped file.
-// Names and shapes: ggml-org/llama.cpp, src/models/qwen35.cpp (see src/model/README.md).
+// The tensors of a model, bound by name and checked for shape once; no later code has to. Views into the
+// mapped file. Names and shapes: ggml-org/llama.cpp, src/models/qwen35.cpp (see src/model/README.md).
 #pragma once
 
 #include <optional>
@@ -24,10 +24,10 @@ struct FeedForward {
 };
 
 struct FullAttention {
-  TensorView norm;    ///< [n_embd] f32
-  TensorView q;       ///< [n_embd, n_heads * 2 * head_dim]; rows of a head: head_dim of q, then head_dim of gate
-  TensorView k;       ///< [n_embd, n_kv_heads * head_dim]
-  TensorView v;       ///< [n_embd, n_kv_heads * head_dim]
+  TensorView norm;  ///< [n_embd] f32
+  TensorView q;  ///< [n_embd, n_heads * 2 * head_dim]; rows of a head: head_dim of q, then head_dim of gate
+  TensorView k;  ///< [n_embd, n_kv_heads * head_dim]
+  TensorView v;  ///< [n_embd, n_kv_heads * head_dim]
   TensorView q_norm;  ///< [head_dim] f32
   TensorView k_norm;  ///< [head_dim] f32
   TensorView out;     ///< [n_heads * head_dim, n_embd]
@@ -55,10 +55,12 @@ struct Layer {
 
 /// The multi-token-prediction block: bound and checked, not yet run.
 struct MtpBlock {
-  TensorView e_norm;     ///< [n_embd] f32
-  TensorView h_norm;     ///< [n_embd] f32
-  TensorView eh_proj;    ///< [2 * n_embd, n_embd], embedding half first
-  TensorView head_norm;  ///< [n_embd] f32
+  TensorView e_norm;      ///< [n_embd] f32
+  TensorView h_norm;      ///< [n_embd] f32
+  TensorView eh_proj;     ///< [2 * n_embd, n_embd], embedding half first
+  TensorView head_norm;   ///< [n_embd] f32; output_norm when the file has none
+  TensorView token_embd;  ///< no data: the trunk's, which is usual
+  TensorView output;      ///< no data: the trunk's, which is usual
   FullAttention attention;
   FeedForward ffn;
 };

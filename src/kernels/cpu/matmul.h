@@ -56,6 +56,8 @@ class Activations {
   ~Activations();
   Activations(Activations&&) noexcept;
   void reserve(int64_t max_tokens, int64_t max_cols);
+  /// What bytes() will say after that, without doing it.
+  static uint64_t reserved_bytes(int64_t max_tokens, int64_t max_cols);
   /// Takes a view of x (it must stay alive) and quantises it in parallel. Row stride in floats.
   void set(ThreadPool& pool, const float* x, int64_t n_tokens, int64_t cols, int64_t stride);
   uint64_t bytes() const;

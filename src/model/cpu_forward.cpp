@@ -1,0 +1,366 @@
+#include "model/cpu_forward.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "kernels/causal_conv.h"
+#include "kernels/embedding.h"
+#include "kernels/rms_norm.h"
+#include "kernels/swiglu.h"
+
+namespace fl::model {
+namespace {
+
+constexpr int64_t kAlignFloats = 16;   // 64 bytes
+constexpr int64_t kConvColumns = 256;  // channels of one work item of the convolution
+constexpr int64_t kFfnColumns = 1024;  // columns of one work item of SwiGLU
+
+int64_t align(int64_t floats) {
+  return (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats;
+}
+
+DeltaShape delta_shape(const Config& c) {
+  return {c.n_key_heads, c.n_value_heads, c.key_dim, c.value_dim};
+}
+AttentionShape attention_shape(const Config& c) {
+  return {c.n_heads, c.n_kv_heads, c.head_dim, c.attention_scale};
+}
+
+/// Floats a token needs between the two norms of a layer: the widest of its three parts.
+int64_t work_floats(const Config& c) {
+  const int64_t delta =
+      int64_t{c.conv_channels()} + 2 * int64_t{c.v_channels()} + 2 * int64_t{c.n_value_heads};
+  const int64_t attention = int64_t{c.n_heads} * 3 * c.head_dim + 2 * int64_t{c.kv_width()};
+  const int64_t ffn = 2 * int64_t{c.n_ff};
+  return std::max({delta, attention, ffn});
+}
+
+int64_t scratch_floats(const Config& c) {
+  return align(
+      std::max(cpu::gated_delta_scratch(delta_shape(c)), cpu::attention_scratch(attention_shape(c))));
+}
+
+int64_t state_stride(const Config& c) {
+  return align(c.state_floats()) + align(c.conv_floats());
+}
+
+struct BufferPlan {
+  int64_t x, normed, work, angles, scratch, total;
+};
+BufferPlan plan_buffers(const Config& c, int64_t max_tokens, int64_t n_threads) {
+  BufferPlan plan{};
+  int64_t at = 0;
+  const auto take = [&at](int64_t floats) {
+    const int64_t start = at;
+    at += align(floats);
+    return start;
+  };
+  plan.x = take(max_tokens * c.n_embd);
+  plan.normed = take(max_tokens * c.n_embd);
+  plan.work = take(max_tokens * work_floats(c));
+  plan.angles = take(max_tokens * c.rope_dims);
+  plan.scratch = take(n_threads * scratch_floats(c));
+  plan.total = at;
+  return plan;
+}
+
+int64_t widest_input(const Config& c) {
+  return std::max(
+      {int64_t{c.n_embd}, int64_t{c.n_ff}, int64_t{c.v_channels()}, int64_t{c.n_heads} * c.head_dim});
+}
+
+}  // namespace
+
+CpuMemoryPlan plan_cpu_memory(const Config& c, const RunnerOptions& options, int n_threads) {
+  CpuMemoryPlan plan;
+  const auto token_heads = static_cast<uint64_t>(c.n_full_layers()) *
+                           static_cast<uint64_t>(options.n_blocks) * static_cast<uint64_t>(c.n_kv_heads);
+  plan.kv_cache = token_heads * static_cast<uint64_t>(kv_head_bytes(options.kv_type_k, c.head_dim) +
+                                                      kv_head_bytes(options.kv_type_v, c.head_dim));
+  plan.state = static_cast<uint64_t>(state_stride(c)) * sizeof(float) *
+               static_cast<uint64_t>(c.n_delta_layers()) * static_cast<uint64_t>(options.n_state_rows);
+  plan.activations =
+      static_cast<uint64_t>(plan_buffers(c, options.max_tokens, n_threads).total) * sizeof(float) +
+      cpu::Activations::reserved_bytes(options.max_tokens, widest_input(c));
+  plan.logits = static_cast<uint64_t>(options.max_rows) * static_cast<uint64_t>(c.n_vocab) * sizeof(float);
+  return plan;
+}
+
+CpuForward::CpuForward(const CpuWeights& weights, const RunnerOptions& options, cpu::Isa isa,
+                       cpu::ThreadPool& pool)
+    : weights_(weights),
+      config_(weights.config),
+      options_(options),
+      isa_(isa),
+      pool_(pool),
+      delta_shape_(delta_shape(config_)),
+      attention_shape_(attention_shape(config_)),
+      rope_(make_rope_table(config_.rope_dims / 2, config_.rope_base, config_.rope_sections,
+                            config_.rope_scaling_factor, config_.rope_original_ctx)) {
+  const CpuMemoryPlan plan = plan_cpu_memory(config_, options, pool.size());
+  kv_ = HostBuffer(plan.kv_cache);
+  state_ = HostBuffer(plan.state);
+  logits_ = HostBuffer(plan.logits);
+  const BufferPlan at = plan_buffers(config_, options.max_tokens, pool.size());
+  buffers_ = HostBuffer(static_cast<uint64_t>(at.total) * sizeof(float));
+  x_ = buffers_.floats() + at.x;
+  normed_ = buffers_.floats() + at.normed;
+  work_ = buffers_.floats() + at.work;
+  angles_ = buffers_.floats() + at.angles;
+  scratch_ = buffers_.floats() + at.scratch;
+  scratch_stride_ = scratch_floats(config_);
+  activations_.reserve(options.max_tokens, widest_input(config_));
+
+  const int64_t block_heads = int64_t{options.n_blocks} * config_.n_kv_heads;
+  std::byte* next = kv_.data();
+  for (int32_t i = 0; i < config_.n_full_layers(); ++i) {
+    KvCache cache;
+    cache.type_k = options.kv_type_k;
+    cache.type_v = options.kv_type_v;
+    cache.k = next;
+    next += block_heads * kv_head_bytes(cache.type_k, config_.head_dim);
+    cache.v = next;
+    next += block_heads * kv_head_bytes(cache.type_v, config_.head_dim);
+    caches_.push_back(cache);
+  }
+  token_slice_.resize(static_cast<size_t>(options.max_tokens));
+  tiles_.reserve(static_cast<size_t>(options.max_tokens));
+  row_tokens_.reserve(static_cast<size_t>(options.max_rows));
+}
+
+CpuMemoryPlan CpuForward::reserved() const {
+  return {kv_.bytes(), state_.bytes(), buffers_.bytes() + activations_.bytes(), logits_.bytes()};
+}
+
+float* CpuForward::state_of(int32_t row, int64_t delta_index) const {
+  return state_.floats() + (int64_t{row} * config_.n_delta_layers() + delta_index) * state_stride(config_);
+}
+
+void CpuForward::copy_state(int32_t from_row, int32_t to_row) {
+  const int64_t floats = config_.n_delta_layers() * state_stride(config_);
+  if (from_row != to_row) {
+    std::memcpy(state_of(to_row, 0), state_of(from_row, 0), static_cast<size_t>(floats) * sizeof(float));
+  }
+}
+
+std::span<const float> CpuForward::logits(int32_t i) const {
+  const auto n = static_cast<size_t>(config_.n_vocab);
+  return {logits_.floats() + static_cast<size_t>(i) * n, n};
+}
+
+void CpuForward::run(const Batch& batch) {
+  plan_step(batch);
+  embed(batch);
+  int64_t delta_index = 0;
+  int64_t attention_index = 0;
+  for (const CpuLayer& layer : weights_.layers) {
+    if (layer.kind == LayerKind::full_attention) {
+      attention_layer(batch, layer.attention, attention_index++);
+    } else {
+      delta_layer(batch, layer.delta, delta_index++);
+    }
+    feed_forward(layer.ffn, batch.n_tokens());
+  }
+  output_rows();
+}
+
+void CpuForward::plan_step(const Batch& batch) {
+  tiles_.clear();
+  row_tokens_.clear();
+  for (size_t s = 0; s < batch.slices.size(); ++s) {
+    const Slice& slice = batch.slices[s];
+    std::fill_n(token_slice_.begin() + slice.first, slice.n_tokens, static_cast<int32_t>(s));
+    for (int32_t first = 0; first < slice.n_tokens; first += static_cast<int32_t>(cpu::kQueryTile)) {
+      const int32_t n = std::min(slice.n_tokens - first, static_cast<int32_t>(cpu::kQueryTile));
+      tiles_.push_back({static_cast<int32_t>(s), first, n});
+    }
+    if (slice.n_cached == 0) {
+      std::memset(state_of(slice.state_row, 0), 0,
+                  static_cast<size_t>(config_.n_delta_layers() * state_stride(config_)) * sizeof(float));
+    }
+  }
+  for (const Row& row : batch.rows) {
+    if (row.logits_to_host) {
+      row_tokens_.push_back(row.token);
+    }
+  }
+  for (int64_t t = 0; t < batch.n_tokens(); ++t) {
+    const Position& p = batch.positions[static_cast<size_t>(t)];
+    cpu::rope_angles(rope_, {p.t, p.y, p.x}, angles_ + t * config_.rope_dims);
+  }
+}
+
+void CpuForward::embed(const Batch& batch) {
+  if (config_.tied_embeddings) {
+    cpu::embed(pool_, weights_.output, batch.tokens, x_);
+  } else {
+    cpu::embed(pool_, weights_.token_embd, batch.tokens, x_);
+  }
+}
+
+void CpuForward::norm_rows(const float* x, const std::vector<float>& w, float* y, int64_t n_rows) {
+  const int64_t n = config_.n_embd;
+  pool_.parallel_for(n_rows, 4, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      cpu::rms_norm(isa_, x + t * n, w.data(), config_.rms_eps, n, y + t * n);
+    }
+  });
+}
+
+void CpuForward::delta_layer(const Batch& batch, const CpuDeltaNet& w, int64_t delta_index) {
+  const int64_t n_tokens = batch.n_tokens();
+  const int64_t channels = config_.conv_channels();
+  const int64_t v_channels = config_.v_channels();
+  const int64_t n_heads = config_.n_value_heads;
+  float* qkv = work_;
+  float* z = qkv + n_tokens * channels;
+  float* y = z + n_tokens * v_channels;
+  float* alpha = y + n_tokens * v_channels;
+  float* beta = alpha + n_tokens * n_heads;
+
+  norm_rows(x_, w.norm, normed_, n_tokens);
+  activations_.set(pool_, normed_, n_tokens, config_.n_embd, config_.n_embd);
+  const std::array<cpu::MatmulTask, 4> inputs{{{&w.qkv, qkv, channels, false},
+                                               {&w.gate, z, v_channels, false},
+                                               {&w.alpha, alpha, n_heads, false},
+                                               {&w.beta, beta, n_heads, false}}};
+  cpu::matmul(pool_, activations_, inputs);
+
+  const auto n_slices = static_cast<int64_t>(batch.slices.size());
+  const int64_t pieces = (channels + kConvColumns - 1) / kConvColumns;
+  pool_.parallel_for(n_slices * pieces, 4, [&](int64_t begin, int64_t end, int) {
+    for (int64_t item = begin; item < end; ++item) {
+      const Slice& slice = batch.slices[static_cast<size_t>(item / pieces)];
+      const int64_t first = item % pieces * kConvColumns;
+      float* window = state_of(slice.state_row, delta_index) + align(config_.state_floats());
+      cpu::causal_conv_silu(isa_, qkv + slice.first * channels, channels, slice.n_tokens, w.conv.data(),
+                            window, config_.conv_kernel, channels, first,
+                            std::min(first + kConvColumns, channels));
+    }
+  });
+
+  pool_.parallel_for(n_slices * n_heads, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t item = begin; item < end; ++item) {
+      const Slice& slice = batch.slices[static_cast<size_t>(item / n_heads)];
+      DeltaInput<float> in;
+      in.qkv = qkv + slice.first * channels;
+      in.qkv_stride = channels;
+      in.z = z + slice.first * v_channels;
+      in.alpha = alpha + slice.first * n_heads;
+      in.beta = beta + slice.first * n_heads;
+      in.a = w.a.data();
+      in.dt = w.dt.data();
+      in.norm = w.o_norm.data();
+      in.eps = config_.rms_eps;
+      in.n_tokens = slice.n_tokens;
+      in.first_position = slice.n_cached;
+      cpu::gated_delta(isa_, delta_shape_, in, item % n_heads, state_of(slice.state_row, delta_index),
+                       y + slice.first * v_channels, scratch_ + thread * scratch_stride_);
+    }
+  });
+
+  activations_.set(pool_, y, n_tokens, v_channels, v_channels);
+  const std::array<cpu::MatmulTask, 1> output{{{&w.out, x_, config_.n_embd, true}}};
+  cpu::matmul(pool_, activations_, output);
+}
+
+void CpuForward::attention_layer(const Batch& batch, const CpuAttention& w, int64_t attention_index) {
+  const int64_t n_tokens = batch.n_tokens();
+  const int64_t hd = config_.head_dim;
+  const int64_t q_stride = int64_t{config_.n_heads} * 2 * hd;
+  const int64_t kv_stride = config_.kv_width();
+  const int64_t out_stride = int64_t{config_.n_heads} * hd;
+  const KvCache& cache = caches_[static_cast<size_t>(attention_index)];
+  float* q = work_;  // per head: q, then its gate
+  float* k = q + n_tokens * q_stride;
+  float* v = k + n_tokens * kv_stride;
+  float* out = v + n_tokens * kv_stride;
+
+  norm_rows(x_, w.norm, normed_, n_tokens);
+  activations_.set(pool_, normed_, n_tokens, config_.n_embd, config_.n_embd);
+  const std::array<cpu::MatmulTask, 3> inputs{
+      {{&w.q, q, q_stride, false}, {&w.k, k, kv_stride, false}, {&w.v, v, kv_stride, false}}};
+  cpu::matmul(pool_, activations_, inputs);
+
+  const int64_t pairs = config_.rope_dims / 2;
+  pool_.parallel_for(n_tokens, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float* angles = angles_ + t * config_.rope_dims;
+      for (int64_t h = 0; h < config_.n_heads; ++h) {
+        float* head = q + t * q_stride + h * 2 * hd;
+        cpu::rms_norm(isa_, head, w.q_norm.data(), config_.rms_eps, hd, head);
+        cpu::rope(isa_, angles, pairs, head);
+      }
+      for (int64_t g = 0; g < config_.n_kv_heads; ++g) {
+        float* head = k + t * kv_stride + g * hd;
+        cpu::rms_norm(isa_, head, w.k_norm.data(), config_.rms_eps, hd, head);
+        cpu::rope(isa_, angles, pairs, head);
+      }
+      const Slice& slice = batch.slices[static_cast<size_t>(token_slice_[static_cast<size_t>(t)])];
+      cpu::kv_store(isa_, attention_shape_, cache, slice.blocks, slice.n_cached + t - slice.first,
+                    k + t * kv_stride, v + t * kv_stride);
+    }
+  });
+
+  const auto n_tiles = static_cast<int64_t>(tiles_.size());
+  pool_.parallel_for(n_tiles * config_.n_kv_heads, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t item = begin; item < end; ++item) {
+      // Late tiles see the most keys: they go first.
+      const Tile& tile = tiles_[static_cast<size_t>(n_tiles - 1 - item / config_.n_kv_heads)];
+      const Slice& slice = batch.slices[static_cast<size_t>(tile.slice)];
+      AttentionInput in;
+      in.q = q + slice.first * q_stride;
+      in.gate = in.q + hd;
+      in.stride = q_stride;
+      in.head_stride = 2 * hd;
+      in.n_tokens = slice.n_tokens;
+      in.first_index = slice.n_cached;
+      in.blocks = slice.blocks;
+      cpu::attention(isa_, attention_shape_, cache, in, item % config_.n_kv_heads, tile.first, tile.n,
+                     out + slice.first * out_stride, out_stride, scratch_ + thread * scratch_stride_);
+    }
+  });
+
+  activations_.set(pool_, out, n_tokens, out_stride, out_stride);
+  const std::array<cpu::MatmulTask, 1> output{{{&w.out, x_, config_.n_embd, true}}};
+  cpu::matmul(pool_, activations_, output);
+}
+
+void CpuForward::feed_forward(const CpuFeedForward& w, int64_t n_tokens) {
+  const int64_t n = config_.n_ff;
+  float* gate = work_;
+  float* up = gate + n_tokens * n;
+  norm_rows(x_, w.norm, normed_, n_tokens);
+  activations_.set(pool_, normed_, n_tokens, config_.n_embd, config_.n_embd);
+  const std::array<cpu::MatmulTask, 2> inputs{{{&w.gate, gate, n, false}, {&w.up, up, n, false}}};
+  cpu::matmul(pool_, activations_, inputs);
+  const int64_t pieces = (n + kFfnColumns - 1) / kFfnColumns;
+  pool_.parallel_for(n_tokens * pieces, 2, [&](int64_t begin, int64_t end, int) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t first = item % pieces * kFfnColumns;
+      const int64_t at = item / pieces * n + first;
+      cpu::swiglu(isa_, gate + at, up + at, std::min(kFfnColumns, n - first), gate + at);
+    }
+  });
+  activations_.set(pool_, gate, n_tokens, n, n);
+  const std::array<cpu::MatmulTask, 1> output{{{&w.down, x_, config_.n_embd, true}}};
+  cpu::matmul(pool_, activations_, output);
+}
+
+void CpuForward::output_rows() {
+  const auto n_rows = static_cast<int64_t>(row_tokens_.size());
+  if (n_rows == 0) {
+    return;
+  }
+  // normed_ has room: a runner's max_rows is at most its max_tokens.
+  for (int64_t i = 0; i < n_rows; ++i) {
+    cpu::rms_norm(isa_, x_ + int64_t{row_tokens_[static_cast<size_t>(i)]} * config_.n_embd,
+                  weights_.output_norm.data(), config_.rms_eps, config_.n_embd, normed_ + i * config_.n_embd);
+  }
+  activations_.set(pool_, normed_, n_rows, config_.n_embd, config_.n_embd);
+  const std::array<cpu::MatmulTask, 1> output{{{&weights_.output, logits_.floats(), config_.n_vocab, false}}};
+  cpu::matmul(pool_, activations_, output);
+}
+
+}  // namespace fl::model
