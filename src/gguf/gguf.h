@@ -1,6 +1,7 @@
-// A GGUF file as a checked directory of metadata and extents. No byte of the file is trusted: every count, length and
-// offset is checked against the file's size before it is used, with overflow-checked arithmetic, and nothing is
-// allocated for what the file merely claims. Format: ggml-org/ggml, docs/gguf.md; v2 and v3, little endian.
+// A GGUF file as a checked directory of metadata and extents. No byte of the file is trusted: every count,
+// length and offset is checked against the file's size before it is used, with overflow-checked arithmetic,
+// and nothing is allocated for what the file merely claims. Format: ggml-org/ggml, docs/gguf.md; v2 and v3,
+// little endian.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,19 @@ namespace fl::gguf {
 
 /// Value types of the file, by their ids.
 enum class ValueType : uint32_t {
-  u8 = 0, i8 = 1, u16 = 2, i16 = 3, u32 = 4, i32 = 5, f32 = 6, boolean = 7, string = 8, array = 9, u64 = 10, i64 = 11, f64 = 12,
+  u8 = 0,
+  i8 = 1,
+  u16 = 2,
+  i16 = 3,
+  u32 = 4,
+  i32 = 5,
+  f32 = 6,
+  boolean = 7,
+  string = 8,
+  array = 9,
+  u64 = 10,
+  i64 = 11,
+  f64 = 12,
 };
 
 class Value;
@@ -35,8 +48,9 @@ struct Tensor {
 
 class File {
  public:
-  /// Maps the file; of a split model ("-00001-of-000NN.gguf") the first part is named and the others are found beside
-  /// it. Errors carry the path and the byte offset. A file without tensors (vocabulary only) is valid.
+  /// Maps the file; of a split model ("-00001-of-000NN.gguf") the first part is named and the others are
+  /// found beside it. Errors carry the path and the byte offset. A file without tensors (vocabulary only) is
+  /// valid.
   static Result<File> open(const std::filesystem::path& path);
 
   File(File&&) noexcept;
@@ -47,8 +61,8 @@ class File {
   uint32_t version() const;
   uint64_t file_bytes() const;  ///< of all shards
 
-  // Metadata. Integers are accepted in any width; a value of another kind or out of range is an error that names the
-  // key. The `_or` forms return the default only when the key is absent.
+  // Metadata. Integers are accepted in any width; a value of another kind or out of range is an error that
+  // names the key. The `_or` forms return the default only when the key is absent.
   bool has(std::string_view key) const;
   Result<std::string_view> get_string(std::string_view key) const;
   Result<int64_t> get_int(std::string_view key) const;
@@ -86,18 +100,22 @@ class File {
 /// An owned metadata value, for the writer.
 class Value {
  public:
-  using Storage = std::variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, float, bool, std::string, uint64_t,
-                               int64_t, double, std::vector<std::string>, std::vector<int32_t>, std::vector<uint32_t>,
-                               std::vector<float>, std::vector<bool>, std::vector<int64_t>, std::vector<double>>;
-  Value(Storage storage) : storage_(std::move(storage)) {}  // NOLINT: a value is what it holds
+  using Storage =
+      std::variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, float, bool, std::string, uint64_t,
+                   int64_t, double, std::vector<std::string>, std::vector<int32_t>, std::vector<uint32_t>,
+                   std::vector<float>, std::vector<bool>, std::vector<int64_t>, std::vector<double>>;
+  /// From exactly one of the types above: the file stores what is given.
+  template <typename T>
+  requires requires(T held) { Storage(std::in_place_type<T>, std::move(held)); }
+  Value(T held) : storage_(std::in_place_type<T>, std::move(held)) {}  // NOLINT: a value is what it holds
   const Storage& storage() const { return storage_; }
 
  private:
   Storage storage_;
 };
 
-/// Writes version 3: declare all metadata and tensors, then the data in the same order, in pieces of any size. The
-/// file appears under its name only when finish() succeeded.
+/// Writes version 3: declare all metadata and tensors, then the data in the same order, in pieces of any
+/// size. The file appears under its name only when finish() succeeded.
 class Writer {
  public:
   static Result<Writer> create(const std::filesystem::path& path);
