@@ -14,7 +14,9 @@ namespace {
 using fl::apps::Command;
 
 // A command is listed here once its file exists.
-constexpr std::array<Command, 0> kCommands{};
+constexpr std::array<Command, 1> kCommands{{
+    {"convert", "a Hugging Face checkpoint to GGUF", fl::apps::run_convert},
+}};
 
 void print_help(std::FILE* out) {
   fmt::print(out, "freelunch: Qwen3.5 on one GPU or on the CPU\n\nusage: freelunch <command> [options]\n\n");

@@ -1,0 +1,31 @@
+// A progress line on stderr: share, rate and time left; only on a terminal, at most ten times a second.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace fl::apps {
+
+class Progress {
+ public:
+  /// `what` names the work, `total` is in any unit.
+  Progress(std::string what, uint64_t total, bool quiet);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  void add(uint64_t n) { set(done_ + n); }
+  void set(uint64_t done);
+
+ private:
+  std::string what_;
+  uint64_t total_;
+  uint64_t done_ = 0;
+  bool shown_ = false;
+  bool enabled_;
+  std::chrono::steady_clock::time_point start_;
+  std::chrono::steady_clock::time_point last_;
+};
+
+}  // namespace fl::apps
