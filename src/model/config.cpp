@@ -242,7 +242,8 @@ Result<Config> Config::from_gguf(const gguf::File& file) {
   c.n_heads = keys.per_layer("qwen35.attention.head_count", 1, kMaxHeads);
   c.n_kv_heads = keys.per_layer("qwen35.attention.head_count_kv", 1, kMaxHeads);
   keys.expect(c.n_heads % c.n_kv_heads == 0, "qwen35.attention.head_count",
-              fmt::format("a multiple of head_count_kv ({})", c.n_kv_heads), fmt::format("{}", c.n_heads));
+              fmt::format("a multiple of qwen35.attention.head_count_kv ({})", c.n_kv_heads),
+              fmt::format("{}", c.n_heads));
   c.head_dim = keys.integer_or("qwen35.attention.key_length", c.n_embd / c.n_heads, 2, kMaxHeadDim);
   const int32_t value_length = keys.integer_or("qwen35.attention.value_length", c.head_dim, 1, kMaxHeadDim);
   keys.expect(value_length == c.head_dim, "qwen35.attention.value_length",
@@ -262,13 +263,13 @@ Result<Config> Config::from_gguf(const gguf::File& file) {
   c.n_key_heads = keys.integer("qwen35.ssm.group_count", 1, kMaxHeads);
   c.n_value_heads = keys.integer("qwen35.ssm.time_step_rank", 1, kMaxHeads);
   keys.expect(c.n_value_heads % c.n_key_heads == 0, "qwen35.ssm.time_step_rank",
-              fmt::format("a multiple of ssm.group_count ({})", c.n_key_heads),
+              fmt::format("a multiple of qwen35.ssm.group_count ({})", c.n_key_heads),
               fmt::format("{}", c.n_value_heads));
   const int32_t inner = keys.integer("qwen35.ssm.inner_size", 1, kMaxWidth);
-  keys.expect(
-      inner % c.n_value_heads == 0 && inner / c.n_value_heads <= kMaxHeadDim, "qwen35.ssm.inner_size",
-      fmt::format("a multiple of ssm.time_step_rank ({}), at most {} times it", c.n_value_heads, kMaxHeadDim),
-      fmt::format("{}", inner));
+  keys.expect(inner % c.n_value_heads == 0 && inner / c.n_value_heads <= kMaxHeadDim, "qwen35.ssm.inner_size",
+              fmt::format("a multiple of qwen35.ssm.time_step_rank ({}), at most {} times it",
+                          c.n_value_heads, kMaxHeadDim),
+              fmt::format("{}", inner));
   c.value_dim = inner / c.n_value_heads;
   // A grouped order of value heads cannot be seen in the shapes; the converters that write it say so.
   constexpr std::string_view kReordered = "qwen35.ssm.v_head_reordered";

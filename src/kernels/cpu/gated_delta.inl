@@ -132,12 +132,13 @@ constexpr int64_t kSolveRows = 8;
 FL_INLINE void delta_chunk(int64_t dk, int64_t dv, int64_t n, const float* v, int64_t v_stride,
                            const DeltaScratch& s, float* state) {
   constexpr int64_t kC = kDeltaChunk;
-  float sum[kC];
-  float total = 0;
+  // In double: strong decays add up to hundreds, and differences of the sums are exponents.
+  double sum[kC];
+  double total = 0;
   for (int64_t i = 0; i < n; ++i) {
-    total += s.g[i];
+    total += static_cast<double>(s.g[i]);
     sum[i] = total;
-    s.decay[i] = __builtin_expf(total);
+    s.decay[i] = __builtin_expf(static_cast<float>(total));
   }
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < dk; ++j) {
@@ -154,7 +155,7 @@ FL_INLINE void delta_chunk(int64_t dk, int64_t dv, int64_t n, const float* v, in
       // Beyond i the difference may be positive; those lanes are zeroed below and never multiplied.
       float difference[kLanes];
       for (int64_t w = 0; w < kLanes; ++w) {
-        difference[w] = j + w <= i ? sum[i] - sum[j + w] : 0.0F;
+        difference[w] = j + w <= i ? static_cast<float>(sum[i] - sum[j + w]) : 0.0F;
       }
       store(weight + j, exp_v(load(difference)));
     }
@@ -191,7 +192,7 @@ FL_INLINE void delta_chunk(int64_t dk, int64_t dv, int64_t n, const float* v, in
   gemm<Into::add>(n, dv, n, s.p, kC, s.d, dv, s.o, dv);
   // S := e^(c_last) S + (diag(e^(c_last - c)) K)^T D
   for (int64_t i = 0; i < n; ++i) {
-    const float factor = __builtin_expf(total - sum[i]);
+    const float factor = __builtin_expf(static_cast<float>(total - sum[i]));
     for (int64_t j = 0; j < dk; ++j) {
       s.kt[j * kC + i] *= factor;
     }
