@@ -14,7 +14,8 @@ namespace {
 using fl::apps::Command;
 
 // A command is listed here once its file exists.
-constexpr std::array<Command, 1> kCommands{{
+constexpr std::array<Command, 2> kCommands{{
+    {"tokenize", "the token ids of a text", fl::apps::run_tokenize},
     {"convert", "a Hugging Face checkpoint to GGUF", fl::apps::run_convert},
 }};
 

@@ -1,5 +1,6 @@
 // Byte-level BPE with the qwen35 splitter: bytes to ids and back. Thread-safe after construction.
-// Algorithm: openai/gpt-2 encoder.py (byte map, merges); splitter: ggml-org/llama.cpp, src/unicode.cpp (qwen35).
+// Algorithm: openai/gpt-2 encoder.py (byte map, merges); splitter: ggml-org/llama.cpp, src/unicode.cpp
+// (qwen35).
 #pragma once
 
 #include <cstdint>
@@ -18,16 +19,23 @@ class File;
 
 namespace fl::tokenizer {
 
-enum class TokenType : uint8_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
+enum class TokenType : uint8_t {
+  normal = 1,
+  unknown = 2,
+  control = 3,
+  user_defined = 4,
+  unused = 5,
+  byte = 6
+};
 
-/// Whether special tokens (control and user-defined) written in the text become their ids. Text from a user is
-/// `plain`: "<|im_end|>" in it is eight ordinary tokens or so, never the control token.
+/// Whether special tokens (control and user-defined) written in the text become their ids. Text from a user
+/// is `plain`: "<|im_end|>" in it is eight ordinary tokens or so, never the control token.
 enum class Special : uint8_t { plain, parse };
 
 class Tokenizer {
  public:
-  /// Reads tokenizer.ggml.*; a vocabulary-only file will do. Errors: no or foreign tokenizer, no merges, a merge of
-  /// unknown tokens, token_type of another length.
+  /// Reads tokenizer.ggml.*; a vocabulary-only file will do. Errors: no or foreign tokenizer, no merges, a
+  /// merge of unknown tokens, token_type of another length.
   static Result<Tokenizer> from_gguf(const gguf::File& file);
 
   Tokenizer(Tokenizer&&) noexcept;
@@ -47,8 +55,8 @@ class Tokenizer {
   /// The id of a special token by its text ("<|im_end|>").
   std::optional<int32_t> special_id(std::string_view text) const;
 
-  int32_t eos() const;                          ///< -1 if the file names none
-  int32_t bos() const;                          ///< -1 if none; never added by encode
+  int32_t eos() const;  ///< -1 if the file names none
+  int32_t bos() const;  ///< -1 if none; never added by encode
   bool add_bos() const;
   const std::vector<int32_t>& end_of_generation() const;  ///< eos and the family's <|im_end|>, <|endoftext|>
   std::optional<std::string_view> chat_template() const;
