@@ -12,14 +12,14 @@ namespace {
 using gguf::Value;
 using test::Draft;
 
-test::TinyModel tiny() {
+test::TinyModel tiny(int64_t head_dim = 16) {
   test::TinyModel m;
   m.hidden = 32;
   m.ff = 32;
   m.layers = 2;
   m.recurrent = {true, false};
-  m.head_dim = 16;
-  m.sections = {1, 1, 0};
+  m.head_dim = head_dim;
+  m.sections = {static_cast<int32_t>(head_dim / 8) - 1, 1, 0};
   m.key_dim = 16;
   m.value_dim = 16;
   m.value_heads = 4;
@@ -29,8 +29,10 @@ test::TinyModel tiny() {
 }
 
 /// Loads and, if that works, runs a prompt and one more token; returns the error's text or "".
-std::string load_and_run(const Draft& draft) {
+std::string load_and_run(const Draft& draft, DType kv_type = DType::f32) {
   model::RunnerOptions options = test::tiny_options();
+  options.kv_type_k = kv_type;
+  options.kv_type_v = kv_type;
   options.max_tokens = 8;
   options.max_slices = 1;
   options.max_rows = 8;
@@ -178,13 +180,19 @@ TEST(Hostile, VectorsOfAnotherTypeAreRefused) {
 
 // Numbers in tensors are not judged at load; they must not break the process.
 TEST(Hostile, AbsurdNumbersInTensorsRun) {
-  const Draft good = test::draft_model(tiny());
+  const Draft good = test::draft_model(tiny(32));
   for (const float value : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                             3e38F, -3e38F, 0.0F}) {
     for (const auto& [name, data] : good.tensors) {
-      Draft draft = good;
-      std::fill(draft.tensors[name].values.begin(), draft.tensors[name].values.end(), value);
-      EXPECT_EQ(load_and_run(draft), "") << name;
+      for (const DType kv_type : {DType::f32, DType::f16, DType::bf16, DType::q8_0}) {
+        Draft draft = good;
+        std::fill(draft.tensors[name].values.begin(), draft.tensors[name].values.end(), value);
+        EXPECT_EQ(load_and_run(draft, kv_type), "") << name;
+        if (kv_type == DType::f16) {
+          draft.quantise(DType::q8_0);
+          EXPECT_EQ(load_and_run(draft, kv_type), "") << name << " as q8_0";
+        }
+      }
     }
   }
 }
