@@ -14,9 +14,12 @@ namespace {
 using fl::apps::Command;
 
 // A command is listed here once its file exists.
-constexpr std::array<Command, 2> kCommands{{
+constexpr std::array<Command, 5> kCommands{{
+    {"bench", "how fast a model's steps are, and how far from the machine's limit", fl::apps::run_bench},
     {"tokenize", "the token ids of a text", fl::apps::run_tokenize},
     {"convert", "a Hugging Face checkpoint to GGUF", fl::apps::run_convert},
+    {"quantize", "a GGUF file to another type", fl::apps::run_quantize},
+    {"synth", "a model of a published size with random weights", fl::apps::run_synth},
 }};
 
 void print_help(std::FILE* out) {

@@ -37,7 +37,7 @@ TEST(BenchPlan, CrossProductInOrder) {
   lists.depth = {0, 4096};
   lists.parallel = {1, 4};
   std::vector<std::string> names;
-  for (const Test& test : make_tests(lists)) {
+  for (const bench::Test& test : make_tests(lists)) {
     names.push_back(test.name());
   }
   EXPECT_THAT(names, ElementsAre("pp512", "tg128", "pp16+tg8", "pp512 @ d4096", "tg128 @ d4096", "pp16+tg8 @ d4096",
