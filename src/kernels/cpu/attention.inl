@@ -74,6 +74,108 @@ static int64_t attention_scratch(const AttentionShape& shape) {
   return rows * (2 * shape.head_dim + kKvBlock + 2) + kPanel * kPanel + 2 * 16;
 }
 
+/// With this few query rows a block is decoded in registers; with more, once into a panel that all rows
+/// share. Both decode the same floats and add in the same order.
+constexpr int64_t kDirectRows = 2 * FL_GEMM_ROWS;
+constexpr int64_t kWide = 4 * kLanes;  // columns of a direct panel; divides kKvBlock
+
+/// scores [rows][kKvBlock] = q [rows][head_dim] times the keys of a block.
+FL_INLINE void score_block(DType type, const std::byte* keys, int64_t hd, int64_t rows, const float* q,
+                           float* scores, float* panel) {
+  if (type == DType::f32) {
+    gemm<Into::store>(rows, kKvBlock, hd, rows_of(q, hd), reinterpret_cast<const float*>(keys), kKvBlock,
+                      scores, kKvBlock);
+    return;
+  }
+  if (type == DType::f16 && rows <= kDirectRows) {
+    const auto* halves = reinterpret_cast<const uint16_t*>(keys);
+    for (int64_t j = 0; j < kKvBlock; j += kWide) {
+      gemm_panel<4, Into::store>(
+          rows, hd, rows_of(q, hd),
+          [=](int64_t p, int v)
+              __attribute__((always_inline)) { return load_half(halves + p * kKvBlock + j + v * kLanes); },
+          scores + j, kKvBlock);
+    }
+    return;
+  }
+  if (type == DType::q8_0 && rows <= kDirectRows) {
+    const auto* values = reinterpret_cast<const int8_t*>(keys);
+    const auto* scales = reinterpret_cast<const uint16_t*>(keys + hd * kKvBlock);
+    for (int64_t j = 0; j < kKvBlock; j += kWide) {
+      for (int64_t d0 = 0; d0 < hd; d0 += kKvQuantGroup) {
+        vf scale[4];
+        for (int v = 0; v < 4; ++v) {
+          scale[v] = load_half(scales + d0 / kKvQuantGroup * kKvBlock + j + v * kLanes);
+        }
+        const auto right = [&](int64_t p, int v) __attribute__((always_inline)) {
+          return load_int8(values + (d0 + p) * kKvBlock + j + v * kLanes) * scale[v];
+        };
+        if (d0 == 0) {
+          gemm_panel<4, Into::store>(rows, kKvQuantGroup, rows_of(q, hd), right, scores + j, kKvBlock);
+        } else {
+          gemm_panel<4, Into::add>(rows, kKvQuantGroup, rows_of(q + d0, hd), right, scores + j, kKvBlock);
+        }
+      }
+    }
+    return;
+  }
+  for (int64_t d0 = 0; d0 < hd; d0 += kKeyPanel) {
+    const int64_t dims = hd - d0 < kKeyPanel ? hd - d0 : kKeyPanel;
+    decode_keys(type, keys, hd, d0, dims, panel);
+    if (d0 == 0) {
+      gemm<Into::store>(rows, kKvBlock, dims, rows_of(q, hd), panel, kKvBlock, scores, kKvBlock);
+    } else {
+      gemm<Into::add>(rows, kKvBlock, dims, rows_of(q + d0, hd), panel, kKvBlock, scores, kKvBlock);
+    }
+  }
+}
+
+/// o [rows][head_dim] += weights [rows][kKvBlock] times the first n_keys values of a block.
+FL_INLINE void add_values(DType type, const std::byte* values, int64_t hd, int64_t n_keys, int64_t rows,
+                          const float* weights, float* o, float* panel) {
+  const Left left = rows_of(weights, kKvBlock);
+  if (type == DType::f32) {
+    gemm<Into::add>(rows, hd, n_keys, left, reinterpret_cast<const float*>(values), hd, o, hd);
+    return;
+  }
+  const bool direct = rows <= kDirectRows && hd % kWide == 0;
+  if (type == DType::f16 && direct) {
+    const auto* halves = reinterpret_cast<const uint16_t*>(values);
+    for (int64_t c = 0; c < hd; c += kWide) {
+      gemm_panel<4, Into::add>(
+          rows, n_keys, left,
+          [=](int64_t p, int v)
+              __attribute__((always_inline)) { return load_half(halves + p * hd + c + v * kLanes); },
+          o + c, hd);
+    }
+    return;
+  }
+  if (type == DType::q8_0 && direct) {
+    const auto* bytes = reinterpret_cast<const int8_t*>(values);
+    const int64_t groups = hd / kKvQuantGroup;
+    float* scales = panel;  // of the block's n_keys tokens, as float
+    const auto* halves = reinterpret_cast<const uint16_t*>(values + hd * kKvBlock);
+    for (int64_t i = 0; i < kKvBlock * groups; i += kLanes) {
+      store(scales + i, load_half(halves + i));
+    }
+    for (int64_t c = 0; c < hd; c += kWide) {
+      gemm_panel<4, Into::add>(
+          rows, n_keys, left,
+          [=](int64_t p, int v) __attribute__((always_inline)) {
+            return load_int8(bytes + p * hd + c + v * kLanes) *
+                   splat(scales[p * groups + (c + v * kLanes) / kKvQuantGroup]);
+          },
+          o + c, hd);
+    }
+    return;
+  }
+  for (int64_t c0 = 0; c0 < hd; c0 += kPanel) {
+    const int64_t columns = hd - c0 < kPanel ? hd - c0 : kPanel;
+    decode_values(type, values, hd, n_keys, c0, columns, panel);
+    gemm<Into::add>(rows, columns, n_keys, left, panel, kPanel, o + c0, hd);
+  }
+}
+
 /// Softmax so far of one row: p becomes e^(score - max), the row's maximum and sum move on; returns the
 /// factor by which what was summed before shrinks. Only the first n_valid scores count.
 FL_INLINE float softmax_block(float* p, int64_t n_valid, float* maximum, float* sum) {
@@ -139,22 +241,7 @@ static void attention(const AttentionShape& shape, const KvCache& cache, const A
     // Queries before this block see none of it.
     const int64_t skip = begin > first_index ? (begin - first_index) * group : 0;
     const int64_t live = rows - skip;
-    for (int64_t d0 = 0; d0 < hd; d0 += kKeyPanel) {
-      const int64_t dims = hd - d0 < kKeyPanel ? hd - d0 : kKeyPanel;
-      const float* decoded = panel;
-      if (cache.type_k == DType::f32) {
-        decoded = reinterpret_cast<const float*>(keys) + d0 * kKvBlock;
-      } else {
-        decode_keys(cache.type_k, keys, hd, d0, dims, panel);
-      }
-      if (d0 == 0) {
-        gemm<Into::store>(live, kKvBlock, dims, q + skip * hd, hd, decoded, kKvBlock,
-                          scores + skip * kKvBlock, kKvBlock);
-      } else {
-        gemm<Into::add>(live, kKvBlock, dims, q + skip * hd + d0, hd, decoded, kKvBlock,
-                        scores + skip * kKvBlock, kKvBlock);
-      }
-    }
+    score_block(cache.type_k, keys, hd, live, q + skip * hd, scores + skip * kKvBlock, panel);
     for (int64_t r = skip; r < rows; ++r) {
       const int64_t visible = first_index + r / group + 1 - begin;
       const float shrink =
@@ -163,19 +250,7 @@ static void attention(const AttentionShape& shape, const KvCache& cache, const A
         o[r * hd + d] *= shrink;
       }
     }
-    for (int64_t c0 = 0; c0 < hd; c0 += kPanel) {
-      const int64_t columns = hd - c0 < kPanel ? hd - c0 : kPanel;
-      const float* decoded = panel;
-      int64_t stride = kPanel;
-      if (cache.type_v == DType::f32) {
-        decoded = reinterpret_cast<const float*>(values) + c0;
-        stride = hd;
-      } else {
-        decode_values(cache.type_v, values, hd, in_block, c0, columns, panel);
-      }
-      gemm<Into::add>(live, columns, in_block, scores + skip * kKvBlock, kKvBlock, decoded, stride,
-                      o + skip * hd + c0, hd);
-    }
+    add_values(cache.type_v, values, hd, in_block, live, scores + skip * kKvBlock, o + skip * hd, panel);
   }
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t t = first + r / group;

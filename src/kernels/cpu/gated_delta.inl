@@ -125,15 +125,57 @@ FL_INLINE void delta_token(int64_t dk, int64_t dv, const float* q, const float* 
   }
 }
 
-/// Rows of the substitution that are solved one after another before the next product.
-constexpr int64_t kSolveRows = 8;
+/// Rows of the substitution that one product prepares.
+constexpr int64_t kSolveRows = FL_GEMM_ROWS;
+/// Rows of a triangular product that are taken together; above the diagonal nothing is computed beyond them.
+constexpr int64_t kStripRows = 16;
+
+/// y[i] = y[i] * factor
+FL_INLINE void scale_row(float* y, float factor, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    store(y + i, load(y + i) * factor);
+  }
+  for (; i < n; ++i) {
+    y[i] *= factor;
+  }
+}
+
+/// d[i] = beta * (v[i] - decay * d[i])
+FL_INLINE void delta_row(float* d, const float* v, float beta, float decay, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    store(d + i, beta * (load(v + i) - decay * load(d + i)));
+  }
+  for (; i < n; ++i) {
+    d[i] = beta * (v[i] - decay * d[i]);
+  }
+}
+
+/// Turns the dot products of row i into L (scaled by beta) and decayed scores; zeroes the scores above the
+/// diagonal. In double: strong decays add up to hundreds, and differences of their running sums are the
+/// exponents.
+FL_INLINE void decay_row(int64_t i, int64_t n, const double* sum, float beta, float* l, float* p) {
+  using vd = double __attribute__((vector_size(8 * FL_LANES)));
+  for (int64_t j = 0; j <= i; j += kLanes) {
+    vd at;
+    __builtin_memcpy(&at, sum + j, sizeof(at));
+    const vf difference = __builtin_convertvector(sum[i] - at, vf);
+    // Beyond the diagonal it may be positive; those elements are zeroed or never read.
+    const vf weight = exp_v(difference > 0.0F ? vf{} : difference);
+    store(l + j, load(l + j) * (beta * weight));
+    store(p + j, load(p + j) * weight);
+  }
+  for (int64_t j = i + 1; j < n; ++j) {
+    p[j] = 0.0F;
+  }
+}
 
 /// A chunk of n tokens; v rows at `v` with stride v_stride. Leaves the outputs in s.o.
 FL_INLINE void delta_chunk(int64_t dk, int64_t dv, int64_t n, const float* v, int64_t v_stride,
                            const DeltaScratch& s, float* state) {
   constexpr int64_t kC = kDeltaChunk;
-  // In double: strong decays add up to hundreds, and differences of the sums are exponents.
-  double sum[kC];
+  double sum[kC] = {};
   double total = 0;
   for (int64_t i = 0; i < n; ++i) {
     total += static_cast<double>(s.g[i]);
@@ -145,63 +187,41 @@ FL_INLINE void delta_chunk(int64_t dk, int64_t dv, int64_t n, const float* v, in
       s.kt[j * kC + i] = s.k[i * dk + j];
     }
   }
-  // Columns beyond n are never read: every product below stops at n.
-  gemm<Into::store>(n, n, dk, s.k, dk, s.kt, kC, s.l, kC);
-  gemm<Into::store>(n, n, dk, s.q, dk, s.kt, kC, s.p, kC);
-  for (int64_t i = 0; i < n; ++i) {
-    float weight[kC];
-    const int64_t padded = (i + kLanes) / kLanes * kLanes;  // covers 0 .. i
-    for (int64_t j = 0; j < padded && j < kC; j += kLanes) {
-      // Beyond i the difference may be positive; those lanes are zeroed below and never multiplied.
-      float difference[kLanes];
-      for (int64_t w = 0; w < kLanes; ++w) {
-        difference[w] = j + w <= i ? static_cast<float>(sum[i] - sum[j + w]) : 0.0F;
-      }
-      store(weight + j, exp_v(load(difference)));
-    }
-    for (int64_t j = 0; j < i; ++j) {
-      s.l[i * kC + j] *= s.beta[i] * weight[j];
-      s.p[i * kC + j] *= weight[j];
-    }
-    for (int64_t j = i + 1; j < n; ++j) {
-      s.p[i * kC + j] = 0.0F;
+  // Columns of L and P beyond the strip stay unset: decay_row may scale what lies there, nothing reads it.
+  for (int64_t i0 = 0; i0 < n; i0 += kStripRows) {
+    const int64_t rows = n - i0 < kStripRows ? n - i0 : kStripRows;
+    gemm<Into::store>(rows, i0 + rows, dk, rows_of(s.k + i0 * dk, dk), s.kt, kC, s.l + i0 * kC, kC);
+    gemm<Into::store>(rows, i0 + rows, dk, rows_of(s.q + i0 * dk, dk), s.kt, kC, s.p + i0 * kC, kC);
+    for (int64_t i = i0; i < i0 + rows; ++i) {
+      decay_row(i, i0 + rows, sum, s.beta[i], s.l + i * kC, s.p + i * kC);
     }
   }
   // D := diag(beta) (V - diag(e^c) K S), and O := diag(e^c) Q S
-  gemm<Into::store>(n, dv, dk, s.k, dk, state, dv, s.d, dv);
-  gemm<Into::store>(n, dv, dk, s.q, dk, state, dv, s.o, dv);
+  gemm<Into::store>(n, dv, dk, rows_of(s.k, dk), state, dv, s.d, dv);
+  gemm<Into::store>(n, dv, dk, rows_of(s.q, dk), state, dv, s.o, dv);
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t c = 0; c < dv; ++c) {
-      s.d[i * dv + c] = s.beta[i] * (v[i * v_stride + c] - s.decay[i] * s.d[i * dv + c]);
-      s.o[i * dv + c] *= s.decay[i];
-    }
+    delta_row(s.d + i * dv, v + i * v_stride, s.beta[i], s.decay[i], dv);
+    scale_row(s.o + i * dv, s.decay[i], dv);
   }
-  // (I + L) D = right-hand side, forward substitution by groups of rows
+  // (I + L) D = right-hand side: earlier groups of rows by a product, then row by row inside the group
   for (int64_t i0 = 0; i0 < n; i0 += kSolveRows) {
     const int64_t rows = n - i0 < kSolveRows ? n - i0 : kSolveRows;
-    gemm<Into::subtract>(rows, dv, i0, s.l + i0 * kC, kC, s.d, dv, s.d + i0 * dv, dv);
+    gemm<Into::subtract>(rows, dv, i0, rows_of(s.l + i0 * kC, kC), s.d, dv, s.d + i0 * dv, dv);
     for (int64_t i = i0 + 1; i < i0 + rows; ++i) {
-      for (int64_t j = i0; j < i; ++j) {
-        const float factor = s.l[i * kC + j];
-        for (int64_t c = 0; c < dv; ++c) {
-          s.d[i * dv + c] -= factor * s.d[j * dv + c];
-        }
-      }
+      gemm<Into::subtract>(1, dv, i - i0, rows_of(s.l + i * kC + i0, kC), s.d + i0 * dv, dv, s.d + i * dv,
+                           dv);
     }
   }
-  gemm<Into::add>(n, dv, n, s.p, kC, s.d, dv, s.o, dv);
+  for (int64_t i0 = 0; i0 < n; i0 += kStripRows) {
+    const int64_t rows = n - i0 < kStripRows ? n - i0 : kStripRows;
+    gemm<Into::add>(rows, dv, i0 + rows, rows_of(s.p + i0 * kC, kC), s.d, dv, s.o + i0 * dv, dv);
+  }
   // S := e^(c_last) S + (diag(e^(c_last - c)) K)^T D
   for (int64_t i = 0; i < n; ++i) {
-    const float factor = __builtin_expf(static_cast<float>(total - sum[i]));
-    for (int64_t j = 0; j < dk; ++j) {
-      s.kt[j * kC + i] *= factor;
-    }
+    scale_row(s.k + i * dk, __builtin_expf(static_cast<float>(total - sum[i])), dk);
   }
-  const float last = s.decay[n - 1];
-  for (int64_t i = 0; i < dk * dv; ++i) {
-    state[i] *= last;
-  }
-  gemm<Into::add>(dk, dv, n, s.kt, kC, s.d, dv, state, dv);
+  scale_row(state, s.decay[n - 1], dk * dv);
+  gemm<Into::add>(dk, dv, n, columns_of(s.k, dk), s.d, dv, state, dv);
 }
 
 static void gated_delta(const DeltaShape& shape, const DeltaInput<float>& in, int64_t h, float* layer_state,

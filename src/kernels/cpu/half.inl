@@ -79,15 +79,33 @@ FL_INLINE vf load_half(const uint16_t* p) {
 #endif
 }
 FL_INLINE vf load_bfloat(const uint16_t* p) {
-  using vu16 = uint16_t __attribute__((vector_size(2 * FL_LANES)));
-  using vu32 = uint32_t __attribute__((vector_size(4 * FL_LANES)));
-  vu16 v;
-  __builtin_memcpy(&v, p, sizeof(v));
-  return reinterpret_cast<vf>(__builtin_convertvector(v, vu32) << 16);
+#if FL_LANES == 16 && defined(__AVX512F__)
+  return reinterpret_cast<vf>(_mm512_maskz_slli_epi32(
+      0xFFFF, _mm512_maskz_cvtepu16_epi32(0xFFFF, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))),
+      16));
+#elif FL_LANES == 8 && defined(__AVX2__)
+  return reinterpret_cast<vf>(
+      _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+#else
+  float a[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) {
+    a[i] = bfloat_to_float(p[i]);
+  }
+  return load(a);
+#endif
 }
 FL_INLINE vf load_int8(const int8_t* p) {
-  using v8 = int8_t __attribute__((vector_size(FL_LANES)));
-  v8 v;
-  __builtin_memcpy(&v, p, sizeof(v));
-  return __builtin_convertvector(v, vf);
+#if FL_LANES == 16 && defined(__AVX512F__)
+  return reinterpret_cast<vf>(_mm512_maskz_cvtepi32_ps(
+      0xFFFF, _mm512_maskz_cvtepi8_epi32(0xFFFF, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
+#elif FL_LANES == 8 && defined(__AVX2__)
+  return reinterpret_cast<vf>(
+      _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))));
+#else
+  float a[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) {
+    a[i] = static_cast<float>(p[i]);
+  }
+  return load(a);
+#endif
 }

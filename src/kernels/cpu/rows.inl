@@ -103,39 +103,52 @@ static void conv_lanes(float* x, int64_t stride, int64_t n_tokens, const float* 
   }
 }
 
-/// The same for a kernel of four and full vectors, which is what models have.
+/// The same for a kernel of four and kWide full vectors, which is what models have: the window stays in
+/// registers, and a token's channels are touched a few cache lines at a time.
+template <int kWide>
 static void conv4_lanes(float* x, int64_t stride, int64_t n_tokens, const float* w, float* window,
                         int64_t channels) {
-  const vf w0 = load(w);
-  const vf w1 = load(w + channels);
-  const vf w2 = load(w + 2 * channels);
-  const vf w3 = load(w + 3 * channels);
-  vf u0 = load(window);
-  vf u1 = load(window + channels);
-  vf u2 = load(window + 2 * channels);
-  for (int64_t t = 0; t < n_tokens; ++t) {
-    float* at = x + t * stride;
-    const vf u3 = load(at);
-    vf sum = w0 * u0;
-    sum = sum + w1 * u1;
-    sum = sum + w2 * u2;
-    sum = sum + w3 * u3;
-    store(at, silu_v(sum));
-    u0 = u1;
-    u1 = u2;
-    u2 = u3;
+  vf taps[4][kWide];
+  vf old[3][kWide];
+  for (int v = 0; v < kWide; ++v) {
+    for (int j = 0; j < 4; ++j) {
+      taps[j][v] = load(w + j * channels + v * kLanes);
+    }
+    for (int j = 0; j < 3; ++j) {
+      old[j][v] = load(window + j * channels + v * kLanes);
+    }
   }
-  store(window, u0);
-  store(window + channels, u1);
-  store(window + 2 * channels, u2);
+  for (int64_t t = 0; t < n_tokens; ++t) {
+    for (int v = 0; v < kWide; ++v) {
+      float* at = x + t * stride + v * kLanes;
+      const vf now = load(at);
+      vf sum = taps[0][v] * old[0][v];
+      sum = sum + taps[1][v] * old[1][v];
+      sum = sum + taps[2][v] * old[2][v];
+      sum = sum + taps[3][v] * now;
+      store(at, silu_v(sum));
+      old[0][v] = old[1][v];
+      old[1][v] = old[2][v];
+      old[2][v] = now;
+    }
+  }
+  for (int v = 0; v < kWide; ++v) {
+    for (int j = 0; j < 3; ++j) {
+      store(window + j * channels + v * kLanes, old[j][v]);
+    }
+  }
 }
 
 static void causal_conv_silu(float* x, int64_t stride, int64_t n_tokens, const float* w, float* window,
                              int64_t kernel, int64_t channels, int64_t first, int64_t last) {
   int64_t c = first;
   if (kernel == 4) {
+    constexpr int kWide = FL_LANES == 16 ? 2 : 1;  // 7 registers a vector, besides those of the exponential
+    for (; c + kWide * kLanes <= last; c += kWide * kLanes) {
+      conv4_lanes<kWide>(x + c, stride, n_tokens, w + c, window + c, channels);
+    }
     for (; c + kLanes <= last; c += kLanes) {
-      conv4_lanes(x + c, stride, n_tokens, w + c, window + c, channels);
+      conv4_lanes<1>(x + c, stride, n_tokens, w + c, window + c, channels);
     }
   }
   for (; c < last; c += kLanes) {
