@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kRowsPerItem = 16;
 constexpr int64_t kLanes = 16;
+constexpr size_t kWidestInput = 1 << 15;
 
 /// Sixteen partial sums, then their sum: one order for any number of tokens.
 float dot(const float* a, const float* b, int64_t n) {
@@ -134,7 +135,9 @@ void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> 
   const Activations::Impl& in = x.impl();
   for (const MatmulTask& task : tasks) {
     pool.parallel_for(task.w->rows(), kRowsPerItem, [&](int64_t begin, int64_t end, int) {
-      std::vector<float> row(static_cast<size_t>(in.cols));
+      static thread_local std::vector<float> row;  // grows to the widest input once
+      row.reserve(kWidestInput);
+      row.resize(static_cast<size_t>(in.cols));
       for (int64_t r = begin; r < end; ++r) {
         task.w->dequantize_row(r, row);
         for (int64_t t = 0; t < in.n_tokens; ++t) {
