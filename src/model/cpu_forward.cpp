@@ -160,9 +160,23 @@ void CpuForward::run(const Batch& batch) {
     } else {
       delta_layer(batch, layer.delta, delta_index++);
     }
-    feed_forward(layer.ffn, batch.n_tokens());
+    if (&layer != &weights_.layers.back()) {
+      feed_forward(layer.ffn, batch.n_tokens());
+    }
   }
+  // Nothing after the last mixer mixes tokens: only the rows that are asked for go on.
+  keep_rows();
+  feed_forward(weights_.layers.back().ffn, static_cast<int64_t>(row_tokens_.size()));
   output_rows();
+}
+
+void CpuForward::keep_rows() {
+  const int64_t n = config_.n_embd;
+  const auto bytes = static_cast<size_t>(n) * sizeof(float);
+  for (size_t i = 0; i < row_tokens_.size(); ++i) {
+    std::memcpy(normed_ + static_cast<int64_t>(i) * n, x_ + int64_t{row_tokens_[i]} * n, bytes);
+  }
+  std::memcpy(x_, normed_, row_tokens_.size() * bytes);
 }
 
 void CpuForward::plan_step(const Batch& batch) {
@@ -328,6 +342,9 @@ void CpuForward::attention_layer(const Batch& batch, const CpuAttention& w, int6
 }
 
 void CpuForward::feed_forward(const CpuFeedForward& w, int64_t n_tokens) {
+  if (n_tokens == 0) {
+    return;
+  }
   const int64_t n = config_.n_ff;
   float* gate = work_;
   float* up = gate + n_tokens * n;
@@ -353,11 +370,7 @@ void CpuForward::output_rows() {
   if (n_rows == 0) {
     return;
   }
-  // normed_ has room: a runner's max_rows is at most its max_tokens.
-  for (int64_t i = 0; i < n_rows; ++i) {
-    cpu::rms_norm(isa_, x_ + int64_t{row_tokens_[static_cast<size_t>(i)]} * config_.n_embd,
-                  weights_.output_norm.data(), config_.rms_eps, config_.n_embd, normed_ + i * config_.n_embd);
-  }
+  norm_rows(x_, weights_.output_norm, normed_, n_rows);
   activations_.set(pool_, normed_, n_rows, config_.n_embd, config_.n_embd);
   const std::array<cpu::MatmulTask, 1> output{{{&weights_.output, logits_.floats(), config_.n_vocab, false}}};
   cpu::matmul(pool_, activations_, output);

@@ -52,6 +52,9 @@ class CpuForward {
   void delta_layer(const Batch& batch, const CpuDeltaNet& w, int64_t delta_index);
   void attention_layer(const Batch& batch, const CpuAttention& w, int64_t attention_index);
   void feed_forward(const CpuFeedForward& w, int64_t n_tokens);
+  /// x_ becomes the rows whose logits are asked for; normed_ has room, a runner's max_rows is at most its
+  /// max_tokens.
+  void keep_rows();
   void output_rows();
   float* state_of(int32_t row, int64_t delta_index) const;
 

@@ -1,5 +1,7 @@
 // What must be equal to the last bit, whatever the weights: the ways a prompt can be cut, batched, saved and
 // threaded.
+#include <algorithm>
+
 #include "tests/model/harness.h"
 
 namespace fl {
@@ -168,6 +170,50 @@ TEST_P(Equalities, ThreadsDoNotMatter) {
   const Logits want = straight(*one, a, tokens, 130);
   EXPECT_EQ(straight(*two, b, tokens, 130), want);
   EXPECT_EQ(straight(*three, c, tokens, 130), want);
+}
+
+// Which rows are asked for, in which order and how often, changes no logits and no state.
+TEST_P(Equalities, RowsAskedForDoNotMatter) {
+  const auto r = runner();
+  ASSERT_NE(r, nullptr);
+  const auto tokens = test::tiny_prompt(model_, 70);
+  Sequence all = test::sequence(0);
+  const Logits want = test::run(*r, all, tokens);
+  const Logits next = test::run(*r, all, {7});
+
+  const Sequence s = test::sequence(1);
+  std::vector<model::Position> positions;
+  for (int32_t i = 0; i < 70; ++i) {
+    positions.push_back({i, i, i});
+  }
+  const std::vector<model::Slice> slices{{0, 70, 0, s.state_row, s.blocks}};
+  const std::vector<int32_t> asked{69, 3, 3, 64, 0};
+  std::vector<model::Row> rows;
+  for (const int32_t row : asked) {
+    rows.push_back({row, true, {}});
+  }
+  rows.insert(rows.begin() + 1, {5, false, {}});  // known to the engine, not wanted on the host
+  model::Batch batch;
+  batch.tokens = tokens;
+  batch.positions = positions;
+  batch.slices = slices;
+  batch.rows = rows;
+  r->submit(batch);
+  const auto results = r->collect();
+  ASSERT_EQ(results.size(), rows.size());
+  EXPECT_TRUE(results[1].logits.empty());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (i != 1) {
+      const auto& expected = want[static_cast<size_t>(rows[i].token)];
+      EXPECT_TRUE(std::equal(expected.begin(), expected.end(), results[i].logits.begin())) << "row " << i;
+    }
+  }
+  batch.rows = {};  // a prompt whose logits nobody wants
+  r->submit(batch);
+  EXPECT_TRUE(r->collect().empty());
+  Sequence after = s;
+  after.n_cached = 70;
+  EXPECT_EQ(test::run(*r, after, {7}), next);
 }
 
 INSTANTIATE_TEST_SUITE_P(
