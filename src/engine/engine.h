@@ -22,11 +22,11 @@ struct TokenProb {
 };
 
 struct Timings {
-  int32_t prompt_n = 0;    ///< prompt tokens computed (not taken from the cache)
-  int32_t cached_n = 0;    ///< prompt tokens taken from the prefix cache
-  double prompt_ms = 0;
-  int32_t predicted_n = 0;
-  double predicted_ms = 0;
+  int32_t prompt_n = 0;     ///< prompt tokens computed (not taken from the cache)
+  int32_t cached_n = 0;     ///< prompt tokens taken from the prefix cache
+  double prompt_ms = 0;     ///< from the slot's start to the first token's sampling
+  int32_t predicted_n = 0;  ///< tokens sampled, the stop token included
+  double predicted_ms = 0;  ///< from the first token to the latest: predicted_n - 1 steps
 };
 
 enum class Finish : uint8_t {
@@ -85,7 +85,13 @@ struct Request {
   bool cache_prompt = true;
   int32_t slot = -1;     ///< the wanted slot, -1: any
   int32_t n_probs = 0;   ///< top alternatives to report
+  bool want_logprob = false;  ///< report the chosen token's logprob even with n_probs 0
   bool post_sampling_probs = false;
+  /// Requests share cached prefixes only with requests of the same salt (one per API key, made by the server).
+  uint64_t cache_salt = 0;
+  /// Ends of turns in the prompt: positions after which another request may differ, worth a checkpoint each. May be
+  /// empty; the engine takes one near the prompt's end by itself.
+  std::vector<int32_t> turn_ends;
   std::shared_ptr<TokenHook> hook;  ///< may be null
   std::shared_ptr<Sink> sink;
 };
@@ -98,7 +104,11 @@ struct EngineOptions {
   int32_t max_step_tokens = 512; ///< budget of one step, prompt and decode together (--batch-size)
   int32_t max_chunk_tokens = 512; ///< of a prompt in a step that also decodes (--ubatch-size)
   int32_t max_queue = 256;       ///< requests waiting for a slot
-  int32_t n_checkpoints = 8;     ///< spare state rows for the prefix cache; 0: no prefix reuse
+  /// Spare state rows for the prefix cache; 0: a sequence can only be continued exactly where it stopped.
+  int32_t n_checkpoints = 8;
+  /// Reuse what the engine itself generated. Such a state was reached token by token, so it equals the state of a
+  /// prompt only within rounding; false: only states of prompts are kept, and resumed = cold, bit by bit.
+  bool cache_generated = true;
 };
 
 struct SlotInfo {
@@ -143,13 +153,17 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  /// invalid_argument: empty prompt, token out of range, prompt longer than n_ctx_slot (both counts in the text).
-  /// unavailable: the queue is full, or the engine drains.
+  /// invalid_argument: empty prompt, token out of range, prompt longer than n_ctx_slot (both counts in the text),
+  /// no sink, absent slot, sampling parameters that are not numbers. unavailable: the queue is full, the engine
+  /// drains, or its device is lost. No event is sent when this fails.
   Result<RequestId> submit(Request request);
   /// Takes effect before the next step; unknown ids are ignored.
   void cancel(RequestId id);
-  /// Empties a slot's cached prefix. invalid_argument when the slot is busy or absent.
-  Status erase_slot(int32_t slot);
+  /// Forgets what a slot's last sequence left in the cache and nobody else uses; returns its number of tokens.
+  /// invalid_argument when the slot is busy or absent.
+  Result<int32_t> erase_slot(int32_t slot);
+  /// A sink became ready again. Optional: paused sequences are looked at every few milliseconds anyway. Any thread.
+  void wake();
 
   std::vector<SlotInfo> slots() const;
   EngineStats stats() const;

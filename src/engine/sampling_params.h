@@ -11,10 +11,11 @@ namespace fl::engine {
 
 enum class SamplerKind : uint8_t { penalties, dry, top_n_sigma, top_k, typical_p, top_p, min_p, xtc, temperature };
 
+/// penalties, dry, top_n_sigma, top_k, typical_p, top_p, min_p, xtc, temperature.
+std::vector<SamplerKind> default_samplers();
+
 struct SamplingParams {
-  std::vector<SamplerKind> samplers{SamplerKind::penalties, SamplerKind::dry,   SamplerKind::top_n_sigma,
-                                    SamplerKind::top_k,     SamplerKind::typical_p, SamplerKind::top_p,
-                                    SamplerKind::min_p,     SamplerKind::xtc,   SamplerKind::temperature};
+  std::vector<SamplerKind> samplers = default_samplers();
   uint32_t seed = 0xFFFFFFFF;  ///< 0xFFFFFFFF: the engine draws one and reports it
   int32_t top_k = 40;          ///< <= 0: all
   float top_p = 0.95F;

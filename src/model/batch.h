@@ -24,6 +24,8 @@ struct Position {
 
 /// The tokens of one sequence in this step. A sequence appears in at most one slice.
 /// Slices of more than one token start at any index but end at a multiple of kBlockTokens or at the prompt's end.
+/// Inside a slice the recurrence is cut at absolute multiples of kBlockTokens, so a slice gives the same bits as the
+/// same tokens in several slices, whether or not one of those has a single token.
 struct Slice {
   int32_t first = 0;      ///< index of its first token in Batch::tokens
   int32_t n_tokens = 0;   ///< >= 1
@@ -32,14 +34,26 @@ struct Slice {
   std::span<const int32_t> blocks;  ///< KV blocks holding cache indices [0, n_cached + n_tokens)
 };
 
-/// Sampling that a device can do itself, without the logits leaving it.
+/// Sampling that a device can do itself, without the logits leaving it. The engine's host path follows the same steps
+/// (engine/sampler.h), so both give the same token but for the rounding of exp() and of the sums.
+///
+/// greedy: the largest logit; the lowest id among equals.
+/// random, in this order:
+///   1. Candidates are the top_k largest logits, ordered by (logit descending, id ascending): c_0, c_1, ...
+///   2. top_p < 1: p_i = exp(l_i - l_0) / sum over the candidates (no temperature). Keep the shortest prefix whose sum
+///      of p reaches top_p (>=); at least c_0.
+///   3. min_p > 0: keep the candidates with l_i >= l_0 + ln(min_p); c_0 always.
+///   4. w_i = exp((l_i - l_0) / temperature) over those kept.
+///   5. The token is the first c_i with w_0 + ... + w_i > uniform * (w_0 + ... + w_last); the last one with w > 0 if
+///      rounding leaves none.
+/// A row whose largest logit is not finite, or that holds a NaN, gives RowResult::token = -1.
 struct DeviceSampling {
   enum class Mode : uint8_t { none, greedy, random };
   Mode mode = Mode::none;
-  int32_t top_k = 0;  ///< in [1, Capacity::max_device_top_k] for `random`
-  float top_p = 1.0F;
-  float min_p = 0.0F;
-  float temperature = 1.0F;
+  int32_t top_k = 0;   ///< in [1, Capacity::max_device_top_k] for `random`
+  float top_p = 1.0F;  ///< >= 1: off
+  float min_p = 0.0F;  ///< <= 0: off
+  float temperature = 1.0F;  ///< > 0
   float uniform = 0.0F;  ///< the draw in [0, 1), made by the engine's counter-based generator
 };
 
@@ -52,10 +66,12 @@ struct Row {
 
 struct Batch {
   std::span<const int32_t> tokens;      ///< [n_tokens], ids or kTokenFromDevice
-  std::span<const int32_t> feedback;    ///< empty, or [n_tokens]: row of the previous step for kTokenFromDevice
+  /// Empty, or [n_tokens]: for kTokenFromDevice the index in the rows of the step submitted just before this one, whose
+  /// sampled token (mode greedy or random) it is; -1 elsewhere.
+  std::span<const int32_t> feedback;
   std::span<const Position> positions;  ///< [n_tokens]
   std::span<const Slice> slices;
-  std::span<const Row> rows;
+  std::span<const Row> rows;  ///< may be empty: a step that only fills the caches
 
   int32_t n_tokens() const { return static_cast<int32_t>(tokens.size()); }
 };

@@ -74,9 +74,10 @@ class Runner {
   /// Measures, in about a second; benchmarks state their distance from it. Not while a step is in flight.
   virtual DeviceLimits measure_limits() { return {}; }
 
-  /// Starts a step. Throws DeviceError when the device fails and std::logic_error when the batch breaks the contract.
+  /// Starts a step. Throws DeviceError when the device fails and std::logic_error when the batch breaks the contract;
+  /// a step whose submit throws is not in flight.
   virtual void submit(const Batch& batch) = 0;
-  /// Waits for the oldest submitted step.
+  /// Waits for the oldest submitted step. When it throws, that step is no longer in flight.
   virtual std::span<const RowResult> collect() = 0;
 
   /// Copies S and the convolution window of every DeltaNet layer; ordered after all submitted steps. This is how a

@@ -1,0 +1,165 @@
+#include "engine/candidates.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+
+namespace fl::engine {
+
+namespace {
+
+constexpr int64_t kBlock = 256;  ///< logits whose largest is kept: 970 blocks for the family's vocabulary
+constexpr int64_t kLanes = 16;   ///< independent running maxima, for the vector units
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+struct BlockMax {
+  float max = -kInf;
+  bool bad = false;  ///< a NaN or +inf
+};
+
+BlockMax block_max(const float* x, int64_t n) {
+  float max[kLanes];
+  int32_t bad[kLanes];
+  for (int64_t j = 0; j < kLanes; ++j) {
+    max[j] = -kInf;
+    bad[j] = 0;
+  }
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const float v = x[i + j];
+      max[j] = v > max[j] ? v : max[j];
+      bad[j] |= static_cast<int32_t>(!(v < kInf));
+    }
+  }
+  BlockMax result;
+  for (int64_t j = 0; j < kLanes; ++j) {
+    result.max = max[j] > result.max ? max[j] : result.max;
+    result.bad |= bad[j] != 0;
+  }
+  for (; i < n; ++i) {
+    result.max = x[i] > result.max ? x[i] : result.max;
+    result.bad |= !(x[i] < kInf);
+  }
+  return result;
+}
+
+}  // namespace
+
+SelectScratch::SelectScratch(int32_t n_vocab) {
+  block_max.reserve(n_vocab / kBlock + 1);
+  order.reserve(n_vocab / kBlock + 1);
+  pool.reserve(n_vocab);
+}
+
+float largest(std::span<const float> logits) {
+  const BlockMax all = block_max(logits.data(), static_cast<int64_t>(logits.size()));
+  return all.bad ? std::numeric_limits<float>::quiet_NaN() : all.max;
+}
+
+int32_t argmax(std::span<const float> logits) {
+  const auto n = static_cast<int64_t>(logits.size());
+  float best = -kInf;
+  int64_t block = -1;
+  for (int64_t i = 0; i < n; i += kBlock) {
+    const BlockMax m = block_max(logits.data() + i, std::min(kBlock, n - i));
+    if (m.bad) {
+      return -1;
+    }
+    if (m.max > best) {
+      best = m.max;
+      block = i;
+    }
+  }
+  if (block < 0) {
+    return -1;
+  }
+  return static_cast<int32_t>(std::find(logits.begin() + block, logits.end(), best) - logits.begin());
+}
+
+bool select_top(std::span<const float> logits, int32_t k, SelectScratch& scratch, std::vector<Candidate>& out) {
+  const auto n = static_cast<int64_t>(logits.size());
+  scratch.block_max.clear();
+  for (int64_t i = 0; i < n; i += kBlock) {
+    const BlockMax m = block_max(logits.data() + i, std::min(kBlock, n - i));
+    if (m.bad) {
+      return false;
+    }
+    scratch.block_max.push_back(m.max);
+  }
+  // The k-th largest of the blocks' maxima is at most the k-th largest logit, so only blocks that reach it matter.
+  float threshold = -kInf;
+  if (static_cast<int64_t>(scratch.block_max.size()) > k) {
+    scratch.order.assign(scratch.block_max.begin(), scratch.block_max.end());
+    std::nth_element(scratch.order.begin(), scratch.order.begin() + (k - 1), scratch.order.end(), std::greater<>());
+    threshold = scratch.order[k - 1];
+  }
+  scratch.pool.clear();
+  for (size_t b = 0; b < scratch.block_max.size(); ++b) {
+    if (scratch.block_max[b] < threshold) {
+      continue;
+    }
+    const int64_t end = std::min(n, static_cast<int64_t>(b + 1) * kBlock);
+    for (int64_t i = static_cast<int64_t>(b) * kBlock; i < end; ++i) {
+      if (logits[i] >= threshold && logits[i] > -kInf) {
+        scratch.pool.push_back({logits[i], static_cast<int32_t>(i)});
+      }
+    }
+  }
+  const auto kept = std::min<int64_t>(k, static_cast<int64_t>(scratch.pool.size()));
+  if (kept < static_cast<int64_t>(scratch.pool.size())) {
+    std::nth_element(scratch.pool.begin(), scratch.pool.begin() + kept, scratch.pool.end(), before);
+  }
+  std::sort(scratch.pool.begin(), scratch.pool.begin() + kept, before);
+  out.assign(scratch.pool.begin(), scratch.pool.begin() + kept);
+  return true;
+}
+
+// Inlined into sum_exp's loop and free of branches, so that the compiler turns it into vector code.
+static inline float exp_poly(float x) {
+  constexpr float kLog2e = 1.44269504088896341F;
+  constexpr float kLn2High = 0.693359375F;
+  constexpr float kLn2Low = -2.12194440e-4F;
+  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
+  const float clamped = x > -87.0F ? x : -87.0F;
+  const float n = (clamped * kLog2e + kRound) - kRound;
+  const float r = (clamped - n * kLn2High) - n * kLn2Low;
+  float p = 1.9875691500e-4F;
+  p = p * r + 1.3981999507e-3F;
+  p = p * r + 8.3334519073e-3F;
+  p = p * r + 4.1665795894e-2F;
+  p = p * r + 1.6666665459e-1F;
+  p = p * r + 5.0000001201e-1F;
+  const float e = p * r * r + r + 1.0F;
+  const auto scale = std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
+  return x > -87.0F ? e * scale : 0.0F;
+}
+
+float exp_negative(float x) { return exp_poly(x); }
+
+double sum_exp(std::span<const float> logits, float shift) {
+  const auto n = static_cast<int64_t>(logits.size());
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t end = std::min(n, begin + kBlock);
+    float lane[kLanes] = {};
+    int64_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) {
+      for (int64_t j = 0; j < kLanes; ++j) {
+        lane[j] += exp_poly(logits[i + j] - shift);
+      }
+    }
+    float sum = 0;
+    for (const float v : lane) {
+      sum += v;
+    }
+    for (; i < end; ++i) {
+      sum += exp_poly(logits[i] - shift);
+    }
+    total += sum;
+  }
+  return total;
+}
+
+}  // namespace fl::engine

@@ -1,0 +1,355 @@
+#include "engine/prefix_cache.h"
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+#include <random>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "base/result.h"
+
+namespace fl::engine {
+
+using model::kBlockTokens;
+
+PrefixCache::PrefixCache(KvCache& blocks, StateCache& rows) : blocks_(blocks), rows_(rows) {
+  nodes_.resize(int64_t{blocks.total()} + 1);
+  buckets_.resize(std::bit_ceil(nodes_.size() * 2), kNone);
+  tails_.resize(rows.total());
+  matched_.reserve(nodes_.size());
+  free_nodes_.reserve(blocks.total());
+  // Unpredictable, so that nobody can build prompts that share a bucket.
+  std::random_device device;
+  seed_ = (uint64_t{device()} << 32U) | device();
+  clear();
+}
+
+uint64_t PrefixCache::hash(int32_t parent, std::span<const int32_t> tokens, uint64_t salt) const {
+  const uint64_t chain = parent == kRoot ? seed_ ^ XXH3_64bits_withSeed(&salt, sizeof salt, seed_) : nodes_[parent].hash;
+  return XXH3_64bits_withSeed(tokens.data(), kBlockTokens * sizeof(int32_t), chain);
+}
+
+int32_t PrefixCache::child(int32_t parent, std::span<const int32_t> tokens, uint64_t salt) const {
+  if (nodes_[parent].children == 0) {
+    return kNone;
+  }
+  const uint64_t h = hash(parent, tokens, salt);
+  for (int32_t i = buckets_[h & (buckets_.size() - 1)]; i != kNone; i = nodes_[i].next_in_bucket) {
+    const Node& node = nodes_[i];
+    if (node.hash == h && node.parent == parent && node.salt == salt &&
+        std::equal(node.tokens.begin(), node.tokens.end(), tokens.begin())) {
+      return i;
+    }
+  }
+  return kNone;
+}
+
+PrefixCache::Match PrefixCache::find(std::span<const int32_t> tokens, uint64_t salt) const {
+  Match match;
+  const auto n = static_cast<int32_t>(tokens.size());
+  matched_.assign(1, kRoot);
+  for (int32_t at = 0; at + kBlockTokens <= n; at += kBlockTokens) {
+    const int32_t next = child(matched_.back(), tokens.subspan(at, kBlockTokens), salt);
+    if (next == kNone) {
+      break;
+    }
+    matched_.push_back(next);
+    const int32_t position = at + kBlockTokens;
+    match.n_blocked = position;
+    if (nodes_[next].row != kNone && position < n) {
+      match.n_tokens = position;
+      match.node = next;
+      match.exact = nodes_[next].row_exact;
+    }
+  }
+  for (size_t i = 0; i < tails_.size(); ++i) {
+    const Tail& tail = tails_[i];
+    const int32_t start = nodes_[tail.node].depth * kBlockTokens;
+    const int32_t end = start + tail.n_tokens;
+    if (tail.n_tokens == 0 || tail.salt != salt || end <= match.n_tokens || end >= n) {
+      continue;
+    }
+    const auto depth = static_cast<size_t>(nodes_[tail.node].depth);
+    if (depth < matched_.size() && matched_[depth] == tail.node &&
+        std::equal(tail.tokens.begin(), tail.tokens.begin() + tail.n_tokens, tokens.begin() + start)) {
+      match.n_tokens = end;
+      match.node = tail.node;
+      match.tail = static_cast<int32_t>(i);
+      match.exact = false;
+    }
+  }
+  return match;
+}
+
+void PrefixCache::acquire(int32_t node, std::vector<int32_t>& path, std::vector<int32_t>& blocks) {
+  const auto first = static_cast<int64_t>(path.size());
+  for (int32_t i = node; i != kRoot; i = nodes_[i].parent) {
+    path.push_back(i);
+  }
+  std::reverse(path.begin() + first, path.end());
+  for (size_t i = first; i < path.size(); ++i) {
+    pin(path[i]);
+    blocks_.add_ref(nodes_[path[i]].block);
+    blocks.push_back(nodes_[path[i]].block);
+  }
+}
+
+void PrefixCache::pin(int32_t node) {
+  if (nodes_[node].users++ == 0) {
+    unlink(node);
+  }
+}
+
+void PrefixCache::unpin(std::span<const int32_t> path) {
+  // From the leaf: a parent must stay newer than its children, so that the oldest node is always a leaf.
+  for (size_t i = path.size(); i-- > 0;) {
+    Node& node = nodes_[path[i]];
+    FL_CHECK(node.alive && node.users > 0, "unpin of a node that is not pinned");
+    if (--node.users == 0) {
+      link(path[i]);
+    }
+  }
+}
+
+void PrefixCache::link(int32_t i) {
+  Node& node = nodes_[i];
+  node.used = ++clock_;
+  node.older = newest_;
+  node.newer = kNone;
+  (newest_ == kNone ? oldest_ : nodes_[newest_].newer) = i;
+  newest_ = i;
+}
+
+void PrefixCache::unlink(int32_t i) {
+  Node& node = nodes_[i];
+  (node.older == kNone ? oldest_ : nodes_[node.older].newer) = node.newer;
+  (node.newer == kNone ? newest_ : nodes_[node.newer].older) = node.older;
+  node.older = node.newer = kNone;
+}
+
+int32_t PrefixCache::insert(int32_t parent, std::span<const int32_t> tokens, int32_t block, bool exact,
+                            uint64_t salt) {
+  FL_CHECK(tokens.size() == kBlockTokens, "a node holds one block of tokens");
+  FL_CHECK(!free_nodes_.empty(), "more nodes than blocks");
+  const int32_t i = free_nodes_.back();
+  free_nodes_.pop_back();
+  Node& node = nodes_[i];
+  node = Node{};
+  std::copy(tokens.begin(), tokens.end(), node.tokens.begin());
+  node.hash = hash(parent, tokens, salt);
+  node.salt = salt;
+  node.parent = parent;
+  node.depth = nodes_[parent].depth + 1;
+  node.block = block;
+  node.exact = exact;
+  node.alive = true;
+  blocks_.add_ref(block);
+  int32_t& bucket = buckets_[node.hash & (buckets_.size() - 1)];
+  node.next_in_bucket = bucket;
+  bucket = i;
+  ++nodes_[parent].children;
+  ++n_nodes_;
+  link(i);
+  return i;
+}
+
+void PrefixCache::replace_block(int32_t i, int32_t block, bool exact) {
+  Node& node = nodes_[i];
+  FL_CHECK(node.users == 0, "replace the block of a node in use");
+  blocks_.add_ref(block);
+  blocks_.release(node.block);
+  node.block = block;
+  node.exact = exact;
+  if (node.row != kNone) {
+    rows_.release(take_checkpoint(i));
+  }
+}
+
+void PrefixCache::set_checkpoint(int32_t i, int32_t row, bool exact) {
+  Node& node = nodes_[i];
+  FL_CHECK(i != kRoot && node.alive, "a checkpoint needs a node");
+  if (node.row != kNone) {
+    rows_.release(node.row);
+  }
+  node.row = row;
+  node.row_exact = exact;
+  touch_checkpoint(i);
+}
+
+int32_t PrefixCache::take_checkpoint(int32_t i) {
+  const int32_t row = nodes_[i].row;
+  nodes_[i].row = kNone;
+  return row;
+}
+
+int32_t PrefixCache::park(int32_t node, std::span<const int32_t> tokens, int32_t block, int32_t row, uint64_t salt) {
+  FL_CHECK(!tokens.empty() && tokens.size() < kBlockTokens, "a tail is shorter than a block");
+  int32_t unused = kNone;
+  for (size_t i = 0; i < tails_.size(); ++i) {
+    Tail& tail = tails_[i];
+    if (tail.n_tokens == 0) {
+      unused = static_cast<int32_t>(i);
+    } else if (tail.node == node && tail.salt == salt &&
+               std::ranges::equal(std::span(tail.tokens).first(tail.n_tokens), tokens)) {
+      drop_tail(static_cast<int32_t>(i));
+      unused = static_cast<int32_t>(i);
+      break;
+    }
+  }
+  FL_CHECK(unused != kNone, "more tails than state rows");
+  Tail& tail = tails_[unused];
+  std::copy(tokens.begin(), tokens.end(), tail.tokens.begin());
+  tail.n_tokens = static_cast<int32_t>(tokens.size());
+  tail.salt = salt;
+  tail.node = node;
+  tail.block = block;
+  tail.row = row;
+  tail.used = ++clock_;
+  return unused;
+}
+
+PrefixCache::Parked PrefixCache::take_tail(int32_t i) {
+  Tail& tail = tails_.at(i);
+  FL_CHECK(tail.n_tokens > 0, "take of an unused tail");
+  tail.n_tokens = 0;
+  return {tail.block, tail.row};
+}
+
+void PrefixCache::drop_tail(int32_t i) {
+  const Parked parked = take_tail(i);
+  blocks_.release(parked.block);
+  rows_.release(parked.row);
+}
+
+void PrefixCache::remove(int32_t i) {
+  Node& node = nodes_[i];
+  FL_CHECK(node.users == 0 && node.children == 0, "remove of a node in use");
+  for (size_t t = 0; t < tails_.size(); ++t) {
+    if (tails_[t].n_tokens > 0 && tails_[t].node == i) {
+      drop_tail(static_cast<int32_t>(t));
+    }
+  }
+  if (node.row != kNone) {
+    rows_.release(take_checkpoint(i));
+  }
+  unlink(i);
+  int32_t* at = &buckets_[node.hash & (buckets_.size() - 1)];
+  while (*at != i) {
+    at = &nodes_[*at].next_in_bucket;
+  }
+  *at = node.next_in_bucket;
+  --nodes_[node.parent].children;
+  blocks_.release(node.block);
+  node.alive = false;
+  free_nodes_.push_back(i);
+  --n_nodes_;
+}
+
+bool PrefixCache::evict_block() {
+  int32_t tail = kNone;
+  for (size_t i = 0; i < tails_.size(); ++i) {
+    if (tails_[i].n_tokens > 0 && (tail == kNone || tails_[i].used < tails_[tail].used)) {
+      tail = static_cast<int32_t>(i);
+    }
+  }
+  if (oldest_ != kNone && (tail == kNone || nodes_[oldest_].used <= tails_[tail].used)) {
+    remove(oldest_);
+    return true;
+  }
+  if (tail != kNone) {
+    drop_tail(tail);
+    return true;
+  }
+  return false;
+}
+
+bool PrefixCache::evict_row(int32_t spared) {
+  int32_t node = kNone;
+  int32_t tail = kNone;
+  uint64_t best = UINT64_MAX;
+  for (size_t i = 1; i < nodes_.size(); ++i) {
+    const Node& n = nodes_[i];
+    if (n.alive && n.row != kNone && n.row != spared && n.row_used < best) {
+      best = n.row_used;
+      node = static_cast<int32_t>(i);
+    }
+  }
+  for (size_t i = 0; i < tails_.size(); ++i) {
+    if (tails_[i].n_tokens > 0 && tails_[i].row != spared && tails_[i].used < best) {
+      best = tails_[i].used;
+      tail = static_cast<int32_t>(i);
+    }
+  }
+  if (tail != kNone) {
+    drop_tail(tail);
+  } else if (node != kNone) {
+    rows_.release(take_checkpoint(node));
+  }
+  return best != UINT64_MAX;
+}
+
+int32_t PrefixCache::erase(std::span<const int32_t> tokens, uint64_t salt) {
+  const auto n = static_cast<int32_t>(tokens.size());
+  matched_.assign(1, kRoot);
+  for (int32_t at = 0; at + kBlockTokens <= n; at += kBlockTokens) {
+    const int32_t next = child(matched_.back(), tokens.subspan(at, kBlockTokens), salt);
+    if (next == kNone) {
+      break;
+    }
+    matched_.push_back(next);
+  }
+  int32_t erased = 0;
+  const int32_t grid = (static_cast<int32_t>(matched_.size()) - 1) * kBlockTokens;
+  for (size_t i = 0; i < tails_.size(); ++i) {
+    const Tail& tail = tails_[i];
+    if (tail.n_tokens > 0 && tail.node == matched_.back() && tail.salt == salt && grid + tail.n_tokens == n &&
+        std::equal(tail.tokens.begin(), tail.tokens.begin() + tail.n_tokens, tokens.begin() + grid)) {
+      erased += tail.n_tokens;
+      drop_tail(static_cast<int32_t>(i));
+    }
+  }
+  while (matched_.back() != kRoot) {
+    const int32_t last = matched_.back();
+    const bool has_tail = std::ranges::any_of(
+        tails_, [last](const Tail& tail) { return tail.n_tokens > 0 && tail.node == last; });
+    if (nodes_[last].users > 0 || nodes_[last].children > 0 || has_tail) {
+      break;
+    }
+    remove(last);
+    erased += kBlockTokens;
+    matched_.pop_back();
+  }
+  return erased;
+}
+
+void PrefixCache::clear() {
+  for (size_t i = 0; i < tails_.size(); ++i) {
+    if (tails_[i].n_tokens > 0) {
+      drop_tail(static_cast<int32_t>(i));
+    }
+  }
+  for (size_t i = 1; i < nodes_.size(); ++i) {
+    if (nodes_[i].alive) {
+      blocks_.release(nodes_[i].block);
+      if (nodes_[i].row != kNone) {
+        rows_.release(nodes_[i].row);
+      }
+    }
+    nodes_[i] = Node{};
+  }
+  nodes_[kRoot] = Node{};
+  nodes_[kRoot].alive = true;
+  std::ranges::fill(buckets_, kNone);
+  free_nodes_.resize(nodes_.size() - 1);
+  std::iota(free_nodes_.rbegin(), free_nodes_.rend(), 1);
+  oldest_ = newest_ = kNone;
+  n_nodes_ = 0;
+}
+
+int32_t PrefixCache::n_checkpoints() const {
+  return static_cast<int32_t>(std::ranges::count_if(nodes_, [](const Node& n) { return n.alive && n.row != kNone; }));
+}
+
+}  // namespace fl::engine

@@ -1,0 +1,92 @@
+// A model without arithmetic: its logits are a hash of every token so far, read back through the state row and the KV
+// blocks that the engine names. Any mix-up of rows, blocks, checkpoints, positions or feedback changes the output.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "model/runner.h"
+
+namespace fl::test {
+
+/// What the fake computes, from the tokens alone: the oracle.
+class FakeModel {
+ public:
+  explicit FakeModel(int32_t n_vocab, uint64_t seed = 1) : n_vocab_(n_vocab), seed_(seed) {}
+  static uint64_t mix(uint64_t a, uint64_t b);
+  /// The state after `token` at `index`.
+  static uint64_t next_state(uint64_t state, int32_t token, int32_t index);
+  /// What the KV cache keeps of that token.
+  static uint64_t kv_entry(uint64_t state) { return mix(state, 0x9B1D); }
+  /// Adds an entry to the attention over all of them.
+  static uint64_t attend(uint64_t sum, uint64_t entry, int32_t index) { return sum + mix(entry, index); }
+  void logits(uint64_t state, uint64_t attention, std::span<float> out) const;
+  std::vector<float> logits_after(std::span<const int32_t> tokens) const;
+  int32_t n_vocab() const { return n_vocab_; }
+
+ private:
+  int32_t n_vocab_;
+  uint64_t seed_;
+};
+
+class FakeRunner final : public model::Runner {
+ public:
+  /// `device_top_k` and `in_flight` as in Capacity.
+  FakeRunner(const FakeModel& model, const model::RunnerOptions& options, int32_t in_flight, int32_t device_top_k);
+
+  const model::Config& config() const override { return config_; }
+  const model::Capacity& capacity() const override { return capacity_; }
+  std::string describe() const override { return "fake"; }
+  std::vector<model::MemoryItem> memory() const override { return {}; }
+  void submit(const model::Batch& batch) override;
+  std::span<const model::RowResult> collect() override;
+  void copy_state(int32_t from_row, int32_t to_row) override;
+
+  struct Slice {
+    int32_t n_cached = 0;
+    int32_t n_tokens = 0;
+  };
+  struct Seen {
+    std::vector<Slice> slices;
+    int32_t n_tokens = 0;
+    int32_t n_copies_before = 0;
+  };
+  /// Called with what a step holds.
+  std::function<void(const Seen&)> on_step;
+  /// Called before each operation with its kind ('s'ubmit, 'c'ollect, 'k' copy); may throw.
+  std::function<void(char)> fault;
+  /// Called for each row's logits before they are used.
+  std::function<void(std::span<float>)> spoil;
+
+  int32_t n_submitted = 0;
+  int32_t n_copies = 0;
+  int64_t n_computed = 0;  ///< tokens
+  size_t max_flying = 0;
+
+ private:
+  struct State {
+    uint64_t hash = 0;
+    int32_t n_tokens = 0;
+  };
+  struct Step {
+    std::vector<int32_t> sampled;
+    std::vector<std::vector<float>> logits;
+  };
+  static int32_t sample(std::span<const float> logits, const model::DeviceSampling& how);
+
+  FakeModel model_;
+  model::Config config_;
+  model::Capacity capacity_;
+  std::vector<State> rows_;
+  std::vector<std::array<uint64_t, model::kBlockTokens>> blocks_;
+  std::deque<Step> flying_;
+  std::vector<int32_t> previous_;  ///< tokens sampled by the step submitted last
+  Step collected_;
+  std::vector<model::RowResult> results_;
+};
+
+}  // namespace fl::test
