@@ -1,60 +1,59 @@
-// Byte-pair merging of one piece. Pairs are merged in the order of their rank, leftmost first, until none is
-// left (Sennrich et al. 2016; openai/gpt-2, encoder.py).
+// Byte-pair merging over token ids. Algorithm: openai/gpt-2, encoder.py (`bpe`): again and again the adjacent
+// pair whose merge comes first in the list, the leftmost of equals; here with a heap, so that a piece of n
+// bytes costs O(n log n) and not O(n^2).
 #pragma once
 
-#include <cstddef>
+#include <array>
 #include <cstdint>
+#include <span>
+#include <string_view>
 #include <vector>
 
 namespace fl::tokenizer {
 
-class MergeTable {
- public:
-  /// `n` merges will be added.
-  explicit MergeTable(size_t n);
-  /// The first of equal pairs wins.
-  void add(int32_t left, int32_t right, int32_t rank, int32_t merged);
+struct Merge {
+  int32_t left = 0;
+  int32_t right = 0;
+  int32_t result = 0;
+};
 
-  struct Merge {
-    int32_t rank = -1;  ///< -1: these two do not merge
-    int32_t merged = -1;
+class Bpe {
+ public:
+  /// All ids are in [0, n_vocab); merges in order of priority, of a repeated pair the first counts.
+  Bpe(int32_t n_vocab, const std::array<int32_t, 256>& byte_tokens, std::span<const Merge> merges);
+
+  /// Working memory of encode(), kept between pieces.
+  struct Scratch {
+    struct Symbol {
+      int32_t id;
+      uint32_t previous, next;
+      uint32_t rank;  // of the merge with the next symbol
+    };
+    std::vector<Symbol> symbols;
+    std::vector<uint64_t> heap;
   };
-  Merge find(int32_t left, int32_t right) const;
+
+  /// Appends the ids of one piece of at most kMaxPieceBytes.
+  void encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const;
+
+  static constexpr size_t kMaxPieceBytes = size_t{1} << 30;
 
  private:
   struct Entry {
-    uint64_t key = kEmpty;
-    Merge merge;
+    int32_t right;
+    uint32_t rank;
+    int32_t result;
   };
-  static constexpr uint64_t kEmpty = ~uint64_t{0};
-  size_t slot_of(uint64_t key) const;
-  std::vector<Entry> entries_;
-};
+  static constexpr uint32_t kNoRank = UINT32_MAX;
 
-/// Merges in place. O(n log n) in the number of symbols; `scratch` keeps its memory between calls.
-class Merger {
- public:
-  explicit Merger(const MergeTable& table) : table_(table) {}
-  void merge(std::vector<int32_t>& ids);
+  const Entry* find(int32_t left, int32_t right) const;
+  uint32_t rank_of(int32_t left, int32_t right) const;
+  void encode_short(std::string_view piece, std::vector<int32_t>& ids) const;
 
- private:
-  struct Symbol {
-    int32_t id;
-    int32_t previous;
-    int32_t next;
-  };
-  struct Candidate {
-    int32_t rank;
-    int32_t left;  ///< index of the left symbol
-    int32_t left_id;
-    int32_t right_id;
-    int32_t merged;
-  };
-  void push(int32_t left);
-
-  const MergeTable& table_;
-  std::vector<Symbol> symbols_;
-  std::vector<Candidate> heap_;
+  std::array<int32_t, 256> byte_tokens_;
+  std::vector<uint32_t> first_;   // n_vocab + 1: where the entries of a left token begin
+  std::vector<Entry> entries_;    // by left token, then by right token
+  std::vector<int32_t> results_;  // by rank
 };
 
 }  // namespace fl::tokenizer

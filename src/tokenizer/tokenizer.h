@@ -43,7 +43,8 @@ class Tokenizer {
   ~Tokenizer();
 
   int32_t n_vocab() const;
-  /// Linear in the length of the text; invalid UTF-8 is encoded byte by byte. No BOS, no EOS are added.
+  /// O(n log n) in the length of the text. Each byte that is no part of a valid UTF-8 character counts as
+  /// U+FFFD. No BOS, no EOS are added.
   std::vector<int32_t> encode(std::string_view text, Special special) const;
   void encode_append(std::string_view text, Special special, std::vector<int32_t>& ids) const;
 
@@ -68,7 +69,7 @@ class Tokenizer {
 };
 
 /// Turns a stream of token bytes into valid UTF-8: holds back an incomplete character until the rest arrives;
-/// bytes that can never become a character come out as U+FFFD.
+/// bytes that can never become a character come out as U+FFFD, one for each longest start of a character.
 class Utf8Stream {
  public:
   /// The text that is complete after these bytes.
