@@ -78,7 +78,8 @@ int32_t argmax(std::span<const float> logits) {
   return static_cast<int32_t>(std::find(logits.begin() + block, logits.end(), best) - logits.begin());
 }
 
-bool select_top(std::span<const float> logits, int32_t k, SelectScratch& scratch, std::vector<Candidate>& out) {
+bool select_top(std::span<const float> logits, int32_t k, SelectScratch& scratch,
+                std::vector<Candidate>& out) {
   const auto n = static_cast<int64_t>(logits.size());
   scratch.block_max.clear();
   for (int64_t i = 0; i < n; i += kBlock) {
@@ -88,11 +89,13 @@ bool select_top(std::span<const float> logits, int32_t k, SelectScratch& scratch
     }
     scratch.block_max.push_back(m.max);
   }
-  // The k-th largest of the blocks' maxima is at most the k-th largest logit, so only blocks that reach it matter.
+  // The k-th largest of the blocks' maxima is at most the k-th largest logit, so only blocks that reach it
+  // matter.
   float threshold = -kInf;
   if (static_cast<int64_t>(scratch.block_max.size()) > k) {
     scratch.order.assign(scratch.block_max.begin(), scratch.block_max.end());
-    std::nth_element(scratch.order.begin(), scratch.order.begin() + (k - 1), scratch.order.end(), std::greater<>());
+    std::nth_element(scratch.order.begin(), scratch.order.begin() + (k - 1), scratch.order.end(),
+                     std::greater<>());
     threshold = scratch.order[k - 1];
   }
   scratch.pool.clear();
@@ -136,7 +139,9 @@ static inline float exp_poly(float x) {
   return x > -87.0F ? e * scale : 0.0F;
 }
 
-float exp_negative(float x) { return exp_poly(x); }
+float exp_negative(float x) {
+  return exp_poly(x);
+}
 
 double sum_exp(std::span<const float> logits, float shift) {
   const auto n = static_cast<int64_t>(logits.size());

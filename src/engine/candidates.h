@@ -1,5 +1,6 @@
-// Selecting and weighing tokens among a vocabulary's logits: what the sampler chain and the log-probabilities are built
-// of. Order everywhere: logit descending, id ascending among equals, so that no result depends on a sort's whims.
+// Selecting and weighing tokens among a vocabulary's logits: what the sampler chain and the log-probabilities
+// are built of. Order everywhere: logit descending, id ascending among equals, so that no result depends on a
+// sort's whims.
 #pragma once
 
 #include <cstdint>
@@ -31,14 +32,17 @@ float largest(std::span<const float> logits);
 /// The index of the largest logit, the lowest among equals; -1 when the largest is not finite or one is NaN.
 int32_t argmax(std::span<const float> logits);
 
-/// The k largest, ordered; k >= 1, fewer if there are fewer. Tokens at -inf are left out. False when a logit is NaN or
-/// +inf. One pass over the logits plus work in k: no sort of the vocabulary.
-bool select_top(std::span<const float> logits, int32_t k, SelectScratch& scratch, std::vector<Candidate>& out);
+/// The k largest, ordered; k >= 1, fewer if there are fewer. Tokens at -inf are left out. False when a logit
+/// is NaN or +inf. One pass over the logits plus work in k: no sort of the vocabulary.
+bool select_top(std::span<const float> logits, int32_t k, SelectScratch& scratch,
+                std::vector<Candidate>& out);
 
-/// Sum of exp(logit - shift), in blocks of float sums added in double; relative error below 1e-6. shift >= every logit.
+/// Sum of exp(logit - shift), in blocks of float sums added in double; relative error below 1e-6. shift >=
+/// every logit.
 double sum_exp(std::span<const float> logits, float shift);
 
-/// exp(x) for x <= 0, relative error below 3e-7; 0 below -87. Cephes' expf: range reduction by ln 2, degree-7 polynomial.
+/// exp(x) for x <= 0, relative error below 3e-7; 0 below -87. Cephes' expf: range reduction by ln 2, degree-7
+/// polynomial.
 float exp_negative(float x);
 
 }  // namespace fl::engine

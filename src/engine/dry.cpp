@@ -8,7 +8,8 @@ namespace fl::engine {
 namespace {
 
 /// How many tokens follow the latest breaker: no repetition counts beyond it.
-int32_t tokens_since_breaker(std::span<const int32_t> history, const std::vector<std::vector<int32_t>>& breakers) {
+int32_t tokens_since_breaker(std::span<const int32_t> history,
+                             const std::vector<std::vector<int32_t>>& breakers) {
   const auto n = static_cast<int32_t>(history.size());
   int32_t since = n;
   for (const std::vector<int32_t>& breaker : breakers) {
@@ -26,18 +27,17 @@ int32_t tokens_since_breaker(std::span<const int32_t> history, const std::vector
 
 }  // namespace
 
-const std::vector<std::pair<int32_t, int32_t>>& dry_repetitions(std::span<const int32_t> history,
-                                                                int32_t allowed_length,
-                                                                const std::vector<std::vector<int32_t>>& breakers,
-                                                                DryScratch& scratch) {
+const std::vector<std::pair<int32_t, int32_t>>& dry_repetitions(
+    std::span<const int32_t> history, int32_t allowed_length,
+    const std::vector<std::vector<int32_t>>& breakers, DryScratch& scratch) {
   scratch.found.clear();
   const auto n = static_cast<int32_t>(history.size());
   const int32_t limit = tokens_since_breaker(history, breakers);
   if (limit < allowed_length || n <= allowed_length) {
     return scratch.found;
   }
-  // Z-function of the reversed history: reach[i] = how many tokens before (and with) the one i from the end equal the
-  // history's own last tokens.
+  // Z-function of the reversed history: reach[i] = how many tokens before (and with) the one i from the end
+  // equal the history's own last tokens.
   const auto back = [&](int32_t i) { return history[n - 1 - i]; };
   scratch.reach.assign(n, 0);
   int32_t left = 0;

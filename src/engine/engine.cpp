@@ -16,10 +16,13 @@ namespace fl::engine {
 
 namespace {
 
-constexpr auto kPausePoll = std::chrono::milliseconds(2);  ///< how often sinks that were not ready are asked again
+constexpr auto kPausePoll =
+    std::chrono::milliseconds(2);  ///< how often sinks that were not ready are asked again
 constexpr uint32_t kRandomSeed = 0xFFFFFFFF;
 
-int64_t blocks_for(int64_t n_tokens) { return (n_tokens + model::kBlockTokens - 1) / model::kBlockTokens; }
+int64_t blocks_for(int64_t n_tokens) {
+  return (n_tokens + model::kBlockTokens - 1) / model::kBlockTokens;
+}
 
 }  // namespace
 
@@ -265,8 +268,8 @@ class Engine::Impl {
     loop_.cancel_all();
   }
 
-  /// First come, first served; a request that waits for its own slot lets others pass, one that waits for memory or for
-  /// any slot does not.
+  /// First come, first served; a request that waits for its own slot lets others pass, one that waits for
+  /// memory or for any slot does not.
   void start_waiting() {
     for (auto at = waiting_.begin(); at != waiting_.end();) {
       if (loop_.start(*at)) {
@@ -289,6 +292,7 @@ class Engine::Impl {
       erase->done = true;
     }
     erases.clear();
+    loop_.publish(static_cast<int32_t>(waiting_.size()));
     changed_.notify_all();
   }
 
@@ -329,14 +333,32 @@ Engine::Engine(std::unique_ptr<model::Runner> runner, EngineOptions options)
     : impl_(std::make_unique<Impl>(std::move(runner), options)) {}
 Engine::~Engine() = default;
 
-Result<RequestId> Engine::submit(Request request) { return impl_->submit(std::move(request)); }
-void Engine::cancel(RequestId id) { impl_->cancel(id); }
-Result<int32_t> Engine::erase_slot(int32_t slot) { return impl_->erase_slot(slot); }
-void Engine::wake() { impl_->wake(); }
-std::vector<SlotInfo> Engine::slots() const { return impl_->slots(); }
-EngineStats Engine::stats() const { return impl_->stats(); }
-const model::Runner& Engine::runner() const { return impl_->runner(); }
-const EngineOptions& Engine::options() const { return impl_->options(); }
-void Engine::drain(double seconds) { impl_->drain(seconds); }
+Result<RequestId> Engine::submit(Request request) {
+  return impl_->submit(std::move(request));
+}
+void Engine::cancel(RequestId id) {
+  impl_->cancel(id);
+}
+Result<int32_t> Engine::erase_slot(int32_t slot) {
+  return impl_->erase_slot(slot);
+}
+void Engine::wake() {
+  impl_->wake();
+}
+std::vector<SlotInfo> Engine::slots() const {
+  return impl_->slots();
+}
+EngineStats Engine::stats() const {
+  return impl_->stats();
+}
+const model::Runner& Engine::runner() const {
+  return impl_->runner();
+}
+const EngineOptions& Engine::options() const {
+  return impl_->options();
+}
+void Engine::drain(double seconds) {
+  impl_->drain(seconds);
+}
 
 }  // namespace fl::engine

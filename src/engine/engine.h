@@ -1,5 +1,5 @@
-// The engine: token ids in, token ids out. One thread owns the runner and all caches; callers submit requests from any
-// thread and hear of them through their sink. It knows nothing of text, JSON or HTTP.
+// The engine: token ids in, token ids out. One thread owns the runner and all caches; callers submit requests
+// from any thread and hear of them through their sink. It knows nothing of text, JSON or HTTP.
 #pragma once
 
 #include <cstdint>
@@ -38,9 +38,9 @@ enum class Finish : uint8_t {
 
 struct TokenEvent {
   int32_t token = -1;
-  std::optional<TokenProb> chosen;     ///< with n_probs > 0 or want_logprob
-  std::vector<TokenProb> top;          ///< n_probs entries, most likely first
-  Timings timings;                     ///< so far
+  std::optional<TokenProb> chosen;  ///< with n_probs > 0 or want_logprob
+  std::vector<TokenProb> top;       ///< n_probs entries, most likely first
+  Timings timings;                  ///< so far
 };
 
 struct DoneEvent {
@@ -52,7 +52,8 @@ struct DoneEvent {
   std::string error;
 };
 
-/// Where a request's events go. Called on the engine thread; must not block and must not call the engine back.
+/// Where a request's events go. Called on the engine thread; must not block and must not call the engine
+/// back.
 class Sink {
  public:
   virtual ~Sink() = default;
@@ -79,18 +80,19 @@ class TokenHook {
 struct Request {
   std::vector<int32_t> prompt;  ///< at least one token
   SamplingParams sampling;
-  int32_t max_tokens = -1;  ///< -1: until the context is full; 0: only evaluate the prompt
+  int32_t max_tokens = -1;           ///< -1: until the context is full; 0: only evaluate the prompt
   std::vector<int32_t> stop_tokens;  ///< end-of-generation ids; ignored with ignore_eos
   bool ignore_eos = false;
   bool cache_prompt = true;
-  int32_t slot = -1;     ///< the wanted slot, -1: any
-  int32_t n_probs = 0;   ///< top alternatives to report
+  int32_t slot = -1;          ///< the wanted slot, -1: any
+  int32_t n_probs = 0;        ///< top alternatives to report
   bool want_logprob = false;  ///< report the chosen token's logprob even with n_probs 0
   bool post_sampling_probs = false;
-  /// Requests share cached prefixes only with requests of the same salt (one per API key, made by the server).
+  /// Requests share cached prefixes only with requests of the same salt (one per API key, made by the
+  /// server).
   uint64_t cache_salt = 0;
-  /// Ends of turns in the prompt: positions after which another request may differ, worth a checkpoint each. May be
-  /// empty; the engine takes one near the prompt's end by itself.
+  /// Ends of turns in the prompt: positions after which another request may differ, worth a checkpoint each.
+  /// May be empty; the engine takes one near the prompt's end by itself.
   std::vector<int32_t> turn_ends;
   std::shared_ptr<TokenHook> hook;  ///< may be null
   std::shared_ptr<Sink> sink;
@@ -99,15 +101,16 @@ struct Request {
 using RequestId = uint64_t;
 
 struct EngineOptions {
-  int32_t n_slots = 1;           ///< sequences that run at once (--parallel)
-  int32_t n_ctx_slot = 4096;     ///< tokens of one sequence
-  int32_t max_step_tokens = 512; ///< budget of one step, prompt and decode together (--batch-size)
-  int32_t max_chunk_tokens = 512; ///< of a prompt in a step that also decodes (--ubatch-size)
-  int32_t max_queue = 256;       ///< requests waiting for a slot
+  int32_t n_slots = 1;             ///< sequences that run at once (--parallel)
+  int32_t n_ctx_slot = 4096;       ///< tokens of one sequence
+  int32_t max_step_tokens = 512;   ///< budget of one step, prompt and decode together (--batch-size)
+  int32_t max_chunk_tokens = 512;  ///< of a prompt in a step that also decodes (--ubatch-size)
+  int32_t max_queue = 256;         ///< requests waiting for a slot
   /// Spare state rows for the prefix cache; 0: a sequence can only be continued exactly where it stopped.
   int32_t n_checkpoints = 8;
-  /// Reuse what the engine itself generated. Such a state was reached token by token, so it equals the state of a
-  /// prompt only within rounding; false: only states of prompts are kept, and resumed = cold, bit by bit.
+  /// Reuse what the engine itself generated. Such a state was reached token by token, so it equals the state
+  /// of a prompt only within rounding; false: only states of prompts are kept, and resumed = cold, bit by
+  /// bit.
   bool cache_generated = true;
 };
 
@@ -153,16 +156,17 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  /// invalid_argument: empty prompt, token out of range, prompt longer than n_ctx_slot (both counts in the text),
-  /// no sink, absent slot, sampling parameters that are not numbers. unavailable: the queue is full, the engine
-  /// drains, or its device is lost. No event is sent when this fails.
+  /// invalid_argument: empty prompt, token out of range, prompt longer than n_ctx_slot (both counts in the
+  /// text), no sink, absent slot, sampling parameters that are not numbers. unavailable: the queue is full,
+  /// the engine drains, or its device is lost. No event is sent when this fails.
   Result<RequestId> submit(Request request);
   /// Takes effect before the next step; unknown ids are ignored.
   void cancel(RequestId id);
-  /// Forgets what a slot's last sequence left in the cache and nobody else uses; returns its number of tokens.
-  /// invalid_argument when the slot is busy or absent.
+  /// Forgets what a slot's last sequence left in the cache and nobody else uses; returns its number of
+  /// tokens. invalid_argument when the slot is busy or absent.
   Result<int32_t> erase_slot(int32_t slot);
-  /// A sink became ready again. Optional: paused sequences are looked at every few milliseconds anyway. Any thread.
+  /// A sink became ready again. Optional: paused sequences are looked at every few milliseconds anyway. Any
+  /// thread.
   void wake();
 
   std::vector<SlotInfo> slots() const;

@@ -1,5 +1,6 @@
-// The first memory: KV blocks of kBlockTokens tokens. Reference-counted, so that sequences and the prefix cache share
-// them; a block is written only by the one sequence that fills it. Ids only: the bytes are the runner's.
+// The first memory: KV blocks of kBlockTokens tokens. Reference-counted, so that sequences and the prefix
+// cache share them; a block is written only by the one sequence that fills it. Ids only: the bytes are the
+// runner's.
 #pragma once
 
 #include <cstdint>

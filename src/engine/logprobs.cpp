@@ -7,8 +7,8 @@
 
 namespace fl::engine {
 
-TokenProb model_logprobs(std::span<const float> logits, int32_t token, int32_t n_probs, SelectScratch& scratch,
-                         std::vector<TokenProb>& top) {
+TokenProb model_logprobs(std::span<const float> logits, int32_t token, int32_t n_probs,
+                         SelectScratch& scratch, std::vector<TokenProb>& top) {
   top.clear();
   const float max = largest(logits);
   const double log_sum = max + std::log(sum_exp(logits, max));
@@ -25,7 +25,8 @@ TokenProb model_logprobs(std::span<const float> logits, int32_t token, int32_t n
 TokenProb sampler_logprobs(std::span<const Candidate> items, std::span<const double> weights, int32_t token,
                            int32_t n_probs, std::vector<TokenProb>& top) {
   top.clear();
-  const double total = std::accumulate(weights.begin(), weights.begin() + static_cast<int64_t>(items.size()), 0.0);
+  const double total =
+      std::accumulate(weights.begin(), weights.begin() + static_cast<int64_t>(items.size()), 0.0);
   TokenProb chosen{token, -std::numeric_limits<float>::infinity()};
   for (size_t i = 0; i < items.size(); ++i) {
     const auto logprob = static_cast<float>(std::log(weights[i] / total));

@@ -10,13 +10,13 @@
 
 namespace fl::engine {
 
-/// Of the model: natural log of the softmax of the raw logits over the whole vocabulary, before any sampler. `top` gets
-/// min(n_probs, n_vocab) entries, best first.
-TokenProb model_logprobs(std::span<const float> logits, int32_t token, int32_t n_probs, SelectScratch& scratch,
-                         std::vector<TokenProb>& top);
+/// Of the model: natural log of the softmax of the raw logits over the whole vocabulary, before any sampler.
+/// `top` gets min(n_probs, n_vocab) entries, best first.
+TokenProb model_logprobs(std::span<const float> logits, int32_t token, int32_t n_probs,
+                         SelectScratch& scratch, std::vector<TokenProb>& top);
 
-/// Of the sampler: from the candidates and weights that the chain left (SamplerScratch); tokens of probability zero are
-/// left out. A token that the chain did not keep (a forced one) has -infinity.
+/// Of the sampler: from the candidates and weights that the chain left (SamplerScratch); tokens of
+/// probability zero are left out. A token that the chain did not keep (a forced one) has -infinity.
 TokenProb sampler_logprobs(std::span<const Candidate> items, std::span<const double> weights, int32_t token,
                            int32_t n_probs, std::vector<TokenProb>& top);
 

@@ -14,7 +14,8 @@ using model::kTokenFromDevice;
 
 namespace {
 
-constexpr int32_t kMaxInFlight = 2;  ///< one step computes while the next waits: more would only delay answers
+constexpr int32_t kMaxInFlight =
+    2;  ///< one step computes while the next waits: more would only delay answers
 
 double ms_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double, std::milli>(to - from).count();
@@ -37,8 +38,8 @@ Loop::Loop(std::unique_ptr<model::Runner> runner, const EngineOptions& options)
   FL_CHECK(capacity.max_tokens >= options.n_slots + kBlockTokens,
            "the runner's step must hold a token of each slot and a block of a prompt");
   FL_CHECK(capacity.n_blocks >= 1, "the runner has no KV blocks");
-  options_.n_ctx_slot = static_cast<int32_t>(
-      std::min<int64_t>(options.n_ctx_slot, int64_t{capacity.n_blocks} * kBlockTokens));
+  options_.n_ctx_slot =
+      static_cast<int32_t>(std::min<int64_t>(options.n_ctx_slot, int64_t{capacity.n_blocks} * kBlockTokens));
   slots_.resize(options.n_slots);
   for (int32_t i = 0; i < options.n_slots; ++i) {
     Sequence& seq = slots_[i];
@@ -91,8 +92,10 @@ bool Loop::wants_decode(const Sequence& seq) const {
   if (seq.n_fed < static_cast<int32_t>(seq.tokens.size())) {
     return true;
   }
-  // Its next token is still on the device, and only the step right after the one that samples it can take it there.
-  return seq.device.mode != model::DeviceSampling::Mode::none && seq.in_flight > 0 && seq.last_step == n_steps_;
+  // Its next token is still on the device, and only the step right after the one that samples it can take it
+  // there.
+  return seq.device.mode != model::DeviceSampling::Mode::none && seq.in_flight > 0 &&
+         seq.last_step == n_steps_;
 }
 
 void Loop::reset_batch() {
@@ -152,7 +155,8 @@ bool Loop::submit_step() {
     }
   }
   plan_prompts(waiting_, n_decode,
-               {options_.max_step_tokens, options_.max_chunk_tokens, runner_->capacity().max_tokens}, chunks_);
+               {options_.max_step_tokens, options_.max_chunk_tokens, runner_->capacity().max_tokens},
+               chunks_);
   for (const Chunk& chunk : chunks_) {
     add_slice(slots_[chunk.sequence], chunk.n_tokens);
   }
@@ -269,9 +273,10 @@ void Loop::choose_token(Sequence& seq, const model::RowResult& result) {
         token = *sampled;
       }
       if (request.n_probs > 0 || request.want_logprob) {
-        event_.chosen = request.post_sampling_probs
-                            ? sampler_logprobs(scratch_.items, scratch_.weights, token, request.n_probs, event_.top)
-                            : model_logprobs(result.logits, token, request.n_probs, scratch_.select, event_.top);
+        event_.chosen =
+            request.post_sampling_probs
+                ? sampler_logprobs(scratch_.items, scratch_.weights, token, request.n_probs, event_.top)
+                : model_logprobs(result.logits, token, request.n_probs, scratch_.select, event_.top);
       }
       if (hook != nullptr) {
         hook->accept(token);

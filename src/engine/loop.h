@@ -1,5 +1,5 @@
-// The step loop: plan, forward, sample, commit. Sole owner of the runner, both memories and the prefix cache; runs on
-// the engine thread (Engine) or step by step in a test. Not thread-safe but for `board`.
+// The step loop: plan, forward, sample, commit. Sole owner of the runner, both memories and the prefix cache;
+// runs on the engine thread (Engine) or step by step in a test. Not thread-safe but for `board`.
 #pragma once
 
 #include <deque>
@@ -35,7 +35,8 @@ class Loop {
   Loop(std::unique_ptr<model::Runner> runner, const EngineOptions& options);
   ~Loop();
 
-  /// Starts a request in a slot. False when its slot, any slot, or its memory is taken: try again later. Never throws.
+  /// Starts a request in a slot. False when its slot, any slot, or its memory is taken: try again later.
+  /// Never throws.
   bool start(const Ticket& ticket);
   /// Ends it with Finish::cancelled; nothing more of it is submitted. False when it does not run.
   bool cancel(RequestId id);
@@ -43,8 +44,8 @@ class Loop {
   bool busy(int32_t slot) const { return slots_[slot].phase != Sequence::Phase::idle; }
   Result<int32_t> erase_slot(int32_t slot);
 
-  /// One round: submits as many steps as may be in flight and collects the oldest. False when there was nothing to do
-  /// (idle, or all sinks busy). Never throws: errors end the requests they concern.
+  /// One round: submits as many steps as may be in flight and collects the oldest. False when there was
+  /// nothing to do (idle, or all sinks busy). Never throws: errors end the requests they concern.
   bool round();
 
   /// Tokens of one sequence: n_ctx_slot, or what the blocks hold if that is less.

@@ -27,7 +27,8 @@ PrefixCache::PrefixCache(KvCache& blocks, StateCache& rows) : blocks_(blocks), r
 }
 
 uint64_t PrefixCache::hash(int32_t parent, std::span<const int32_t> tokens, uint64_t salt) const {
-  const uint64_t chain = parent == kRoot ? seed_ ^ XXH3_64bits_withSeed(&salt, sizeof salt, seed_) : nodes_[parent].hash;
+  const uint64_t chain =
+      parent == kRoot ? seed_ ^ XXH3_64bits_withSeed(&salt, sizeof salt, seed_) : nodes_[parent].hash;
   return XXH3_64bits_withSeed(tokens.data(), kBlockTokens * sizeof(int32_t), chain);
 }
 
@@ -184,7 +185,8 @@ int32_t PrefixCache::take_checkpoint(int32_t i) {
   return row;
 }
 
-int32_t PrefixCache::park(int32_t node, std::span<const int32_t> tokens, int32_t block, int32_t row, uint64_t salt) {
+int32_t PrefixCache::park(int32_t node, std::span<const int32_t> tokens, int32_t block, int32_t row,
+                          uint64_t salt) {
   FL_CHECK(!tokens.empty() && tokens.size() < kBlockTokens, "a tail is shorter than a block");
   int32_t unused = kNone;
   for (size_t i = 0; i < tails_.size(); ++i) {
@@ -349,7 +351,8 @@ void PrefixCache::clear() {
 }
 
 int32_t PrefixCache::n_checkpoints() const {
-  return static_cast<int32_t>(std::ranges::count_if(nodes_, [](const Node& n) { return n.alive && n.row != kNone; }));
+  return static_cast<int32_t>(
+      std::ranges::count_if(nodes_, [](const Node& n) { return n.alive && n.row != kNone; }));
 }
 
 }  // namespace fl::engine

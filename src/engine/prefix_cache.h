@@ -1,7 +1,8 @@
-// Joins the two memories. It answers one question: at which position do both the KV blocks and a recurrent state exist
-// for these tokens? A tree over blocks of kBlockTokens tokens (found by a hash chain, always compared token by token);
-// a node may own a checkpoint, the state after its last token. A sequence that ended off the grid is parked as a tail:
-// its last tokens, their partly filled block and its live row; continuing a tail takes it out of the cache.
+// Joins the two memories. It answers one question: at which position do both the KV blocks and a recurrent
+// state exist for these tokens? A tree over blocks of kBlockTokens tokens (found by a hash chain, always
+// compared token by token); a node may own a checkpoint, the state after its last token. A sequence that
+// ended off the grid is parked as a tail: its last tokens, their partly filled block and its live row;
+// continuing a tail takes it out of the cache.
 //
 // Blocks and rows are given back in order of last use; nodes that running sequences use are pinned.
 #pragma once
@@ -31,7 +32,8 @@ class PrefixCache {
     int32_t tail = kNone;
     bool exact = true;  ///< the state came from prompt chunks on the grid: resumed = cold, bit by bit
   };
-  /// The longest resumable prefix of at most tokens.size() - 1 tokens: at least one must be computed for its logits.
+  /// The longest resumable prefix of at most tokens.size() - 1 tokens: at least one must be computed for its
+  /// logits.
   Match find(std::span<const int32_t> tokens, uint64_t salt) const;
 
   /// Pins the path from the root to `node` and adds a reference to each block: both lists get them in order.
@@ -48,8 +50,8 @@ class PrefixCache {
   bool exact(int32_t node) const { return nodes_[node].exact; }
   bool pinned(int32_t node) const { return nodes_[node].users > 0; }
   int32_t position(int32_t node) const { return nodes_[node].depth * model::kBlockTokens; }
-  /// Gives an unpinned node another block of the same tokens (the cache takes its own reference) and drops its
-  /// checkpoint, which belonged to the old one.
+  /// Gives an unpinned node another block of the same tokens (the cache takes its own reference) and drops
+  /// its checkpoint, which belonged to the old one.
   void replace_block(int32_t node, int32_t block, bool exact);
 
   /// -1: none.
@@ -61,8 +63,8 @@ class PrefixCache {
   int32_t take_checkpoint(int32_t node);
   bool checkpoint_exact(int32_t node) const { return nodes_[node].row_exact; }
 
-  /// Parks a sequence that ended `tokens.size()` (1 .. kBlockTokens - 1) tokens after `node`. Takes over the caller's
-  /// reference to the block and the row. A tail of the same tokens is replaced.
+  /// Parks a sequence that ended `tokens.size()` (1 .. kBlockTokens - 1) tokens after `node`. Takes over the
+  /// caller's reference to the block and the row. A tail of the same tokens is replaced.
   int32_t park(int32_t node, std::span<const int32_t> tokens, int32_t block, int32_t row, uint64_t salt);
   struct Parked {
     int32_t block = kNone;
@@ -75,7 +77,8 @@ class PrefixCache {
   bool evict_block();
   /// Frees the least recently used row, sparing `spared` (a row, or -1). False when there is none.
   bool evict_row(int32_t spared);
-  /// Forgets the longest path for these tokens as far as nothing else depends on it; returns the tokens forgotten.
+  /// Forgets the longest path for these tokens as far as nothing else depends on it; returns the tokens
+  /// forgotten.
   int32_t erase(std::span<const int32_t> tokens, uint64_t salt);
   /// Forgets everything. Sequences keep their references to blocks; their paths are void.
   void clear();

@@ -1,5 +1,5 @@
-// Beginnings and ends of requests in the step loop: slot choice, resuming from the prefix cache, publishing and
-// parking, release, and what a failed device leaves behind.
+// Beginnings and ends of requests in the step loop: slot choice, resuming from the prefix cache, publishing
+// and parking, release, and what a failed device leaves behind.
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -12,17 +12,21 @@ using model::kBlockTokens;
 
 namespace {
 
-/// The last tokens of a rendered prompt (the header of the answer) differ in the next turn's prompt, where the answer
-/// stands in their place; a checkpoint this far before the end is before the difference. llama-server uses the same 4.
+/// The last tokens of a rendered prompt (the header of the answer) differ in the next turn's prompt, where
+/// the answer stands in their place; a checkpoint this far before the end is before the difference.
+/// llama-server uses the same 4.
 constexpr int32_t kUnstableTail = 4;
 
-/// Prompts get a checkpoint at least each so many tokens, so that an edit deep in a conversation costs no more.
+/// Prompts get a checkpoint at least each so many tokens, so that an edit deep in a conversation costs no
+/// more.
 constexpr int32_t kCheckpointSpacing = 4096;
 
 /// A slot is preferred for its content when it shares more than this part of the new prompt.
 constexpr double kSimilarity = 0.1;
 
-int32_t blocks_for(int64_t n_tokens) { return static_cast<int32_t>((n_tokens + kBlockTokens - 1) / kBlockTokens); }
+int32_t blocks_for(int64_t n_tokens) {
+  return static_cast<int32_t>((n_tokens + kBlockTokens - 1) / kBlockTokens);
+}
 
 }  // namespace
 
@@ -109,7 +113,8 @@ bool Loop::start(const Ticket& ticket) {
   seq.timings = {};
   seq.paused = false;
   const bool host = request.hook != nullptr || request.n_probs > 0 || request.want_logprob;
-  seq.device = host ? model::DeviceSampling{} : device_sampling(request.sampling, runner_->capacity().max_device_top_k);
+  seq.device = host ? model::DeviceSampling{}
+                    : device_sampling(request.sampling, runner_->capacity().max_device_top_k);
   reserved_blocks_ += needed;
   ++n_busy_;
   try {
@@ -182,7 +187,8 @@ void Loop::place_cuts(Sequence& seq, int32_t n_blocked) {
   }
   // A long prompt must not push everything else out: it may take half of the spare rows.
   const int32_t share = std::max(1, options_.n_checkpoints / 2);
-  const int32_t spacing = std::max(kCheckpointSpacing, blocks_for((last - seq.n_fed) / share + 1) * kBlockTokens);
+  const int32_t spacing =
+      std::max(kCheckpointSpacing, blocks_for((last - seq.n_fed) / share + 1) * kBlockTokens);
   for (int32_t at = seq.n_fed + spacing; at < last; at += spacing) {
     want(at);
   }
@@ -327,16 +333,16 @@ void Loop::park(Sequence& seq) {
     return;
   }
   const int32_t node = seq.path.empty() ? PrefixCache::kRoot : seq.path.back();
-  // The live state belongs to this sequence's own blocks. Where the cache holds others for the same tokens, keep the
-  // state only if both are exact and so the same.
+  // The live state belongs to this sequence's own blocks. Where the cache holds others for the same tokens,
+  // keep the state only if both are exact and so the same.
   for (int32_t i = 0; i < n_full; ++i) {
     if (prefix_.block(seq.path[i]) != seq.blocks[i]) {
       return;
     }
   }
   if (seq.n_fed % kBlockTokens != 0) {
-    prefix_.park(node, tokens.subspan(int64_t{n_full} * kBlockTokens, seq.n_fed % kBlockTokens), seq.blocks.back(),
-                 seq.row, salt);
+    prefix_.park(node, tokens.subspan(int64_t{n_full} * kBlockTokens, seq.n_fed % kBlockTokens),
+                 seq.blocks.back(), seq.row, salt);
     seq.blocks.pop_back();
     seq.row = -1;
   } else if (prefix_.checkpoint(node) < 0 || (exact && !prefix_.checkpoint_exact(node))) {
@@ -370,8 +376,8 @@ void Loop::release(Sequence& seq, bool keep) {
 
 Result<int32_t> Loop::erase_slot(int32_t slot) {
   if (slot < 0 || slot >= options_.n_slots) {
-    return fail(ErrorCode::invalid_argument,
-                "slot: expected 0 to " + std::to_string(options_.n_slots - 1) + ", found " + std::to_string(slot));
+    return fail(ErrorCode::invalid_argument, "slot: expected 0 to " + std::to_string(options_.n_slots - 1) +
+                                                 ", found " + std::to_string(slot));
   }
   Sequence& seq = slots_[slot];
   if (seq.phase != Sequence::Phase::idle) {
@@ -385,7 +391,8 @@ Result<int32_t> Loop::erase_slot(int32_t slot) {
 void Loop::fail_steps(const std::string& what, bool lost) {
   spdlog::error("engine: {}", what);
   lost_ = lost_ || lost;
-  // What the failed steps wrote may have been shared already. Sequences outside these steps keep their own blocks.
+  // What the failed steps wrote may have been shared already. Sequences outside these steps keep their own
+  // blocks.
   prefix_.clear();
   for (Sequence& seq : slots_) {
     seq.path.clear();

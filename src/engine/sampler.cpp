@@ -13,6 +13,8 @@ namespace fl::engine {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kGreedyTemperature =
+    1e-6F;  ///< below it only exact ties are left to chance, and quotients overflow
 constexpr float kLargestLogit = 1e30F;  ///< where bias and penalties stop, so that no sum overflows
 
 bool has(const SamplingParams& params, SamplerKind kind) {
@@ -53,13 +55,15 @@ bool active(const SamplingParams& p, SamplerKind kind) {
   return false;
 }
 
-/// True when every draw is the largest logit left after bias, masks and penalties: nothing in the chain can drop it.
+/// True when every draw is the largest logit left after bias, masks and penalties: nothing in the chain can
+/// drop it.
 bool is_greedy(const SamplingParams& p) {
   if (p.mirostat != 0 || p.dynatemp_range > 0.0F) {
     return false;
   }
   bool greedy = false;
-  bool filtered = false;  // something before may have dropped tokens: penalties after it are not over all tokens
+  bool filtered =
+      false;  // something before may have dropped tokens: penalties after it are not over all tokens
   for (const SamplerKind kind : p.samplers) {
     if (!active(p, kind)) {
       continue;
@@ -91,7 +95,8 @@ bool is_greedy(const SamplingParams& p) {
 
 Status check_number(const char* name, float value) {
   if (!std::isfinite(value)) {
-    return fail(ErrorCode::invalid_argument, fmt::format("{}: expected a finite number, found {}", name, value));
+    return fail(ErrorCode::invalid_argument,
+                fmt::format("{}: expected a finite number, found {}", name, value));
   }
   return {};
 }
@@ -99,8 +104,9 @@ Status check_number(const char* name, float value) {
 }  // namespace
 
 std::vector<SamplerKind> default_samplers() {
-  return {SamplerKind::penalties, SamplerKind::dry,   SamplerKind::top_n_sigma, SamplerKind::top_k,     SamplerKind::typical_p,
-          SamplerKind::top_p,     SamplerKind::min_p, SamplerKind::xtc,         SamplerKind::temperature};
+  return {SamplerKind::penalties, SamplerKind::dry,       SamplerKind::top_n_sigma,
+          SamplerKind::top_k,     SamplerKind::typical_p, SamplerKind::top_p,
+          SamplerKind::min_p,     SamplerKind::xtc,       SamplerKind::temperature};
 }
 
 Status check(const SamplingParams& p, int32_t n_vocab) {
@@ -125,10 +131,12 @@ Status check(const SamplingParams& p, int32_t n_vocab) {
                 fmt::format("repeat_penalty: expected more than 0, found {}", p.repeat_penalty));
   }
   if (p.repeat_last_n < -1 || p.dry_penalty_last_n < -1 || p.dry_allowed_length < 0 || p.min_keep < 0) {
-    return fail(ErrorCode::invalid_argument,
-                fmt::format("expected repeat_last_n and dry_penalty_last_n of at least -1, dry_allowed_length and min_keep "
-                            "of at least 0, found {}, {}, {} and {}",
-                            p.repeat_last_n, p.dry_penalty_last_n, p.dry_allowed_length, p.min_keep));
+    return fail(
+        ErrorCode::invalid_argument,
+        fmt::format(
+            "expected repeat_last_n and dry_penalty_last_n of at least -1, dry_allowed_length and min_keep "
+            "of at least 0, found {}, {}, {} and {}",
+            p.repeat_last_n, p.dry_penalty_last_n, p.dry_allowed_length, p.min_keep));
   }
   if (p.mirostat != 0 && p.mirostat != 2) {
     return fail(ErrorCode::unsupported, fmt::format("mirostat: expected 0 or 2, found {}", p.mirostat));
@@ -139,7 +147,8 @@ Status check(const SamplingParams& p, int32_t n_vocab) {
                   fmt::format("logit_bias: expected a token below {}, found {}", n_vocab, token));
     }
     if (std::isnan(bias) || bias == kInf) {
-      return fail(ErrorCode::invalid_argument, fmt::format("logit_bias: expected a number for token {}", token));
+      return fail(ErrorCode::invalid_argument,
+                  fmt::format("logit_bias: expected a number for token {}", token));
     }
   }
   return {};
@@ -152,7 +161,8 @@ model::DeviceSampling device_sampling(const SamplingParams& p, int32_t max_devic
     return device;
   }
   const bool greedy = is_greedy(p);
-  constexpr SamplerKind kOrder[] = {SamplerKind::top_k, SamplerKind::top_p, SamplerKind::min_p, SamplerKind::temperature};
+  constexpr SamplerKind kOrder[] = {SamplerKind::top_k, SamplerKind::top_p, SamplerKind::min_p,
+                                    SamplerKind::temperature};
   size_t next = 0;
   for (const SamplerKind kind : p.samplers) {
     if (!active(p, kind)) {
@@ -176,7 +186,8 @@ model::DeviceSampling device_sampling(const SamplingParams& p, int32_t max_devic
   }
   const bool has_k = has(p, SamplerKind::top_k) && p.top_k > 0;
   const float temperature = has(p, SamplerKind::temperature) ? p.temperature : 1.0F;
-  if (!has_k || p.top_k > max_device_top_k || p.dynatemp_range > 0.0F || p.min_keep > 1 || temperature <= 0.0F) {
+  if (!has_k || p.top_k > max_device_top_k || p.dynatemp_range > 0.0F || p.min_keep > 1 ||
+      temperature <= 0.0F) {
     return device;
   }
   device.mode = Mode::random;
@@ -187,7 +198,8 @@ model::DeviceSampling device_sampling(const SamplingParams& p, int32_t max_devic
   return device;
 }
 
-// The candidates while the chain runs. They start as "all of `logits`" and become a list when a sampler needs one.
+// The candidates while the chain runs. They start as "all of `logits`" and become a list when a sampler needs
+// one.
 struct Sampler::Pick {
   const SamplingParams& p;
   SamplerScratch& s;
@@ -303,7 +315,8 @@ struct Sampler::Pick {
         entropy -= w / sum * std::log(w / sum);
       }
     }
-    // Sorted by how far the surprise is from the entropy; `extra` holds (-distance, index) so that `before` sorts it.
+    // Sorted by how far the surprise is from the entropy; `extra` holds (-distance, index) so that `before`
+    // sorts it.
     s.extra.clear();
     for (size_t i = 0; i < s.weights.size(); ++i) {
       const double distance = s.weights[i] > 0 ? std::abs(-std::log(s.weights[i] / sum) - entropy) : kInf;
@@ -335,7 +348,8 @@ struct Sampler::Pick {
       keep_mass(weigh());
       return;
     }
-    // Too many to sort: the mass of all, then ever larger ordered slices of the best until they hold enough of it.
+    // Too many to sort: the mass of all, then ever larger ordered slices of the best until they hold enough
+    // of it.
     const float m = max();
     double sum = 0;
     if (all) {
@@ -429,18 +443,15 @@ struct Sampler::Pick {
       const float high = p.temperature + p.dynatemp_range;
       t = low + (high - low) * static_cast<float>(std::pow(share, p.dynatemp_exponent));
     }
-    if (t <= 0.0F) {
+    if (t < kGreedyTemperature) {
       top_k(1);
       return;
     }
     if (t != 1.0F) {
       gather(-kInf);
-      // Only differences count; taking the maximum off first keeps tiny temperatures finite.
-      const float m = max();
       for (Candidate& c : s.items) {
-        c.logit = (c.logit - m) / t;
+        c.logit /= t;
       }
-      std::erase_if(s.items, [](const Candidate& c) { return c.logit == -kInf; });
     }
   }
 
@@ -448,7 +459,8 @@ struct Sampler::Pick {
   static constexpr size_t kSliceGrowth = 8;
 };
 
-void Sampler::start(const SamplingParams& params, uint32_t seed, int32_t n_vocab, std::span<const int32_t> prompt) {
+void Sampler::start(const SamplingParams& params, uint32_t seed, int32_t n_vocab,
+                    std::span<const int32_t> prompt) {
   params_ = params;
   seed_ = seed;
   n_vocab_ = n_vocab;
@@ -490,10 +502,12 @@ void Sampler::accept(std::span<const int32_t> history) {
   }
 }
 
-float Sampler::draw(int32_t position) const { return uniform(seed_, position, Draw::token); }
+float Sampler::draw(int32_t position) const {
+  return uniform(seed_, position, Draw::token);
+}
 
-Result<int32_t> Sampler::sample(std::span<const float> logits, std::span<const int32_t> history, TokenHook* hook,
-                                SamplerScratch& scratch) {
+Result<int32_t> Sampler::sample(std::span<const float> logits, std::span<const int32_t> history,
+                                TokenHook* hook, SamplerScratch& scratch) {
   Pick pick{params_, scratch, logits};
   const auto position = static_cast<int32_t>(history.size());
   if (!params_.logit_bias.empty()) {
@@ -539,8 +553,8 @@ Result<int32_t> Sampler::sample(std::span<const float> logits, std::span<const i
     const auto last = params_.dry_penalty_last_n < 0
                           ? history.size()
                           : std::min<size_t>(history.size(), params_.dry_penalty_last_n);
-    for (const auto& [token, length] : dry_repetitions(history.last(last), params_.dry_allowed_length,
-                                                       params_.dry_breakers, scratch.dry)) {
+    for (const auto& [token, length] :
+         dry_repetitions(history.last(last), params_.dry_allowed_length, params_.dry_breakers, scratch.dry)) {
       penalise(token, [&, length = length](float& logit) {
         logit -= dry_penalty(params_.dry_multiplier, params_.dry_base, length, params_.dry_allowed_length);
       });

@@ -1,9 +1,9 @@
-// Chooses the next token of one sequence from its logits: the chain of SamplingParams in llama-server's order and
-// definitions (ggml-org/llama.cpp, src/llama-sampler.cpp), drawn with a counter-based generator.
+// Chooses the next token of one sequence from its logits: the chain of SamplingParams in llama-server's order
+// and definitions (ggml-org/llama.cpp, src/llama-sampler.cpp), drawn with a counter-based generator.
 //
-// Steps: a token forced by the hook; logit bias; the hook's mask; the chain; the draw. The draw walks the candidates in
-// order (logit descending, id ascending) and takes the first whose cumulative weight exceeds uniform * total.
-// With mirostat the chain is temperature, then mirostat 2.
+// Steps: a token forced by the hook; logit bias; the hook's mask; the chain; the draw. The draw walks the
+// candidates in order (logit descending, id ascending) and takes the first whose cumulative weight exceeds
+// uniform * total. With mirostat the chain is temperature, then mirostat 2.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@
 
 namespace fl::engine {
 
-/// Errors name the parameter, its range and the value: NaN, a repeat penalty that is not positive, mirostat 1.
+/// Errors name the parameter, its range and the value: NaN, a repeat penalty that is not positive,
+/// mirostat 1.
 Status check(const SamplingParams& params, int32_t n_vocab);
 
 /// What a device can do of these parameters: mode none when the host must sample. `uniform` is left at 0.
@@ -35,9 +36,9 @@ struct SamplerScratch {
     extra.reserve(n_vocab);
   }
   SelectScratch select;
-  std::vector<float> logits;      ///< copy that bias, masks and penalties may change
-  std::vector<Candidate> items;   ///< the candidates left
-  std::vector<double> weights;    ///< of items: exp(logit - max)
+  std::vector<float> logits;     ///< copy that bias, masks and penalties may change
+  std::vector<Candidate> items;  ///< the candidates left
+  std::vector<double> weights;   ///< of items: exp(logit - max)
   std::vector<Candidate> extra;
   DryScratch dry;
 };
@@ -47,8 +48,9 @@ class Sampler {
   /// Prepares for a sequence; all memory it needs later is taken here. `seed` is the one in effect.
   void start(const SamplingParams& params, uint32_t seed, int32_t n_vocab, std::span<const int32_t> prompt);
 
-  /// The token after `history` (prompt and generated so far), or why there is none: logits that are not numbers, all
-  /// tokens forbidden. `hook` may be null. Leaves the candidates after the chain in scratch.items, with scratch.weights.
+  /// The token after `history` (prompt and generated so far), or why there is none: logits that are not
+  /// numbers, all tokens forbidden. `hook` may be null. Leaves the candidates after the chain in
+  /// scratch.items, with scratch.weights.
   Result<int32_t> sample(std::span<const float> logits, std::span<const int32_t> history, TokenHook* hook,
                          SamplerScratch& scratch);
   /// Tells the chain of a token that was appended; `history` includes it.
@@ -67,7 +69,7 @@ class Sampler {
   int32_t n_vocab_ = 0;
   int32_t window_ = 0;  ///< tokens that the penalties look at; 0: penalties are off
   bool greedy_ = false;
-  float mu_ = 0;  ///< mirostat
+  float mu_ = 0;                   ///< mirostat
   std::vector<int32_t> counts_;    ///< [n_vocab] occurrences in the window
   std::vector<int32_t> distinct_;  ///< tokens with a count
   std::vector<int32_t> where_;     ///< [n_vocab] index in distinct_

@@ -9,7 +9,17 @@
 
 namespace fl::engine {
 
-enum class SamplerKind : uint8_t { penalties, dry, top_n_sigma, top_k, typical_p, top_p, min_p, xtc, temperature };
+enum class SamplerKind : uint8_t {
+  penalties,
+  dry,
+  top_n_sigma,
+  top_k,
+  typical_p,
+  top_p,
+  min_p,
+  xtc,
+  temperature
+};
 
 /// penalties, dry, top_n_sigma, top_k, typical_p, top_p, min_p, xtc, temperature.
 std::vector<SamplerKind> default_samplers();

@@ -13,9 +13,12 @@ namespace {
 
 constexpr int32_t kOldestShare = 4;  ///< one part in so many of the budget is the oldest prompt's
 
-int32_t next_grid(int32_t position) { return (position / kBlockTokens + 1) * kBlockTokens; }
+int32_t next_grid(int32_t position) {
+  return (position / kBlockTokens + 1) * kBlockTokens;
+}
 
-/// The tokens of a chunk of at most `room`, from `start`; 0 when not even the next grid point is within reach.
+/// The tokens of a chunk of at most `room`, from `start`; 0 when not even the next grid point is within
+/// reach.
 int32_t chunk_size(const PromptWork& work, int32_t start, int32_t room) {
   int32_t end = work.end;
   if (work.cut > start) {
@@ -44,12 +47,14 @@ void plan_prompts(std::span<const PromptWork> waiting, int32_t n_decode, const S
   room = std::max(room, std::min(oldest->end, next_grid(oldest->position)) - oldest->position);
   room = std::min(room, budget.capacity - n_decode);
 
-  const int32_t reserved = chunk_size(*oldest, oldest->position, std::max(room / kOldestShare, std::min(room, kBlockTokens)));
+  const int32_t reserved =
+      chunk_size(*oldest, oldest->position, std::max(room / kOldestShare, std::min(room, kBlockTokens)));
   FL_CHECK(reserved > 0, "no room for a prompt's next block");
   room -= reserved;
   chunks.push_back({oldest->sequence, reserved});
 
-  // Least left first; the oldest may take more than its share when its turn comes. Few prompts: selection in place.
+  // Least left first; the oldest may take more than its share when its turn comes. Few prompts: selection in
+  // place.
   uint64_t last_order = 0;
   int32_t last_left = -1;
   for (size_t n = 0; n < waiting.size() && room > 0; ++n) {

@@ -1,4 +1,5 @@
-// A slot and the sequence that runs in it. Owned by the engine thread; memory is reserved when the engine starts.
+// A slot and the sequence that runs in it. Owned by the engine thread; memory is reserved when the engine
+// starts.
 #pragma once
 
 #include <chrono>
@@ -40,17 +41,17 @@ struct Sequence {
   // What the caches hold of it. `tokens` outlives the sequence: a new request is compared with it.
   std::vector<int32_t> tokens;  ///< prompt, then generated
   int32_t n_prompt = 0;
-  int32_t n_fed = 0;   ///< tokens submitted to the runner, or taken from the cache
-  int32_t n_done = 0;  ///< tokens whose step was collected
+  int32_t n_fed = 0;            ///< tokens submitted to the runner, or taken from the cache
+  int32_t n_done = 0;           ///< tokens whose step was collected
   std::vector<int32_t> blocks;  ///< KV blocks of [0, n_fed), one reference each
   std::vector<int32_t> path;    ///< pinned nodes of the prefix cache for the first blocks
   int32_t row = -1;             ///< the live state
   int32_t reserved_blocks = 0;  ///< the most it can ever hold
   uint64_t salt = 0;            ///< of the prefix cache
   bool cached = false;          ///< takes part in the prefix cache
-  bool detached = false;        ///< other blocks hold the same tokens there: publishes nothing more until it ends
-  bool exact = true;            ///< its prompt was computed on the grid from an exact state
-  std::vector<int32_t> cuts;    ///< positions where a checkpoint is wanted, ascending
+  bool detached = false;  ///< other blocks hold the same tokens there: publishes nothing more until it ends
+  bool exact = true;      ///< its prompt was computed on the grid from an exact state
+  std::vector<int32_t> cuts;  ///< positions where a checkpoint is wanted, ascending
   size_t next_cut = 0;
 
   // Generation

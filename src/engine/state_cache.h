@@ -1,5 +1,6 @@
-// The second memory: rows of recurrent state, each valid at exactly one position of one sequence. A row has one owner:
-// a running sequence (live) or the prefix cache (a checkpoint, or a sequence parked after its end).
+// The second memory: rows of recurrent state, each valid at exactly one position of one sequence. A row has
+// one owner: a running sequence (live) or the prefix cache (a checkpoint, or a sequence parked after its
+// end).
 #pragma once
 
 #include <cstdint>

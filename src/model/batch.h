@@ -46,7 +46,8 @@ struct Slice {
 ///   4. w_i = exp((l_i - l_0) / temperature) over those kept.
 ///   5. The token is the first c_i with w_0 + ... + w_i > uniform * (w_0 + ... + w_last); the last one with w > 0 if
 ///      rounding leaves none.
-/// A row whose largest logit is not finite, or that holds a NaN, gives RowResult::token = -1.
+/// A row whose largest logit is not finite, or that holds a NaN, gives RowResult::token = -1. Fed back to the next step
+/// it counts as token 0: that sequence is over and nothing of it is used any more.
 struct DeviceSampling {
   enum class Mode : uint8_t { none, greedy, random };
   Mode mode = Mode::none;

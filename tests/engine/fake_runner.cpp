@@ -60,7 +60,8 @@ void FakeRunner::submit(const model::Batch& batch) {
   }
   FL_CHECK(static_cast<int32_t>(flying_.size()) < capacity_.max_in_flight, "too many steps in flight");
   FL_CHECK(batch.n_tokens() >= 1 && batch.n_tokens() <= capacity_.max_tokens, "tokens of a step");
-  FL_CHECK(!batch.slices.empty() && static_cast<int32_t>(batch.slices.size()) <= capacity_.max_slices, "slices");
+  FL_CHECK(!batch.slices.empty() && static_cast<int32_t>(batch.slices.size()) <= capacity_.max_slices,
+           "slices");
   FL_CHECK(static_cast<int32_t>(batch.rows.size()) <= capacity_.max_rows, "rows");
   FL_CHECK(batch.positions.size() == batch.tokens.size(), "positions");
   FL_CHECK(batch.feedback.empty() || batch.feedback.size() == batch.tokens.size(), "feedback");
@@ -71,7 +72,8 @@ void FakeRunner::submit(const model::Batch& batch) {
   std::vector<int> covered(batch.tokens.size(), 0);
   Seen seen;
   for (const model::Slice& slice : batch.slices) {
-    FL_CHECK(slice.n_tokens >= 1 && slice.first >= 0 && slice.first + slice.n_tokens <= batch.n_tokens(), "slice range");
+    FL_CHECK(slice.n_tokens >= 1 && slice.first >= 0 && slice.first + slice.n_tokens <= batch.n_tokens(),
+             "slice range");
     FL_CHECK(state_rows.insert(slice.state_row).second, "two slices with one state row");
     const int32_t end = slice.n_cached + slice.n_tokens;
     FL_CHECK(static_cast<int32_t>(slice.blocks.size()) * kBlockTokens >= end, "too few blocks");
@@ -109,9 +111,11 @@ void FakeRunner::submit(const model::Batch& batch) {
       const int32_t index = slice.n_cached + i;
       int32_t token = batch.tokens[at];
       if (token == model::kTokenFromDevice) {
-        FL_CHECK(capacity_.max_device_top_k > 0 && !batch.feedback.empty(), "feedback of a runner that cannot sample");
+        FL_CHECK(capacity_.max_device_top_k > 0 && !batch.feedback.empty(),
+                 "feedback of a runner that cannot sample");
         token = previous_.at(batch.feedback[at]);
-        FL_CHECK(token >= 0, "feedback of a row that was not sampled");
+        token = std::max(token,
+                         0);  // logits that were no numbers: the sequence is over, its results do not count
       }
       FL_CHECK(token >= 0 && token < capacity_.n_vocab, "token id");
       state.hash = FakeModel::next_state(state.hash, token, index);
@@ -124,7 +128,8 @@ void FakeRunner::submit(const model::Batch& batch) {
         }
         uint64_t attention = 0;
         for (int32_t j = 0; j <= index; ++j) {
-          attention = FakeModel::attend(attention, blocks_[slice.blocks[j / kBlockTokens]][j % kBlockTokens], j);
+          attention =
+              FakeModel::attend(attention, blocks_[slice.blocks[j / kBlockTokens]][j % kBlockTokens], j);
         }
         std::vector<float> logits(capacity_.n_vocab);
         model_.logits(state.hash, attention, logits);
@@ -132,8 +137,10 @@ void FakeRunner::submit(const model::Batch& batch) {
           spoil(logits);
         }
         const model::DeviceSampling& how = batch.rows[r].sampling;
-        FL_CHECK(how.mode == model::DeviceSampling::Mode::none || capacity_.max_device_top_k > 0, "device sampling");
-        FL_CHECK(how.mode != model::DeviceSampling::Mode::none || batch.rows[r].logits_to_host, "a row without answer");
+        FL_CHECK(how.mode == model::DeviceSampling::Mode::none || capacity_.max_device_top_k > 0,
+                 "device sampling");
+        FL_CHECK(how.mode != model::DeviceSampling::Mode::none || batch.rows[r].logits_to_host,
+                 "a row without answer");
         step.sampled[r] = sample(logits, how);
         if (how.mode == model::DeviceSampling::Mode::random) {
           FL_CHECK(how.top_k >= 1 && how.top_k <= capacity_.max_device_top_k, "device top_k");

@@ -1,5 +1,6 @@
-// A model without arithmetic: its logits are a hash of every token so far, read back through the state row and the KV
-// blocks that the engine names. Any mix-up of rows, blocks, checkpoints, positions or feedback changes the output.
+// A model without arithmetic: its logits are a hash of every token so far, read back through the state row
+// and the KV blocks that the engine names. Any mix-up of rows, blocks, checkpoints, positions or feedback
+// changes the output.
 #pragma once
 
 #include <array>
@@ -36,7 +37,8 @@ class FakeModel {
 class FakeRunner final : public model::Runner {
  public:
   /// `device_top_k` and `in_flight` as in Capacity.
-  FakeRunner(const FakeModel& model, const model::RunnerOptions& options, int32_t in_flight, int32_t device_top_k);
+  FakeRunner(const FakeModel& model, const model::RunnerOptions& options, int32_t in_flight,
+             int32_t device_top_k);
 
   const model::Config& config() const override { return config_; }
   const model::Capacity& capacity() const override { return capacity_; }

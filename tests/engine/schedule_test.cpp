@@ -1,5 +1,5 @@
-// Ten thousand random schedules against the fake model: every request answered once, every answer what it is alone,
-// every block and row free at the end.
+// Ten thousand random schedules against the fake model: every request answered once, every answer what it is
+// alone, every block and row free at the end.
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
 
@@ -193,7 +193,8 @@ class Schedule {
     EXPECT_EQ(sink.done.finish, alone.finish);
     EXPECT_EQ(sink.tokens, alone.tokens);
     EXPECT_EQ(sink.prompt_done, static_cast<int32_t>(job.request.prompt.size()));
-    EXPECT_EQ(sink.done.timings.prompt_n + sink.done.timings.cached_n, static_cast<int32_t>(job.request.prompt.size()));
+    EXPECT_EQ(sink.done.timings.prompt_n + sink.done.timings.cached_n,
+              static_cast<int32_t>(job.request.prompt.size()));
     if (!job.request.cache_prompt) {
       EXPECT_EQ(sink.done.timings.cached_n, 0);
     }
@@ -226,10 +227,18 @@ void run_schedules(uint64_t first, uint64_t count, bool device) {
   }
 }
 
-TEST(Schedule, HostSamplingFirst) { run_schedules(1, 2500, false); }
-TEST(Schedule, HostSamplingSecond) { run_schedules(100001, 2500, false); }
-TEST(Schedule, DeviceSamplingFirst) { run_schedules(1, 2500, true); }
-TEST(Schedule, DeviceSamplingSecond) { run_schedules(100001, 2500, true); }
+TEST(Schedule, HostSamplingFirst) {
+  run_schedules(1, 2500, false);
+}
+TEST(Schedule, HostSamplingSecond) {
+  run_schedules(100001, 2500, false);
+}
+TEST(Schedule, DeviceSamplingFirst) {
+  run_schedules(1, 2500, true);
+}
+TEST(Schedule, DeviceSamplingSecond) {
+  run_schedules(100001, 2500, true);
+}
 
 }  // namespace
 }  // namespace fl::engine
