@@ -1,8 +1,7 @@
 #include "engine/candidates.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace fl::engine {
@@ -10,8 +9,25 @@ namespace fl::engine {
 namespace {
 
 constexpr int64_t kBlock = 256;  ///< logits whose largest is kept: 970 blocks for the family's vocabulary
-constexpr int64_t kLanes = 16;   ///< independent running maxima, for the vector units
+constexpr float kSmallestExponent = -87.0F;  ///< below it exp() is no normal float
 constexpr float kInf = std::numeric_limits<float>::infinity();
+
+// Four floats in a register, which every machine has; four registers at a time hide the latency. The compiler
+// does not find this by itself: it may not reorder a maximum or a sum of floats.
+constexpr int64_t kWidth = 4;
+constexpr int64_t kUnroll = 4;
+using Floats = float __attribute__((vector_size(kWidth * sizeof(float))));
+using Ints = int32_t __attribute__((vector_size(kWidth * sizeof(float))));
+
+inline Floats load(const float* x) {
+  Floats v;
+  std::memcpy(&v, x, sizeof v);
+  return v;
+}
+
+inline Floats splat(float x) {
+  return Floats{x, x, x, x};
+}
 
 struct BlockMax {
   float max = -kInf;
@@ -19,24 +35,26 @@ struct BlockMax {
 };
 
 BlockMax block_max(const float* x, int64_t n) {
-  float max[kLanes];
-  int32_t bad[kLanes];
-  for (int64_t j = 0; j < kLanes; ++j) {
-    max[j] = -kInf;
-    bad[j] = 0;
+  Floats max[kUnroll];
+  Ints finite[kUnroll];
+  for (int64_t j = 0; j < kUnroll; ++j) {
+    max[j] = splat(-kInf);
+    finite[j] = Ints{-1, -1, -1, -1};
   }
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const float v = x[i + j];
+  for (; i + kWidth * kUnroll <= n; i += kWidth * kUnroll) {
+    for (int64_t j = 0; j < kUnroll; ++j) {
+      const Floats v = load(x + i + j * kWidth);
       max[j] = v > max[j] ? v : max[j];
-      bad[j] |= static_cast<int32_t>(!(v < kInf));
+      finite[j] &= v < splat(kInf);
     }
   }
   BlockMax result;
-  for (int64_t j = 0; j < kLanes; ++j) {
-    result.max = max[j] > result.max ? max[j] : result.max;
-    result.bad |= bad[j] != 0;
+  for (int64_t j = 0; j < kUnroll; ++j) {
+    for (int64_t k = 0; k < kWidth; ++k) {
+      result.max = max[j][k] > result.max ? max[j][k] : result.max;
+      result.bad |= finite[j][k] == 0;
+    }
   }
   for (; i < n; ++i) {
     result.max = x[i] > result.max ? x[i] : result.max;
@@ -81,6 +99,7 @@ int32_t argmax(std::span<const float> logits) {
 bool select_top(std::span<const float> logits, int32_t k, SelectScratch& scratch,
                 std::vector<Candidate>& out) {
   const auto n = static_cast<int64_t>(logits.size());
+  out.clear();
   scratch.block_max.clear();
   for (int64_t i = 0; i < n; i += kBlock) {
     const BlockMax m = block_max(logits.data() + i, std::min(kBlock, n - i));
@@ -119,52 +138,57 @@ bool select_top(std::span<const float> logits, int32_t k, SelectScratch& scratch
   return true;
 }
 
-// Inlined into sum_exp's loop and free of branches, so that the compiler turns it into vector code.
-static inline float exp_poly(float x) {
+static inline Floats exp_poly(Floats x) {
   constexpr float kLog2e = 1.44269504088896341F;
   constexpr float kLn2High = 0.693359375F;
   constexpr float kLn2Low = -2.12194440e-4F;
   constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
-  const float clamped = x > -87.0F ? x : -87.0F;
-  const float n = (clamped * kLog2e + kRound) - kRound;
-  const float r = (clamped - n * kLn2High) - n * kLn2Low;
-  float p = 1.9875691500e-4F;
+  const Floats low = splat(kSmallestExponent);
+  const Floats clamped = x > low ? x : low;
+  const Floats n = (clamped * kLog2e + kRound) - kRound;
+  const Floats r = (clamped - n * kLn2High) - n * kLn2Low;
+  Floats p = splat(1.9875691500e-4F);
   p = p * r + 1.3981999507e-3F;
   p = p * r + 8.3334519073e-3F;
   p = p * r + 4.1665795894e-2F;
   p = p * r + 1.6666665459e-1F;
   p = p * r + 5.0000001201e-1F;
-  const float e = p * r * r + r + 1.0F;
-  const auto scale = std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
-  return x > -87.0F ? e * scale : 0.0F;
+  const Floats e = p * r * r + r + 1.0F;
+  const Ints bits = (__builtin_convertvector(n, Ints) + 127) << 23;
+  Floats scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return x > low ? e * scale : splat(0.0F);
 }
 
 float exp_negative(float x) {
-  return exp_poly(x);
+  return exp_poly(splat(x))[0];
 }
 
 double sum_exp(std::span<const float> logits, float shift) {
   const auto n = static_cast<int64_t>(logits.size());
+  const float* x = logits.data();
   double total = 0;
   for (int64_t begin = 0; begin < n; begin += kBlock) {
     const int64_t end = std::min(n, begin + kBlock);
-    float lane[kLanes] = {};
+    Floats sum = splat(0.0F);
     int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      for (int64_t j = 0; j < kLanes; ++j) {
-        lane[j] += exp_poly(logits[i + j] - shift);
-      }
+    for (; i + kWidth <= end; i += kWidth) {
+      sum += exp_poly(load(x + i) - shift);
     }
-    float sum = 0;
-    for (const float v : lane) {
-      sum += v;
+    for (int64_t k = 0; k < kWidth; ++k) {
+      total += sum[k];
     }
     for (; i < end; ++i) {
-      sum += exp_poly(logits[i] - shift);
+      total += exp_negative(x[i] - shift);
     }
-    total += sum;
   }
   return total;
+}
+
+void scale_all(std::span<float> logits, float divisor) {
+  for (float& v : logits) {
+    v /= divisor;
+  }
 }
 
 }  // namespace fl::engine

@@ -41,6 +41,8 @@ bool select_top(std::span<const float> logits, int32_t k, SelectScratch& scratch
 /// every logit.
 double sum_exp(std::span<const float> logits, float shift);
 
+void scale_all(std::span<float> logits, float divisor);
+
 /// exp(x) for x <= 0, relative error below 3e-7; 0 below -87. Cephes' expf: range reduction by ln 2, degree-7
 /// polynomial.
 float exp_negative(float x);

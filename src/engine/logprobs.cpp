@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 namespace fl::engine {
 
@@ -22,11 +21,9 @@ TokenProb model_logprobs(std::span<const float> logits, int32_t token, int32_t n
   return {token, static_cast<float>(logits[token] - log_sum)};
 }
 
-TokenProb sampler_logprobs(std::span<const Candidate> items, std::span<const double> weights, int32_t token,
-                           int32_t n_probs, std::vector<TokenProb>& top) {
+TokenProb sampler_logprobs(std::span<const Candidate> items, std::span<const double> weights, double total,
+                           int32_t token, int32_t n_probs, std::vector<TokenProb>& top) {
   top.clear();
-  const double total =
-      std::accumulate(weights.begin(), weights.begin() + static_cast<int64_t>(items.size()), 0.0);
   TokenProb chosen{token, -std::numeric_limits<float>::infinity()};
   for (size_t i = 0; i < items.size(); ++i) {
     const auto logprob = static_cast<float>(std::log(weights[i] / total));

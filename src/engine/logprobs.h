@@ -15,9 +15,9 @@ namespace fl::engine {
 TokenProb model_logprobs(std::span<const float> logits, int32_t token, int32_t n_probs,
                          SelectScratch& scratch, std::vector<TokenProb>& top);
 
-/// Of the sampler: from the candidates and weights that the chain left (SamplerScratch); tokens of
+/// Of the sampler: from the candidates, weights and total that the chain left (SamplerScratch); tokens of
 /// probability zero are left out. A token that the chain did not keep (a forced one) has -infinity.
-TokenProb sampler_logprobs(std::span<const Candidate> items, std::span<const double> weights, int32_t token,
-                           int32_t n_probs, std::vector<TokenProb>& top);
+TokenProb sampler_logprobs(std::span<const Candidate> items, std::span<const double> weights, double total,
+                           int32_t token, int32_t n_probs, std::vector<TokenProb>& top);
 
 }  // namespace fl::engine

@@ -260,12 +260,14 @@ void Loop::choose_token(Sequence& seq, const model::RowResult& result) {
         token = *forced;
         scratch_.items.assign(1, {0.0F, token});
         scratch_.weights.assign(1, 1.0);
+        scratch_.total = 1.0;
         if (std::isnan(largest(result.logits))) {
           finish(seq, Finish::error, std::nullopt, "the model's logits are not finite numbers");
           return;
         }
       } else {
-        const Result<int32_t> sampled = seq.sampler.sample(result.logits, seq.tokens, hook, scratch_);
+        const Result<int32_t> sampled =
+            seq.sampler.sample(result.logits, seq.tokens, hook, scratch_, request.n_probs);
         if (!sampled) {
           finish(seq, Finish::error, std::nullopt, sampled.error().message);
           return;
@@ -275,7 +277,8 @@ void Loop::choose_token(Sequence& seq, const model::RowResult& result) {
       if (request.n_probs > 0 || request.want_logprob) {
         event_.chosen =
             request.post_sampling_probs
-                ? sampler_logprobs(scratch_.items, scratch_.weights, token, request.n_probs, event_.top)
+                ? sampler_logprobs(scratch_.items, scratch_.weights, scratch_.total, token, request.n_probs,
+                                   event_.top)
                 : model_logprobs(result.logits, token, request.n_probs, scratch_.select, event_.top);
       }
       if (hook != nullptr) {

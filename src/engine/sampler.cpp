@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 #include "engine/random.h"
 
@@ -17,186 +18,7 @@ constexpr float kGreedyTemperature =
     1e-6F;  ///< below it only exact ties are left to chance, and quotients overflow
 constexpr float kLargestLogit = 1e30F;  ///< where bias and penalties stop, so that no sum overflows
 
-bool has(const SamplingParams& params, SamplerKind kind) {
-  return std::ranges::find(params.samplers, kind) != params.samplers.end();
-}
-
-bool penalties_active(const SamplingParams& p) {
-  return has(p, SamplerKind::penalties) && p.mirostat == 0 && p.repeat_last_n != 0 &&
-         (p.repeat_penalty != 1.0F || p.presence_penalty != 0.0F || p.frequency_penalty != 0.0F);
-}
-
-bool dry_active(const SamplingParams& p) {
-  return p.dry_multiplier != 0.0F && p.dry_base >= 1.0F && p.dry_penalty_last_n != 0;
-}
-
-/// Whether a sampler would change anything.
-bool active(const SamplingParams& p, SamplerKind kind) {
-  switch (kind) {
-    case SamplerKind::penalties:
-      return penalties_active(p);
-    case SamplerKind::dry:
-      return dry_active(p);
-    case SamplerKind::top_n_sigma:
-      return p.top_n_sigma > 0.0F;
-    case SamplerKind::top_k:
-      return p.top_k > 0;
-    case SamplerKind::typical_p:
-      return p.typical_p < 1.0F;
-    case SamplerKind::top_p:
-      return p.top_p < 1.0F;
-    case SamplerKind::min_p:
-      return p.min_p > 0.0F;
-    case SamplerKind::xtc:
-      return p.xtc_probability > 0.0F && p.xtc_threshold <= 0.5F;
-    case SamplerKind::temperature:
-      return p.temperature != 1.0F || p.dynatemp_range > 0.0F;
-  }
-  return false;
-}
-
-/// True when every draw is the largest logit left after bias, masks and penalties: nothing in the chain can
-/// drop it.
-bool is_greedy(const SamplingParams& p) {
-  if (p.mirostat != 0 || p.dynatemp_range > 0.0F) {
-    return false;
-  }
-  bool greedy = false;
-  bool filtered =
-      false;  // something before may have dropped tokens: penalties after it are not over all tokens
-  for (const SamplerKind kind : p.samplers) {
-    if (!active(p, kind)) {
-      continue;
-    }
-    switch (kind) {
-      case SamplerKind::typical_p:
-      case SamplerKind::xtc:
-        return false;
-      case SamplerKind::penalties:
-      case SamplerKind::dry:
-        if (filtered) {
-          return false;
-        }
-        break;
-      case SamplerKind::temperature:
-        greedy |= p.temperature <= 0.0F;
-        filtered = true;
-        break;
-      case SamplerKind::top_k:
-        greedy |= p.top_k == 1;
-        filtered = true;
-        break;
-      default:
-        filtered = true;
-    }
-  }
-  return greedy;
-}
-
-Status check_number(const char* name, float value) {
-  if (!std::isfinite(value)) {
-    return fail(ErrorCode::invalid_argument,
-                fmt::format("{}: expected a finite number, found {}", name, value));
-  }
-  return {};
-}
-
 }  // namespace
-
-std::vector<SamplerKind> default_samplers() {
-  return {SamplerKind::penalties, SamplerKind::dry,       SamplerKind::top_n_sigma,
-          SamplerKind::top_k,     SamplerKind::typical_p, SamplerKind::top_p,
-          SamplerKind::min_p,     SamplerKind::xtc,       SamplerKind::temperature};
-}
-
-Status check(const SamplingParams& p, int32_t n_vocab) {
-  FL_TRY(check_number("top_p", p.top_p));
-  FL_TRY(check_number("min_p", p.min_p));
-  FL_TRY(check_number("typical_p", p.typical_p));
-  FL_TRY(check_number("top_n_sigma", p.top_n_sigma));
-  FL_TRY(check_number("xtc_probability", p.xtc_probability));
-  FL_TRY(check_number("xtc_threshold", p.xtc_threshold));
-  FL_TRY(check_number("temperature", p.temperature));
-  FL_TRY(check_number("dynatemp_range", p.dynatemp_range));
-  FL_TRY(check_number("dynatemp_exponent", p.dynatemp_exponent));
-  FL_TRY(check_number("repeat_penalty", p.repeat_penalty));
-  FL_TRY(check_number("presence_penalty", p.presence_penalty));
-  FL_TRY(check_number("frequency_penalty", p.frequency_penalty));
-  FL_TRY(check_number("dry_multiplier", p.dry_multiplier));
-  FL_TRY(check_number("dry_base", p.dry_base));
-  FL_TRY(check_number("mirostat_tau", p.mirostat_tau));
-  FL_TRY(check_number("mirostat_eta", p.mirostat_eta));
-  if (p.repeat_penalty <= 0.0F) {
-    return fail(ErrorCode::invalid_argument,
-                fmt::format("repeat_penalty: expected more than 0, found {}", p.repeat_penalty));
-  }
-  if (p.repeat_last_n < -1 || p.dry_penalty_last_n < -1 || p.dry_allowed_length < 0 || p.min_keep < 0) {
-    return fail(
-        ErrorCode::invalid_argument,
-        fmt::format(
-            "expected repeat_last_n and dry_penalty_last_n of at least -1, dry_allowed_length and min_keep "
-            "of at least 0, found {}, {}, {} and {}",
-            p.repeat_last_n, p.dry_penalty_last_n, p.dry_allowed_length, p.min_keep));
-  }
-  if (p.mirostat != 0 && p.mirostat != 2) {
-    return fail(ErrorCode::unsupported, fmt::format("mirostat: expected 0 or 2, found {}", p.mirostat));
-  }
-  for (const auto& [token, bias] : p.logit_bias) {
-    if (token < 0 || token >= n_vocab) {
-      return fail(ErrorCode::invalid_argument,
-                  fmt::format("logit_bias: expected a token below {}, found {}", n_vocab, token));
-    }
-    if (std::isnan(bias) || bias == kInf) {
-      return fail(ErrorCode::invalid_argument,
-                  fmt::format("logit_bias: expected a number for token {}", token));
-    }
-  }
-  return {};
-}
-
-model::DeviceSampling device_sampling(const SamplingParams& p, int32_t max_device_top_k) {
-  using Mode = model::DeviceSampling::Mode;
-  model::DeviceSampling device;
-  if (max_device_top_k < 1 || p.mirostat != 0 || !p.logit_bias.empty()) {
-    return device;
-  }
-  const bool greedy = is_greedy(p);
-  constexpr SamplerKind kOrder[] = {SamplerKind::top_k, SamplerKind::top_p, SamplerKind::min_p,
-                                    SamplerKind::temperature};
-  size_t next = 0;
-  for (const SamplerKind kind : p.samplers) {
-    if (!active(p, kind)) {
-      continue;
-    }
-    if (kind == SamplerKind::penalties || kind == SamplerKind::dry) {
-      return device;
-    }
-    if (greedy) {
-      continue;
-    }
-    const auto* at = std::find(kOrder + next, std::end(kOrder), kind);
-    if (at == std::end(kOrder)) {
-      return device;
-    }
-    next = static_cast<size_t>(at - kOrder) + 1;
-  }
-  if (greedy) {
-    device.mode = Mode::greedy;
-    return device;
-  }
-  const bool has_k = has(p, SamplerKind::top_k) && p.top_k > 0;
-  const float temperature = has(p, SamplerKind::temperature) ? p.temperature : 1.0F;
-  if (!has_k || p.top_k > max_device_top_k || p.dynatemp_range > 0.0F || p.min_keep > 1 ||
-      temperature <= 0.0F) {
-    return device;
-  }
-  device.mode = Mode::random;
-  device.top_k = p.top_k;
-  device.top_p = has(p, SamplerKind::top_p) ? p.top_p : 1.0F;
-  device.min_p = has(p, SamplerKind::min_p) ? p.min_p : 0.0F;
-  device.temperature = temperature;
-  return device;
-}
 
 // The candidates while the chain runs. They start as "all of `logits`" and become a list when a sampler needs
 // one.
@@ -340,47 +162,45 @@ struct Sampler::Pick {
     order();
   }
 
-  void top_p() {
-    if (!all && !ordered && s.items.size() <= kFirstSlice) {
-      order();
-    }
-    if (ordered) {
-      keep_mass(weigh());
-      return;
-    }
-    // Too many to sort: the mass of all, then ever larger ordered slices of the best until they hold enough
-    // of it.
+  /// Orders the best of the vocabulary into s.items, a growing slice at a time, until `enough(mass, count)`
+  /// of them are there; returns that count. s.weights and s.total are set. `all` only.
+  template <typename F>
+  size_t take_best(F&& enough) {
     const float m = max();
-    double sum = 0;
-    if (all) {
-      sum = sum_exp(logits, m);
-      gather(-kInf);
-    } else {
-      sum = weigh();
-    }
-    std::swap(s.items, s.extra);
-    size_t sorted = 0;
+    s.total = sum_exp(logits, m);
+    size_t count = 0;
     double mass = 0;
-    s.items.clear();
-    for (size_t want = kFirstSlice; sorted < s.extra.size(); want *= kSliceGrowth) {
-      const size_t end = std::min(want, s.extra.size());
-      if (end < s.extra.size()) {
-        std::nth_element(s.extra.begin() + sorted, s.extra.begin() + end, s.extra.end(), before);
+    s.weights.clear();
+    for (size_t slice = kFirstSlice;; slice *= kSliceGrowth) {
+      select_top(logits, static_cast<int32_t>(std::min(slice, logits.size())), s.select, s.items);
+      for (size_t i = s.weights.size(); i < s.items.size(); ++i) {
+        s.weights.push_back(std::exp(static_cast<double>(s.items[i].logit) - m));
       }
-      std::sort(s.extra.begin() + sorted, s.extra.begin() + end, before);
-      for (; sorted < end; ++sorted) {
-        s.items.push_back(s.extra[sorted]);
-        mass += std::exp(static_cast<double>(s.extra[sorted].logit) - m);
-        if (mass >= p.top_p * sum && s.items.size() >= min_keep()) {
+      while (count < s.items.size()) {
+        mass += s.weights[count++];
+        if (enough(mass, count)) {
+          all = false;
           ordered = true;
-          return;
+          return count;
         }
       }
+      if (slice >= logits.size()) {
+        break;
+      }
     }
+    all = false;
     ordered = true;
+    return count;
   }
 
-  void keep_mass(double sum) {
+  void top_p() {
+    if (all) {
+      s.items.resize(take_best(
+          [&](double mass, size_t count) { return mass >= p.top_p * s.total && count >= min_keep(); }));
+      return;
+    }
+    order();
+    const double sum = weigh();
     double mass = 0;
     for (size_t i = 0; i < s.items.size(); ++i) {
       mass += s.weights[i];
@@ -447,11 +267,14 @@ struct Sampler::Pick {
       top_k(1);
       return;
     }
-    if (t != 1.0F) {
-      gather(-kInf);
-      for (Candidate& c : s.items) {
-        c.logit /= t;
-      }
+    if (t == 1.0F) {
+      return;
+    }
+    if (all) {
+      scale_all(edit(), t);
+    }
+    for (Candidate& c : s.items) {
+      c.logit /= t;
     }
   }
 
@@ -468,7 +291,7 @@ void Sampler::start(const SamplingParams& params, uint32_t seed, int32_t n_vocab
   mu_ = 2.0F * params.mirostat_tau;
   window_ = 0;
   distinct_.clear();
-  if (penalties_active(params)) {
+  if (active(params, SamplerKind::penalties)) {
     window_ = params.repeat_last_n < 0 ? std::numeric_limits<int32_t>::max() : params.repeat_last_n;
     counts_.assign(n_vocab, 0);
     where_.assign(n_vocab, -1);
@@ -507,7 +330,7 @@ float Sampler::draw(int32_t position) const {
 }
 
 Result<int32_t> Sampler::sample(std::span<const float> logits, std::span<const int32_t> history,
-                                TokenHook* hook, SamplerScratch& scratch) {
+                                TokenHook* hook, SamplerScratch& scratch, int32_t n_listed) {
   Pick pick{params_, scratch, logits};
   const auto position = static_cast<int32_t>(history.size());
   if (!params_.logit_bias.empty()) {
@@ -519,13 +342,23 @@ Result<int32_t> Sampler::sample(std::span<const float> logits, std::span<const i
   if (hook != nullptr && hook->masks()) {
     hook->mask(pick.edit());
   }
-  const float max = pick.max();
-  if (std::isnan(max)) {
-    return fail(ErrorCode::internal, "the model's logits are not finite numbers");
-  }
-  if (max == -kInf) {
+  // Nothing to choose from. Selections see it in the pass they make anyway; other samplers are preceded by a
+  // check.
+  const auto nothing = [&]() -> Result<int32_t> {
+    if (std::isnan(largest(pick.logits))) {
+      return fail(ErrorCode::internal, "the model's logits are not finite numbers");
+    }
     return fail(ErrorCode::invalid_argument, "no token is allowed: every logit is forbidden by bias or mask");
-  }
+  };
+  bool checked = false;
+  const auto empty = [&] {
+    if (!checked) {
+      checked = true;
+      const float max = pick.max();
+      return std::isnan(max) || max == -kInf;
+    }
+    return false;
+  };
 
   const auto penalise = [&](int32_t token, auto&& change) {
     if (pick.all) {
@@ -557,16 +390,48 @@ Result<int32_t> Sampler::sample(std::span<const float> logits, std::span<const i
          dry_repetitions(history.last(last), params_.dry_allowed_length, params_.dry_breakers, scratch.dry)) {
       penalise(token, [&, length = length](float& logit) {
         logit -= dry_penalty(params_.dry_multiplier, params_.dry_base, length, params_.dry_allowed_length);
+        logit = std::min(logit, kLargestLogit);
       });
     }
   };
 
+  if (greedy_) {
+    for (const SamplerKind kind : params_.samplers) {
+      if (kind == SamplerKind::penalties && active(params_, kind)) {
+        penalties();
+      } else if (kind == SamplerKind::dry && active(params_, kind)) {
+        dry();
+      }
+    }
+    const int32_t token = argmax(pick.logits);
+    if (token < 0) {
+      return nothing();
+    }
+    scratch.items.assign(1, {pick.logits[token], token});
+    scratch.weights.assign(1, 1.0);
+    scratch.total = 1.0;
+    return token;
+  }
   if (params_.mirostat == 2) {
+    if (empty()) {
+      return nothing();
+    }
     pick.temperature();
   } else {
     for (const SamplerKind kind : params_.samplers) {
-      if (!active(params_, kind) || (greedy_ && kind != SamplerKind::penalties && kind != SamplerKind::dry)) {
+      if (!active(params_, kind)) {
         continue;
+      }
+      if (kind == SamplerKind::top_k) {
+        pick.top_k(params_.top_k);
+        if (scratch.items.empty()) {
+          return nothing();
+        }
+        checked = true;
+        continue;
+      }
+      if (kind != SamplerKind::penalties && kind != SamplerKind::dry && empty()) {
+        return nothing();
       }
       switch (kind) {
         case SamplerKind::penalties:
@@ -579,8 +444,7 @@ Result<int32_t> Sampler::sample(std::span<const float> logits, std::span<const i
           pick.top_n_sigma();
           break;
         case SamplerKind::top_k:
-          pick.top_k(params_.top_k);
-          break;
+          break;  // done above
         case SamplerKind::typical_p:
           pick.typical();
           break;
@@ -599,39 +463,46 @@ Result<int32_t> Sampler::sample(std::span<const float> logits, std::span<const i
       }
     }
   }
-  if (greedy_) {
-    const int32_t token = argmax(pick.logits);
-    if (token < 0) {
-      return fail(ErrorCode::internal, "the model's logits are not finite numbers");
-    }
-    scratch.items.assign(1, {pick.logits[token], token});
-    scratch.weights.assign(1, 1.0);
-    return token;
+  if (empty()) {
+    return nothing();
   }
 
-  pick.order();
-  FL_CHECK(!scratch.items.empty(), "the sampler chain left no candidate");
-  double total = pick.weigh();
+  const double uniform_draw = draw(position);
+  size_t chosen = 0;
   if (params_.mirostat == 2) {
+    if (pick.all) {
+      const float m = pick.max();
+      const double edge = m + std::log(sum_exp(pick.logits, m)) - mu_ * std::numbers::ln2;
+      pick.gather(std::min(m, static_cast<float>(edge)));
+    }
+    pick.order();
+    double total = pick.weigh();
     size_t kept = 0;
     while (kept < scratch.items.size() && -std::log2(scratch.weights[kept] / total) <= mu_) {
       ++kept;
     }
     scratch.items.resize(std::max<size_t>(kept, 1));
-    total = pick.weigh();
   }
-  const double target = static_cast<double>(draw(position)) * total;
-  size_t chosen = 0;
+  if (pick.all) {
+    const auto enough = [&](double mass, size_t count) {
+      return mass > uniform_draw * scratch.total && count >= static_cast<size_t>(n_listed);
+    };
+    pick.take_best(enough);
+  } else {
+    pick.order();
+    FL_CHECK(!scratch.items.empty(), "the sampler chain left no candidate");
+    scratch.total = pick.weigh();
+  }
   double sum = 0;
   for (size_t i = 0; i < scratch.items.size() && scratch.weights[i] > 0; ++i) {
     chosen = i;
     sum += scratch.weights[i];
-    if (sum > target) {
+    if (sum > uniform_draw * scratch.total) {
       break;
     }
   }
   if (params_.mirostat == 2) {
-    const auto surprise = static_cast<float>(-std::log2(scratch.weights[chosen] / total));
+    const auto surprise = static_cast<float>(-std::log2(scratch.weights[chosen] / scratch.total));
     mu_ -= params_.mirostat_eta * (surprise - params_.mirostat_tau);
   }
   return scratch.items[chosen].id;

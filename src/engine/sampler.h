@@ -39,6 +39,7 @@ struct SamplerScratch {
   std::vector<float> logits;     ///< copy that bias, masks and penalties may change
   std::vector<Candidate> items;  ///< the candidates left
   std::vector<double> weights;   ///< of items: exp(logit - max)
+  double total = 0;              ///< weight of all candidates; `items` may hold only the best of them
   std::vector<Candidate> extra;
   DryScratch dry;
 };
@@ -49,10 +50,11 @@ class Sampler {
   void start(const SamplingParams& params, uint32_t seed, int32_t n_vocab, std::span<const int32_t> prompt);
 
   /// The token after `history` (prompt and generated so far), or why there is none: logits that are not
-  /// numbers, all tokens forbidden. `hook` may be null. Leaves the candidates after the chain in
-  /// scratch.items, with scratch.weights.
+  /// numbers, all tokens forbidden. `hook` may be null. Leaves in the scratch what the chain kept: items with
+  /// their weights, ordered, at least the best `n_listed` and all up to the chosen one; total is the weight
+  /// of all.
   Result<int32_t> sample(std::span<const float> logits, std::span<const int32_t> history, TokenHook* hook,
-                         SamplerScratch& scratch);
+                         SamplerScratch& scratch, int32_t n_listed = 0);
   /// Tells the chain of a token that was appended; `history` includes it.
   void accept(std::span<const int32_t> history);
 

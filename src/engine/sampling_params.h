@@ -53,4 +53,11 @@ struct SamplingParams {
   std::vector<std::pair<int32_t, float>> logit_bias;  ///< (token, added to its logit; -inf forbids)
 };
 
+/// Whether a sampler would change anything with these parameters.
+bool active(const SamplingParams& params, SamplerKind kind);
+
+/// True when every draw is the largest logit left after bias, masks and penalties: nothing in the chain can
+/// drop it.
+bool is_greedy(const SamplingParams& params);
+
 }  // namespace fl::engine
