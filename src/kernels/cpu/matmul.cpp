@@ -1,35 +1,89 @@
-// The portable product: rows stay as the file has them, a row is decoded once and meets all tokens in float.
+// The product's outer part: who owns the bytes, in which order tiles and tokens meet, and who does what.
 #include "kernels/cpu/matmul.h"
 
-#include <cstdlib>
-#include <vector>
+#include <sys/mman.h>
 
-#include "core/quants.h"
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include "base/result.h"
+#include "kernels/cpu/matmul_table.h"
+#include "kernels/cpu/pack.h"
 
 namespace fl::cpu {
 namespace {
 
-constexpr int64_t kRowsPerItem = 16;
-constexpr int64_t kLanes = 16;
-constexpr size_t kWidestInput = 1 << 15;
+// Bytes of weights of one work item: a stream long enough for the prefetchers, short enough to share out.
+constexpr int64_t kStreamBytes = int64_t{64} << 10;
+// With many tokens a run of tiles stays in the second-level cache while all tokens pass.
+constexpr int64_t kCachedBytes = int64_t{256} << 10;
+constexpr int64_t kItemsPerThread = 6;
+constexpr int64_t kGroupsPerItem = 32;             // of the quantisation
+constexpr int64_t kSmallInput = 8192;              // elements quantised without waking the other threads
+constexpr uint64_t kHugePage = uint64_t{2} << 20;  // buffers of this size and more ask for huge pages
 
-/// Sixteen partial sums, then their sum: one order for any number of tokens.
-float dot(const float* a, const float* b, int64_t n) {
-  float lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int64_t j = 0; j < kLanes; ++j) {
-      lanes[j] += a[i + j] * b[i + j];
+/// Bytes at a cache line, on huge pages when large; zeros.
+class AlignedBytes {
+ public:
+  AlignedBytes() = default;
+  explicit AlignedBytes(uint64_t size) : size_(size) {
+    if (size == 0) {
+      return;
+    }
+    void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+      throw std::bad_alloc();
+    }
+    if (size >= kHugePage) {
+      madvise(memory, size, MADV_HUGEPAGE);
+    }
+    data_ = static_cast<uint8_t*>(memory);
+  }
+  AlignedBytes(AlignedBytes&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  AlignedBytes& operator=(AlignedBytes&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~AlignedBytes() {
+    if (data_ != nullptr) {
+      munmap(data_, size_);
     }
   }
-  float sum = 0;
-  for (; i < n; ++i) {
-    sum += a[i] * b[i];
+  uint8_t* data() const { return data_; }
+  uint64_t size() const { return size_; }
+
+ private:
+  uint8_t* data_ = nullptr;
+  uint64_t size_ = 0;
+};
+
+const MatmulTable& table(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512_vnni) {
+    return kMatmulAvx512;
   }
-  for (const float lane : lanes) {
-    sum += lane;
+  if (isa == Isa::avx2) {
+    return kMatmulAvx2;
   }
-  return sum;
+#endif
+  FL_CHECK(isa == Isa::portable, "an instruction set of another machine");
+  return kMatmulPortable;
+}
+
+constexpr int64_t divide_up(int64_t n, int64_t by) {
+  return (n + by - 1) / by;
+}
+constexpr int64_t groups_of(int64_t cols) {
+  return divide_up(cols, kGroupCols);
+}
+constexpr int64_t units_of(int64_t n_tokens) {
+  return divide_up(n_tokens, kUnitTokens);
 }
 
 }  // namespace
@@ -68,8 +122,15 @@ Isa best_isa() {
 }
 
 struct PackedMatrix::Impl {
-  TensorView view;
-  std::vector<std::byte> bytes;
+  DType type = DType::f32;
+  Isa isa = Isa::portable;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t tile_stride = 0;
+  AlignedBytes bytes;
+
+  int64_t n_tiles() const { return divide_up(rows, kTileRows); }
+  const uint8_t* tile(int64_t i) const { return bytes.data() + i * tile_stride; }
 };
 
 PackedMatrix::PackedMatrix() = default;
@@ -77,35 +138,47 @@ PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
 PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
 PackedMatrix::~PackedMatrix() = default;
 
-PackedMatrix PackedMatrix::pack(const TensorView& tensor, Isa /*isa*/, ThreadPool& /*pool*/) {
+PackedMatrix PackedMatrix::pack(const TensorView& tensor, Isa isa, ThreadPool& pool) {
   PackedMatrix m;
   m.impl_ = std::make_unique<Impl>();
-  m.impl_->view = tensor;
-  m.impl_->bytes.assign(tensor.data, tensor.data + tensor.bytes());
-  m.impl_->view.data = m.impl_->bytes.data();
-  m.impl_->view.name = {};
+  Impl& p = *m.impl_;
+  p.type = tensor.type;
+  p.isa = isa;
+  p.rows = tensor.rows();
+  p.cols = tensor.cols();
+  FL_CHECK(p.cols % dtype_info(p.type).block_elems == 0, "a row holds whole blocks");
+  p.tile_stride = tile_bytes(pack_format(p.type), p.cols);
+  p.bytes = AlignedBytes(packed_bytes(p.type, p.rows, p.cols, isa));
+  pool.parallel_for(p.n_tiles(), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = i * kTileRows;
+      pack_tile(p.type, tensor.row(first), std::min(kTileRows, p.rows - first), p.cols,
+                p.bytes.data() + i * p.tile_stride);
+    }
+  });
   return m;
 }
 
 uint64_t PackedMatrix::packed_bytes(DType type, int64_t rows, int64_t cols, Isa /*isa*/) {
-  return row_bytes(type, static_cast<uint64_t>(cols)) * static_cast<uint64_t>(rows);
+  return static_cast<uint64_t>(divide_up(rows, kTileRows) * tile_bytes(pack_format(type), cols));
 }
 
 int64_t PackedMatrix::rows() const {
-  return impl_->view.rows();
+  return impl_->rows;
 }
 int64_t PackedMatrix::cols() const {
-  return impl_->view.cols();
+  return impl_->cols;
 }
 DType PackedMatrix::type() const {
-  return impl_->view.type;
+  return impl_->type;
 }
 uint64_t PackedMatrix::bytes() const {
   return impl_->bytes.size();
 }
 
 void PackedMatrix::dequantize_row(int64_t row, std::span<float> out) const {
-  fl::dequantize_row(impl_->view.type, impl_->view.row(row), out);
+  FL_CHECK(row >= 0 && row < impl_->rows && static_cast<int64_t>(out.size()) == impl_->cols, "one whole row");
+  unpack_row(impl_->type, impl_->tile(row / kTileRows), row % kTileRows, out);
 }
 
 struct Activations::Impl {
@@ -113,41 +186,174 @@ struct Activations::Impl {
   int64_t n_tokens = 0;
   int64_t cols = 0;
   int64_t stride = 0;
+  // The forms that the kernels read, made when the first product asks for them.
+  AlignedBytes quantised;
+  AlignedBytes floats;
+  bool has_quantised = false;
+  bool has_floats = false;
+
+  int64_t quantised_stride() const { return groups_of(cols) * kRecordBytes; }
+  int64_t floats_stride() const { return cols * kUnitTokens * static_cast<int64_t>(sizeof(float)); }
+  void quantise(ThreadPool& pool, const MatmulTable& kernels);
+  void interleave(ThreadPool& pool);
 };
+
+void Activations::Impl::quantise(ThreadPool& pool, const MatmulTable& kernels) {
+  if (std::exchange(has_quantised, true)) {
+    return;
+  }
+  const int64_t groups = groups_of(cols);
+  const int64_t n_units = units_of(n_tokens);
+  FL_CHECK(static_cast<uint64_t>(n_units * quantised_stride()) <= quantised.size(),
+           "activations not reserved");
+  const auto make = [&](int64_t unit, int64_t first, int64_t last) {
+    const int64_t token = unit * kUnitTokens;
+    kernels.quantise(x + token * stride, stride, static_cast<int>(std::min(kUnitTokens, n_tokens - token)),
+                     first, last, quantised.data() + unit * quantised_stride());
+  };
+  if (n_tokens * cols <= kSmallInput) {
+    for (int64_t unit = 0; unit < n_units; ++unit) {
+      make(unit, 0, groups);
+    }
+    return;
+  }
+  const int64_t pieces = divide_up(groups, kGroupsPerItem);
+  pool.parallel_for(n_units * pieces, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t first = item % pieces * kGroupsPerItem;
+      make(item / pieces, first, std::min(first + kGroupsPerItem, groups));
+    }
+  });
+}
+
+void Activations::Impl::interleave(ThreadPool& pool) {
+  if (std::exchange(has_floats, true)) {
+    return;
+  }
+  const int64_t n_units = units_of(n_tokens);
+  FL_CHECK(static_cast<uint64_t>(n_units * floats_stride()) <= floats.size(), "activations not reserved");
+  pool.parallel_for(n_units, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      auto* out = reinterpret_cast<float*>(floats.data() + unit * floats_stride());
+      const int64_t token = unit * kUnitTokens;
+      for (int64_t t = 0; t < kUnitTokens; ++t) {
+        const float* row = token + t < n_tokens ? x + (token + t) * stride : nullptr;
+        for (int64_t c = 0; c < cols; ++c) {
+          out[c * kUnitTokens + t] = row != nullptr ? row[c] : 0.0F;
+        }
+      }
+    }
+  });
+}
 
 Activations::Activations() : impl_(std::make_unique<Impl>()) {}
 Activations::~Activations() = default;
 Activations::Activations(Activations&&) noexcept = default;
 
-void Activations::reserve(int64_t /*max_tokens*/, int64_t /*max_cols*/) {}
-uint64_t Activations::reserved_bytes(int64_t /*max_tokens*/, int64_t /*max_cols*/) {
-  return 0;
+namespace {
+uint64_t quantised_bytes(int64_t max_tokens, int64_t max_cols) {
+  return static_cast<uint64_t>(units_of(max_tokens) * groups_of(max_cols) * kRecordBytes);
+}
+uint64_t float_bytes(int64_t max_tokens, int64_t max_cols) {
+  return static_cast<uint64_t>(units_of(max_tokens) * kUnitTokens * max_cols) * sizeof(float);
+}
+}  // namespace
+
+void Activations::reserve(int64_t max_tokens, int64_t max_cols) {
+  impl_->quantised = AlignedBytes(quantised_bytes(max_tokens, max_cols));
+  impl_->floats = AlignedBytes(float_bytes(max_tokens, max_cols));
+}
+uint64_t Activations::reserved_bytes(int64_t max_tokens, int64_t max_cols) {
+  return quantised_bytes(max_tokens, max_cols) + float_bytes(max_tokens, max_cols);
 }
 uint64_t Activations::bytes() const {
-  return 0;
+  return impl_->quantised.size() + impl_->floats.size();
 }
 
 void Activations::set(ThreadPool& /*pool*/, const float* x, int64_t n_tokens, int64_t cols, int64_t stride) {
-  *impl_ = {x, n_tokens, cols, stride};
+  impl_->x = x;
+  impl_->n_tokens = n_tokens;
+  impl_->cols = cols;
+  impl_->stride = stride;
+  impl_->has_quantised = false;
+  impl_->has_floats = false;
 }
 
-void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks) {
-  const Activations::Impl& in = x.impl();
-  for (const MatmulTask& task : tasks) {
-    pool.parallel_for(task.w->rows(), kRowsPerItem, [&](int64_t begin, int64_t end, int) {
-      static thread_local std::vector<float> row;  // grows to the widest input once
-      row.reserve(kWidestInput);
-      row.resize(static_cast<size_t>(in.cols));
-      for (int64_t r = begin; r < end; ++r) {
-        task.w->dequantize_row(r, row);
-        for (int64_t t = 0; t < in.n_tokens; ++t) {
-          const float sum = dot(row.data(), in.x + t * in.stride, in.cols);
-          float& y = task.y[t * task.stride + r];
-          y = task.accumulate ? y + sum : sum;
+namespace {
+
+/// Tiles [first, last) of one task with all tokens, a block of tokens at a time.
+void run_tiles(const MatmulTask& task, const Activations::Impl& in, int64_t first, int64_t last) {
+  const PackedMatrix::Impl& w = task.w->impl();
+  const MatmulTable& kernels = table(w.isa);
+  const bool floats = pack_format(w.type).bits == 0;
+  const uint8_t* x = floats ? in.floats.data() : in.quantised.data();
+  alignas(64) std::array<float, kMaxTileTokens * kTileRows> sums;
+  TileCall call{};
+  call.cols = w.cols;
+  call.unit_stride = floats ? in.floats_stride() : in.quantised_stride();
+  call.out = sums.data();
+  for (int64_t token = 0; token < in.n_tokens; token += kernels.max_tokens) {
+    const int64_t n = std::min<int64_t>(kernels.max_tokens, in.n_tokens - token);
+    const TileFn kernel = kernels.tile_fn(w.type, static_cast<int>(n));
+    call.x = x + token / kUnitTokens * call.unit_stride;
+    for (int64_t i = first; i < last; ++i) {
+      call.tile = w.tile(i);
+      kernel(call);
+      const int64_t n_rows = std::min(kTileRows, w.rows - i * kTileRows);
+      for (int64_t t = 0; t < n; ++t) {
+        const float* from = sums.data() + t * kTileRows;
+        float* y = task.y + (token + t) * task.stride + i * kTileRows;
+        if (task.accumulate) {
+          for (int64_t r = 0; r < n_rows; ++r) {
+            y[r] += from[r];
+          }
+        } else {
+          std::memcpy(y, from, static_cast<size_t>(n_rows) * sizeof(float));
         }
       }
-    });
+    }
   }
+}
+
+}  // namespace
+
+void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks) {
+  Activations::Impl& in = x.mutable_impl();
+  int64_t total_bytes = 0;
+  for (const MatmulTask& task : tasks) {
+    const PackedMatrix::Impl& w = task.w->impl();
+    FL_CHECK(w.cols == in.cols, "the width of the input is the width of the matrix");
+    if (pack_format(w.type).bits == 0) {
+      in.interleave(pool);
+    } else {
+      in.quantise(pool, table(w.isa));
+    }
+    total_bytes += static_cast<int64_t>(w.bytes.size());
+  }
+  const int64_t limit = in.n_tokens <= kMaxTileTokens ? kStreamBytes : kCachedBytes;
+  const int64_t item_bytes = std::min(limit, total_bytes / (kItemsPerThread * pool.size()));
+  const auto tiles_per_item = [&](const PackedMatrix::Impl& w) {
+    return std::max<int64_t>(1, item_bytes / w.tile_stride);
+  };
+  int64_t n_items = 0;
+  for (const MatmulTask& task : tasks) {
+    n_items += divide_up(task.w->impl().n_tiles(), tiles_per_item(task.w->impl()));
+  }
+  pool.parallel_for(n_items, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t item = begin; item < end; ++item) {
+      int64_t at = item;
+      for (const MatmulTask& task : tasks) {
+        const PackedMatrix::Impl& w = task.w->impl();
+        const int64_t per_item = tiles_per_item(w);
+        const int64_t items = divide_up(w.n_tiles(), per_item);
+        if (at < items) {
+          run_tiles(task, in, at * per_item, std::min((at + 1) * per_item, w.n_tiles()));
+          break;
+        }
+        at -= items;
+      }
+    }
+  });
 }
 
 }  // namespace fl::cpu

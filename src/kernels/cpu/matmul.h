@@ -1,9 +1,9 @@
-// y = x Wᵀ for weights of any supported type on the host. Weights are repacked once, at load, into the layout of this
-// machine's instruction set (avx512-vnni, avx2, portable; chosen at run time). Quantised weights meet activations
-// quantised to int8 per 32 elements; F32, F16 and BF16 weights meet float activations.
+// y = x Wᵀ for weights of any supported type on the host. Weights are repacked once, at load, into the layout
+// of this machine's instruction set (avx512-vnni, avx2, portable; chosen at run time). Quantised weights meet
+// activations quantised to int8 per 32 elements; F32, F16 and BF16 weights meet float activations.
 //
-// The sum over the input dimension has one order, whatever the number of tokens and threads: one token alone and the
-// same token in a batch give the same bits.
+// The sum over the input dimension has one order, whatever the number of tokens and threads: one token alone
+// and the same token in a batch give the same bits.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,8 @@ namespace fl::cpu {
 
 enum class Isa : uint8_t { portable, avx2, avx512_vnni };
 std::string_view isa_name(Isa isa);
-/// The best that this machine runs; FREELUNCH_ISA=portable|avx2|avx512_vnni lowers it (for tests and comparison).
+/// The best that this machine runs; FREELUNCH_ISA=portable|avx2|avx512_vnni lowers it (for tests and
+/// comparison).
 Isa best_isa();
 
 /// A repacked matrix [rows, cols]. Movable, owns its bytes (64-byte aligned).
@@ -58,12 +59,13 @@ class Activations {
   void reserve(int64_t max_tokens, int64_t max_cols);
   /// What bytes() will say after that, without doing it.
   static uint64_t reserved_bytes(int64_t max_tokens, int64_t max_cols);
-  /// Takes a view of x (it must stay alive) and quantises it in parallel. Row stride in floats.
+  /// Takes a view of x; it must stay alive and unchanged while products use it. Row stride in floats. The
+  /// first product that needs it quantised (or, for float weights, interleaved) makes that form, in parallel.
   void set(ThreadPool& pool, const float* x, int64_t n_tokens, int64_t cols, int64_t stride);
   uint64_t bytes() const;
 
   struct Impl;
-  const Impl& impl() const { return *impl_; }
+  Impl& mutable_impl() const { return *impl_; }  ///< for matmul
 
  private:
   std::unique_ptr<Impl> impl_;

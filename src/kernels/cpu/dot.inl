@@ -1,0 +1,153 @@
+// Integer dot products on vectors of FL_LANES lanes of four bytes. Included by matmul_kernels.inl after
+// vec.h.
+
+using vu = uint32_t __attribute__((vector_size(4 * FL_LANES)));
+
+FL_INLINE vu load_codes(const uint8_t* p) {
+  vu v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+FL_INLINE int32_t word(const uint8_t* p) {
+  int32_t v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+FL_INLINE float real(const uint8_t* p) {
+  float v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+FL_INLINE vi splat_i(int32_t x) {
+  return x - vi{};
+}
+FL_INLINE vf to_float(vi v) {
+  return __builtin_convertvector(v, vf);
+}
+
+/// FL_LANES bytes to lanes.
+FL_INLINE vf signed_bytes(const uint8_t* p) {
+  int8_t narrow __attribute__((vector_size(FL_LANES)));
+  __builtin_memcpy(&narrow, p, sizeof(narrow));
+  return to_float(__builtin_convertvector(narrow, vi));
+}
+FL_INLINE vf unsigned_bytes(const uint8_t* p) {
+  uint8_t narrow __attribute__((vector_size(FL_LANES)));
+  __builtin_memcpy(&narrow, p, sizeof(narrow));
+  return to_float(__builtin_convertvector(narrow, vi));
+}
+
+#if FL_LANES == 16
+
+constexpr bool kSignedDot = false;
+
+FL_INLINE vf halves(const uint8_t* p) {
+  return reinterpret_cast<vf>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+FL_INLINE vu look_up(vu index) {
+  const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kIq4Codes)));
+  return reinterpret_cast<vu>(_mm512_shuffle_epi8(table, reinterpret_cast<__m512i>(index)));
+}
+FL_INLINE vi dot(vi acc, vu w, int32_t x) {
+  return reinterpret_cast<vi>(_mm512_dpbusd_epi32(
+      reinterpret_cast<__m512i>(acc), reinterpret_cast<__m512i>(w), reinterpret_cast<__m512i>(splat_i(x))));
+}
+template <int kBits>
+FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, int32_t x0, int32_t x1) {
+  return dot(dot(acc, w0, x0), w1, x1);
+}
+
+#elif FL_LANES == 8
+
+// Eight-bit codes would saturate the 16-bit sums of two products: they become signed again and lend their
+// sign to x.
+constexpr bool kSignedDot = true;
+
+FL_INLINE vf halves(const uint8_t* p) {
+  return reinterpret_cast<vf>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+FL_INLINE vu look_up(vu index) {
+  const __m256i table =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kIq4Codes)));
+  return reinterpret_cast<vu>(_mm256_shuffle_epi8(table, reinterpret_cast<__m256i>(index)));
+}
+template <int kBits>
+FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, int32_t x0, int32_t x1) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  const __m256i a = reinterpret_cast<__m256i>(w0);
+  const __m256i b = reinterpret_cast<__m256i>(w1);
+  const __m256i xa = _mm256_set1_epi32(x0);
+  const __m256i xb = _mm256_set1_epi32(x1);
+  if constexpr (kBits == 8) {
+    const __m256i flip = _mm256_set1_epi8(-128);
+    const __m256i sa = _mm256_xor_si256(a, flip);
+    const __m256i sb = _mm256_xor_si256(b, flip);
+    const __m256i pa = _mm256_maddubs_epi16(_mm256_abs_epi8(sa), _mm256_sign_epi8(xa, sa));
+    const __m256i pb = _mm256_maddubs_epi16(_mm256_abs_epi8(sb), _mm256_sign_epi8(xb, sb));
+    return acc + reinterpret_cast<vi>(_mm256_madd_epi16(pa, ones)) +
+           reinterpret_cast<vi>(_mm256_madd_epi16(pb, ones));
+  } else {  // 2 * (2 * 63 * 127) < 2^15
+    const __m256i sum = _mm256_add_epi16(_mm256_maddubs_epi16(a, xa), _mm256_maddubs_epi16(b, xb));
+    return acc + reinterpret_cast<vi>(_mm256_madd_epi16(sum, ones));
+  }
+}
+
+#else
+
+constexpr bool kSignedDot = false;
+
+/// As f16_to_float of core/half.h, lane by lane.
+FL_INLINE vf halves(const uint8_t* p) {
+  float a[FL_LANES];
+  for (int i = 0; i < FL_LANES; ++i) {
+    const uint32_t half = static_cast<uint32_t>(p[2 * i] | p[2 * i + 1] << 8);
+    const uint32_t sign = (half & 0x8000U) << 16;
+    const uint32_t magnitude = half & 0x7FFFU;
+    uint32_t bits = sign;
+    if (magnitude >= 0x7C00U) {
+      bits |= 0x7F800000U | (magnitude & 0x3FFU) << 13;
+    } else if (magnitude < 0x0400U) {
+      const float small = static_cast<float>(magnitude) * 0x1p-24F;
+      uint32_t small_bits;
+      __builtin_memcpy(&small_bits, &small, sizeof(small_bits));
+      bits |= small_bits;
+    } else {
+      bits |= (magnitude << 13) + 0x38000000U;
+    }
+    __builtin_memcpy(&a[i], &bits, sizeof(float));
+  }
+  return load(a);
+}
+FL_INLINE vu look_up(vu index) {
+  uint8_t in[4 * FL_LANES];
+  __builtin_memcpy(in, &index, sizeof(in));
+  for (uint8_t& byte : in) {
+    byte = kIq4Codes[byte & 15];
+  }
+  return load_codes(in);
+}
+#if defined(__SSE2__)
+FL_INLINE vi dot(vi acc, vu w, int32_t x) {
+  const __m128i xs = _mm_set1_epi32(x);
+  const __m128i x_even = _mm_srai_epi16(_mm_slli_epi16(xs, 8), 8);
+  const __m128i x_odd = _mm_srai_epi16(xs, 8);
+  const __m128i even = reinterpret_cast<__m128i>(w & 0x00FF00FFU);
+  const __m128i odd = reinterpret_cast<__m128i>(w >> 8 & 0x00FF00FFU);
+  return acc + reinterpret_cast<vi>(_mm_madd_epi16(even, x_even)) +
+         reinterpret_cast<vi>(_mm_madd_epi16(odd, x_odd));
+}
+#else
+FL_INLINE vi dot(vi acc, vu w, int32_t x) {
+  for (int byte = 0; byte < 4; ++byte) {
+    acc += reinterpret_cast<vi>(w >> (8 * byte) & 0xFFU) *
+           splat_i(static_cast<int8_t>(static_cast<uint32_t>(x) >> (8 * byte)));
+  }
+  return acc;
+}
+#endif
+template <int kBits>
+FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, int32_t x0, int32_t x1) {
+  return dot(dot(acc, w0, x0), w1, x1);
+}
+
+#endif

@@ -1,0 +1,386 @@
+// The inner kernels of the product for one instruction set. The including file defines FL_LANES, FL_TOKENS
+// (the most tokens of one call) and FL_TABLE (the table's name). Everything stays inside an unnamed namespace
+// (see vec.h).
+//
+// One output is a sum over groups of 32 columns (16 where scales are that fine) in their order:
+//   y += (float(sum of codes * q) * x_scale) * w_scale, then y -= w_min * x_sum,
+// the inner sum exact in integers. Neither the number of tokens nor the partition over threads enters.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/matmul_table.h"
+#include "kernels/cpu/pack.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace fl::cpu {
+namespace {
+namespace body {
+
+#include "kernels/cpu/vec.h"
+
+#include "kernels/cpu/dot.inl"
+
+constexpr int64_t kSumsAt = 144;
+constexpr int64_t kScalesAt = 128;
+constexpr int64_t kMinusSumsAt = 160;
+constexpr int64_t kFloatChunk = 32;       // columns of one partial sum of the float types
+constexpr int64_t kPrefetchBytes = 1536;  // ahead in the weights; the hardware's streams stop at page borders
+
+/// The codes of quad j of one group, FL_LANES rows of it.
+template <DType D>
+FL_INLINE vu codes(const uint8_t* group, int j) {
+  constexpr PackFormat f = pack_format(D);
+  constexpr uint32_t kEach = 0x01010101U;
+  constexpr int64_t kTwo = two_bit_plane(f);
+  constexpr int64_t kOne = one_bit_plane(f);
+  if constexpr (f.bits == 8) {
+    return load_codes(group + j * kLineBytes);
+  }
+  vu v{};
+  if constexpr ((f.bits & 4) != 0) {
+    v = load_codes(group + (j & 3) * kLineBytes) >> (j / 4 * 4) & (15 * kEach);
+  }
+  if constexpr ((f.bits & 2) != 0) {
+    constexpr int kUp = f.bits & 4;
+    const int shift = kUp - j % 4 * 2;
+    const vu line = load_codes(group + kTwo + j / 4 * kLineBytes);
+    v |= (shift >= 0 ? line << shift : line >> -shift) & ((3 * kEach) << kUp);
+  }
+  if constexpr ((f.bits & 1) != 0) {
+    constexpr int kUp = f.bits & 6;
+    const int shift = kUp - j;
+    const vu line = load_codes(group + kOne);
+    v |= (shift >= 0 ? line << shift : line >> -shift) & (kEach << kUp);
+  }
+  if constexpr (f.table) {
+    v = look_up(v);
+  }
+  return v;
+}
+
+/// Sixteen 6-bit numbers of sixteen rows from three lines: see put_scales in pack.cpp.
+FL_INLINE void unpack_six_bit(const uint8_t* lines, uint8_t* out) {
+  for (int64_t i = 0; i < kLineBytes; i += 4 * FL_LANES) {
+    const vu a = load_codes(lines + i);
+    const vu b = load_codes(lines + kLineBytes + i);
+    const vu c = load_codes(lines + 2 * kLineBytes + i);
+    constexpr uint32_t kLow = 0x3F3F3F3FU;
+    const vu spread = (a >> 6 & 0x03030303U) | (b >> 4 & 0x0C0C0C0CU) | (c >> 2 & 0x30303030U);
+    const vu parts[4] = {a & kLow, b & kLow, c & kLow, spread};
+    for (int k = 0; k < 4; ++k) {
+      __builtin_memcpy(out + k * kLineBytes + i, &parts[k], sizeof(vu));
+    }
+  }
+}
+
+template <DType D, int T>
+void quantised_tile(const TileCall& call) {
+  constexpr PackFormat f = pack_format(D);
+  constexpr int64_t kGroups = f.block_cols / kGroupCols;
+  constexpr int kSubs = static_cast<int>(kGroupCols) / f.sub_cols;  // of a group
+  constexpr int kShift = f.offset_shift;
+  constexpr int kDotBits = f.table ? 8 : f.bits;
+  constexpr bool kOffset = kShift >= 0 && !(kSignedDot && kDotBits == 8);
+  constexpr int64_t kHalfEntry = half_entry_bytes(f);
+  constexpr int64_t kScaleBytes = scale_bytes(f);
+  constexpr int64_t kGroupBytes = group_bytes(f);
+  constexpr int64_t kBlockBytes = block_bytes(f);
+  constexpr int kUnits = (T + 3) / 4;
+  const int64_t n_blocks = call.cols / f.block_cols;
+  const int64_t plane = (n_blocks * kHalfEntry + kLineBytes - 1) / kLineBytes * kLineBytes;
+
+  for (int64_t part = 0; part < kTileRows; part += FL_LANES) {
+    const uint8_t* block = call.tile + plane + part * 4;
+    const uint8_t* half = call.tile + part * 2;
+    const uint8_t* x[kUnits];
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnits; ++u) {
+      x[u] = call.x + u * call.unit_stride;
+    }
+    vf acc[T];
+#pragma GCC unroll 12
+    for (int t = 0; t < T; ++t) {
+      acc[t] = vf{};
+    }
+    for (int64_t i = 0; i < n_blocks; ++i, half += kHalfEntry) {
+      const vf d = halves(half);
+      vf m{};
+      if constexpr (has_min(f.scales)) {
+        m = halves(half + 2 * kTileRows);
+      }
+      const uint8_t* scales = block - part * 4;  // not in lanes of four bytes
+      alignas(64) uint8_t unpacked[f.scales == Scales::six_bit ? 4 * kLineBytes : 1];
+      if constexpr (f.scales == Scales::six_bit) {
+        unpack_six_bit(scales, unpacked);
+        scales = unpacked;
+      }
+      scales += part;
+      const uint8_t* group = block + kScaleBytes;
+      for (int64_t g = 0; g < kGroups; ++g, group += kGroupBytes) {
+        if constexpr (T <= 4) {
+          for (int64_t line = 0; line < kGroupBytes; line += kLineBytes) {
+            __builtin_prefetch(group + line + kPrefetchBytes);
+          }
+        }
+#pragma GCC unroll 2
+        for (int sub = 0; sub < kSubs; ++sub) {
+          vi sum[T];
+#pragma GCC unroll 12
+          for (int t = 0; t < T; ++t) {
+            sum[t] = vi{};
+            if constexpr (kOffset) {
+              const uint8_t* minus = x[t / 4] + kMinusSumsAt + t % 4 * 4;
+              const int32_t total = kSubs == 2 ? word(minus + 16 * sub) : word(minus) + word(minus + 16);
+              sum[t] = splat_i(total) << kShift;
+            }
+          }
+#pragma GCC unroll 4
+          for (int pair = 0; pair < 4 / kSubs; ++pair) {
+            // Both halves of a line of nibbles, or two quads of half a group.
+            const int j0 = kSubs == 1 ? pair : 4 * sub + 2 * pair;
+            const int j1 = kSubs == 1 ? pair + 4 : j0 + 1;
+            const vu w0 = codes<D>(group, j0);
+            const vu w1 = codes<D>(group, j1);
+#pragma GCC unroll 12
+            for (int t = 0; t < T; ++t) {
+              const uint8_t* q = x[t / 4] + t % 4 * 32;
+              sum[t] = dot_pair<kDotBits>(sum[t], w0, w1, word(q + 4 * j0), word(q + 4 * j1));
+            }
+          }
+          const int64_t s = kSubs == 2 ? 2 * g + sub : g;
+          vf w_scale = d;
+          vf w_min = m;
+          if constexpr (f.scales == Scales::six_bit) {
+            w_scale = d * unsigned_bytes(scales + s * kTileRows);
+            w_min = m * unsigned_bytes(scales + (8 + s) * kTileRows);
+          } else if constexpr (f.scales == Scales::int8) {
+            w_scale = d * signed_bytes(scales + s * kTileRows);
+          } else if constexpr (f.scales == Scales::nibbles) {
+            uint8_t low[FL_LANES];
+            uint8_t high[FL_LANES];
+            for (int64_t r = 0; r < FL_LANES; ++r) {
+              low[r] = scales[s * kTileRows + r] & 15;
+              high[r] = scales[s * kTileRows + r] >> 4;
+            }
+            w_scale = d * unsigned_bytes(low);
+            w_min = m * unsigned_bytes(high);
+          }
+#pragma GCC unroll 12
+          for (int t = 0; t < T; ++t) {
+            const float x_scale = real(x[t / 4] + kScalesAt + t % 4 * 4);
+            acc[t] += to_float(sum[t]) * x_scale * w_scale;
+            if constexpr (f.scales == Scales::half_min) {
+              acc[t] += w_min * real(x[t / 4] + kSumsAt + t % 4 * 4);
+            } else if constexpr (f.scales == Scales::six_bit) {
+              acc[t] -= w_min * real(x[t / 4] + kSumsAt + t % 4 * 4);
+            } else if constexpr (f.scales == Scales::nibbles) {
+              const int32_t minus = word(x[t / 4] + kMinusSumsAt + 16 * sub + t % 4 * 4);
+              acc[t] += w_min * (static_cast<float>(minus) * x_scale);
+            }
+          }
+        }
+#pragma GCC unroll 4
+        for (int u = 0; u < kUnits; ++u) {
+          x[u] += kRecordBytes;
+        }
+      }
+      block += kBlockBytes;
+    }
+#pragma GCC unroll 12
+    for (int t = 0; t < T; ++t) {
+      store(call.out + t * kTileRows + part, acc[t]);
+    }
+  }
+}
+
+template <DType D>
+FL_INLINE vf float_codes(const uint8_t* p) {
+  if constexpr (D == DType::f32) {
+    return load(reinterpret_cast<const float*>(p));
+  } else if constexpr (D == DType::f16) {
+    return halves(p);
+  } else {
+    uint16_t narrow __attribute__((vector_size(2 * FL_LANES)));
+    __builtin_memcpy(&narrow, p, sizeof(narrow));
+    return reinterpret_cast<vf>(__builtin_convertvector(narrow, vu) << 16);
+  }
+}
+
+template <DType D, int T>
+void float_tile(const TileCall& call) {
+  constexpr int64_t kElem = pack_format(D).elem_bytes;
+  constexpr int kUnits = (T + 3) / 4;
+  for (int64_t part = 0; part < kTileRows; part += FL_LANES) {
+    const uint8_t* w = call.tile + part * kElem;
+    const uint8_t* x[kUnits];
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnits; ++u) {
+      x[u] = call.x + u * call.unit_stride;
+    }
+    vf acc[T];
+#pragma GCC unroll 12
+    for (int t = 0; t < T; ++t) {
+      acc[t] = vf{};
+    }
+    for (int64_t first = 0; first < call.cols; first += kFloatChunk) {
+      const int64_t last = first + kFloatChunk < call.cols ? first + kFloatChunk : call.cols;
+      vf sum[T];
+#pragma GCC unroll 12
+      for (int t = 0; t < T; ++t) {
+        sum[t] = vf{};
+      }
+      for (int64_t c = first; c < last; ++c, w += kTileRows * kElem) {
+        const vf v = float_codes<D>(w);
+#pragma GCC unroll 12
+        for (int t = 0; t < T; ++t) {
+          sum[t] += v * real(x[t / 4] + t % 4 * 4);
+        }
+#pragma GCC unroll 4
+        for (int u = 0; u < kUnits; ++u) {
+          x[u] += kUnitTokens * 4;
+        }
+      }
+#pragma GCC unroll 12
+      for (int t = 0; t < T; ++t) {
+        acc[t] += sum[t];
+      }
+    }
+#pragma GCC unroll 12
+    for (int t = 0; t < T; ++t) {
+      store(call.out + t * kTileRows + part, acc[t]);
+    }
+  }
+}
+
+template <DType D, int T>
+constexpr TileFn tile_of() {
+  if constexpr (pack_format(D).bits == 0) {
+    return float_tile<D, T>;
+  } else {
+    return quantised_tile<D, T>;
+  }
+}
+
+template <DType D>
+TileFn pick(int n) {
+#if FL_TOKENS == 12
+  constexpr TileFn kFns[] = {tile_of<D, 1>(),  tile_of<D, 2>(),  tile_of<D, 4>(),  tile_of<D, 4>(),
+                             tile_of<D, 6>(),  tile_of<D, 6>(),  tile_of<D, 8>(),  tile_of<D, 8>(),
+                             tile_of<D, 12>(), tile_of<D, 12>(), tile_of<D, 12>(), tile_of<D, 12>()};
+#else
+  constexpr TileFn kFns[] = {tile_of<D, 1>(), tile_of<D, 2>(), tile_of<D, 4>(), tile_of<D, 4>()};
+#endif
+  return kFns[n - 1];
+}
+
+TileFn tile_fn(DType type, int n) {
+  switch (type) {
+    case DType::f32:
+      return pick<DType::f32>(n);
+    case DType::f16:
+      return pick<DType::f16>(n);
+    case DType::bf16:
+      return pick<DType::bf16>(n);
+    case DType::q4_0:
+      return pick<DType::q4_0>(n);
+    case DType::q4_1:
+      return pick<DType::q4_1>(n);
+    case DType::q5_0:
+      return pick<DType::q5_0>(n);
+    case DType::q5_1:
+      return pick<DType::q5_1>(n);
+    case DType::q8_0:
+      return pick<DType::q8_0>(n);
+    case DType::q2_k:
+      return pick<DType::q2_k>(n);
+    case DType::q3_k:
+      return pick<DType::q3_k>(n);
+    case DType::q4_k:
+      return pick<DType::q4_k>(n);
+    case DType::q5_k:
+      return pick<DType::q5_k>(n);
+    case DType::q6_k:
+      return pick<DType::q6_k>(n);
+    case DType::iq4_nl:
+      return pick<DType::iq4_nl>(n);
+    case DType::iq4_xs:
+      return pick<DType::iq4_xs>(n);
+  }
+  return nullptr;
+}
+
+FL_INLINE float largest_of(vi bits) {
+  int32_t a[kLanes];
+  __builtin_memcpy(a, &bits, sizeof(bits));
+  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) {
+      a[i] = a[i] > a[i + half] ? a[i] : a[i + half];
+    }
+  }
+  float value;
+  __builtin_memcpy(&value, a, sizeof(value));
+  return value;
+}
+
+/// Symmetric, 127 steps to the largest magnitude of the 32. The nearest integer comes from adding 1.5 * 2^23.
+void quantise(const float* x, int64_t stride, int n, int64_t first, int64_t last, uint8_t* unit) {
+  constexpr float kRound = 12582912.0F;
+  constexpr float kTiny = 1e-35F;  // 127 / kTiny is finite
+  constexpr float kHuge = 3.4e38F;
+  constexpr int64_t kVecs = kGroupCols / FL_LANES;
+  for (int t = 0; t < static_cast<int>(kUnitTokens); ++t) {
+    const float* row = x + t * stride;
+    for (int64_t g = first; g < last; ++g) {
+      uint8_t* record = unit + g * kRecordBytes;
+      if (t >= n) {
+        __builtin_memset(record + t * 32, 0, 32);
+        for (int64_t at = kScalesAt; at < kRecordBytes; at += 16) {
+          __builtin_memset(record + at + t * 4, 0, 4);
+        }
+        continue;
+      }
+      vf v[kVecs];
+      vi top{};  // magnitudes as integers: the same order, and NaN above infinity
+      for (int64_t i = 0; i < kVecs; ++i) {
+        v[i] = load(row + g * kGroupCols + i * FL_LANES);
+        const vi magnitude = reinterpret_cast<vi>(v[i]) & 0x7FFFFFFF;
+        top = magnitude > top ? magnitude : top;
+      }
+      const float largest = largest_of(top);
+      const float scale = largest / 127.0F;  // not finite if an element is not: then so are the products
+      const float inverse = largest > kTiny && largest < kHuge ? 127.0F / largest : 0.0F;
+      int32_t sums[2] = {0, 0};
+      int32_t whole[kGroupCols];
+      for (int64_t i = 0; i < kVecs; ++i) {
+        const vf shifted = v[i] * inverse + kRound;
+        vi q = reinterpret_cast<vi>(shifted) - 0x4B400000;
+        q = q > 127 ? splat_i(127) : q;  // NaN
+        q = q < -127 ? splat_i(-127) : q;
+        __builtin_memcpy(whole + i * FL_LANES, &q, sizeof(q));
+      }
+      int8_t narrow[kGroupCols];
+      for (int64_t c = 0; c < kGroupCols; ++c) {
+        sums[c / 16] += whole[c];
+        narrow[c] = static_cast<int8_t>(whole[c]);
+      }
+      __builtin_memcpy(record + t * 32, narrow, sizeof(narrow));
+      const float real_sum = scale * static_cast<float>(sums[0] + sums[1]);
+      const int32_t minus[2] = {-sums[0], -sums[1]};
+      __builtin_memcpy(record + kScalesAt + t * 4, &scale, 4);
+      __builtin_memcpy(record + kSumsAt + t * 4, &real_sum, 4);
+      __builtin_memcpy(record + kMinusSumsAt + t * 4, &minus[0], 4);
+      __builtin_memcpy(record + kMinusSumsAt + 16 + t * 4, &minus[1], 4);
+    }
+  }
+}
+
+}  // namespace body
+}  // namespace
+
+const MatmulTable FL_TABLE = {FL_TOKENS, body::tile_fn, body::quantise};
+
+}  // namespace fl::cpu

@@ -1,0 +1,372 @@
+#include "kernels/cpu/matmul.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/quants.h"
+#include "tests/kernels/isas.h"
+#include "tests/support/guarded.h"
+#include "tests/support/tolerances.h"
+
+namespace fl {
+namespace {
+
+using cpu::Activations;
+using cpu::Isa;
+using cpu::MatmulTask;
+using cpu::PackedMatrix;
+using cpu::ThreadPool;
+using test::Guarded;
+
+const std::vector<DType> kTypes{DType::f32,  DType::f16,  DType::bf16, DType::q4_0,   DType::q4_1,
+                                DType::q5_0, DType::q5_1, DType::q8_0, DType::q2_k,   DType::q3_k,
+                                DType::q4_k, DType::q5_k, DType::q6_k, DType::iq4_nl, DType::iq4_xs};
+
+bool is_float(DType type) {
+  return dtype_info(type).block_elems == 1;
+}
+
+/// A matrix as a file holds it, in memory that ends at an inaccessible page.
+struct FileMatrix {
+  FileMatrix(DType type, int64_t rows, int64_t cols, unsigned seed)
+      : bytes(static_cast<int64_t>(row_bytes(type, static_cast<uint64_t>(cols))) * rows) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> draw(0, 0.05F);
+    std::vector<float> row(static_cast<size_t>(cols));
+    view.type = type;
+    view.ne = {cols, rows, 1, 1};
+    view.data = bytes.data();
+    for (int64_t r = 0; r < rows; ++r) {
+      for (float& v : row) {
+        v = draw(random) + 0.01F;  // a mean, so that minima matter
+      }
+      quantize_row(type, row, {}, const_cast<std::byte*>(view.row(r)));
+    }
+  }
+  /// Sum over the columns in double, from the definition of the type.
+  std::vector<double> times(const std::vector<float>& x, int64_t n_tokens) const {
+    const int64_t cols = view.cols();
+    std::vector<double> y(static_cast<size_t>(n_tokens * view.rows()));
+    std::vector<float> row(static_cast<size_t>(cols));
+    for (int64_t r = 0; r < view.rows(); ++r) {
+      dequantize_row(view.type, view.row(r), row);
+      for (int64_t t = 0; t < n_tokens; ++t) {
+        double sum = 0;
+        for (int64_t c = 0; c < cols; ++c) {
+          sum += static_cast<double>(row[static_cast<size_t>(c)]) *
+                 static_cast<double>(x[static_cast<size_t>(t * cols + c)]);
+        }
+        y[static_cast<size_t>(t * view.rows() + r)] = sum;
+      }
+    }
+    return y;
+  }
+  Guarded<std::byte> bytes;
+  TensorView view;
+};
+
+std::vector<float> random_input(int64_t n, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> draw(0, 1);
+  std::vector<float> x(static_cast<size_t>(n));
+  for (float& v : x) {
+    v = draw(random);
+  }
+  return x;
+}
+
+std::vector<float> product(ThreadPool& pool, const PackedMatrix& w, const std::vector<float>& x, int64_t n) {
+  Activations in;
+  in.reserve(n, w.cols());
+  in.set(pool, x.data(), n, w.cols(), w.cols());
+  std::vector<float> y(static_cast<size_t>(n * w.rows()), std::numeric_limits<float>::quiet_NaN());
+  const MatmulTask task{&w, y.data(), w.rows(), false};
+  matmul(pool, in, {&task, 1});
+  return y;
+}
+
+/// ||got - want|| over the norm that products of such rows have when their terms are independent: the
+/// outputs' own norm may be near zero by cancellation when they are few.
+double error_of_product(const std::vector<float>& got, const std::vector<double>& want,
+                        const FileMatrix& file, const std::vector<float>& x, int64_t n_tokens) {
+  double difference = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double d = static_cast<double>(got[i]) - want[i];
+    difference += d * d;
+  }
+  if (!(difference >= 0)) {
+    return std::numeric_limits<double>::infinity();
+  }
+  const int64_t cols = file.view.cols();
+  std::vector<float> row(static_cast<size_t>(cols));
+  double w_norm = 0;
+  double x_norm = 0;
+  for (int64_t r = 0; r < file.view.rows(); ++r) {
+    dequantize_row(file.view.type, file.view.row(r), row);
+    for (const float v : row) {
+      w_norm += static_cast<double>(v) * static_cast<double>(v);
+    }
+  }
+  for (const float v : x) {
+    x_norm += static_cast<double>(v) * static_cast<double>(v);
+  }
+  EXPECT_EQ(static_cast<int64_t>(x.size()), n_tokens * cols);
+  return std::sqrt(difference / (w_norm * x_norm / static_cast<double>(cols)));
+}
+
+class MatmulOf : public testing::TestWithParam<DType> {};
+INSTANTIATE_TEST_SUITE_P(Types, MatmulOf, testing::ValuesIn(kTypes),
+                         [](const auto& p) { return std::string(dtype_info(p.param).name); });
+
+TEST_P(MatmulOf, RowsComeBackBitForBit) {
+  const DType type = GetParam();
+  ThreadPool pool(2);
+  for (const int64_t cols : {int64_t{256}, int64_t{1024}}) {
+    const FileMatrix file(type, 19, cols, 7);
+    const PackedMatrix w = PackedMatrix::pack(file.view, cpu::best_isa(), pool);
+    EXPECT_EQ(w.bytes(), PackedMatrix::packed_bytes(type, 19, cols, cpu::best_isa()));
+    std::vector<float> want(static_cast<size_t>(cols));
+    std::vector<float> got(static_cast<size_t>(cols));
+    for (int64_t r = 0; r < 19; ++r) {
+      dequantize_row(type, file.view.row(r), want);
+      w.dequantize_row(r, got);
+      EXPECT_EQ(got, want) << "row " << r;
+    }
+  }
+}
+
+// Any bytes are a valid file: scales and codes at their extremes. Halves are kept finite.
+TEST_P(MatmulOf, AnyBlockBytesComeBack) {
+  const DType type = GetParam();
+  ThreadPool pool(1);
+  constexpr int64_t kRows = 16;
+  constexpr int64_t kCols = 512;
+  FileMatrix file(type, kRows, kCols, 3);
+  std::mt19937 random(11);
+  for (int64_t i = 0; i < file.bytes.size(); ++i) {
+    file.bytes[i] = static_cast<std::byte>(random() & 0xBBU);
+  }
+  const PackedMatrix w = PackedMatrix::pack(file.view, cpu::best_isa(), pool);
+  std::vector<float> want(kCols);
+  std::vector<float> got(kCols);
+  for (int64_t r = 0; r < kRows; ++r) {
+    dequantize_row(type, file.view.row(r), want);
+    w.dequantize_row(r, got);
+    EXPECT_EQ(got, want) << "row " << r;
+  }
+}
+
+TEST_P(MatmulOf, AgreesWithTheDefinition) {
+  const DType type = GetParam();
+  const int64_t block = dtype_info(type).block_elems;
+  ThreadPool pool(2);
+  std::vector<int64_t> widths{block, 3 * block, 1024};
+  if (is_float(type)) {
+    widths = {1, 31, 100, 1024};
+  }
+  for (const Isa isa : test::runnable_isas()) {
+    for (const int64_t rows : {1, 16, 37}) {
+      for (const int64_t cols : widths) {
+        const FileMatrix file(type, rows, cols, static_cast<unsigned>(rows + cols));
+        const PackedMatrix w = PackedMatrix::pack(file.view, isa, pool);
+        for (const int64_t n : {1, 2, 3, 5, 7, 8, 12, 13, 29}) {
+          const std::vector<float> x = random_input(n * cols, static_cast<unsigned>(n));
+          const std::vector<double> want = file.times(x, n);
+          const std::vector<float> got = product(pool, w, x, n);
+          // The norm of few errors scatters about its expectation.
+          const double few = 1 + 1 / std::sqrt(static_cast<double>(n * rows));
+          EXPECT_LT(error_of_product(got, want, file, x, n),
+                    few * (is_float(type) ? test::kFloatReorder : test::kInt8Activations))
+              << isa_name(isa) << " rows " << rows << " cols " << cols << " tokens " << n;
+        }
+      }
+    }
+  }
+}
+
+// The error that remains is that of the activations: with inputs that are whole multiples of one step it
+// vanishes.
+TEST_P(MatmulOf, ExactWhereTheInputIsExact) {
+  const DType type = GetParam();
+  constexpr int64_t kRows = 48;
+  constexpr int64_t kCols = 512;
+  constexpr int64_t kTokens = 14;
+  ThreadPool pool(2);
+  const FileMatrix file(type, kRows, kCols, 23);
+  std::mt19937 random(5);
+  std::vector<float> x(kCols * kTokens);
+  for (size_t i = 0; i < x.size(); ++i) {
+    x[i] = i % 32 == 0 ? 127.0F : static_cast<float>(static_cast<int>(random() % 255) - 127);
+  }
+  const std::vector<double> want = file.times(x, kTokens);
+  for (const Isa isa : test::runnable_isas()) {
+    const PackedMatrix w = PackedMatrix::pack(file.view, isa, pool);
+    const std::vector<float> got = product(pool, w, x, kTokens);
+    EXPECT_LT(test::relative_error(got, want, kRows * kTokens), test::kFloatReorder) << isa_name(isa);
+  }
+}
+
+TEST_P(MatmulOf, ARowAloneEqualsTheSameRowInABatch) {
+  const DType type = GetParam();
+  constexpr int64_t kRows = 40;
+  constexpr int64_t kCols = 768;
+  constexpr int64_t kTokens = 27;
+  ThreadPool pool(2);
+  const FileMatrix file(type, kRows, kCols, 4);
+  const std::vector<float> x = random_input(kCols * kTokens, 9);
+  for (const Isa isa : test::runnable_isas()) {
+    const PackedMatrix w = PackedMatrix::pack(file.view, isa, pool);
+    const std::vector<float> all = product(pool, w, x, kTokens);
+    for (int64_t n = 1; n < kTokens; ++n) {
+      for (const int64_t first : {int64_t{0}, kTokens - n}) {
+        const std::vector<float> part(x.begin() + first * kCols, x.begin() + (first + n) * kCols);
+        const std::vector<float> got = product(pool, w, part, n);
+        for (int64_t i = 0; i < n * kRows; ++i) {
+          ASSERT_EQ(got[static_cast<size_t>(i)], all[static_cast<size_t>(first * kRows + i)])
+              << isa_name(isa) << " tokens " << n << " at " << first << " element " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(Matmul, TheNumberOfThreadsChangesNoBit) {
+  for (const DType type : {DType::q4_k, DType::q6_k, DType::f32}) {
+    const FileMatrix file(type, 200, 512, 4);
+    const std::vector<float> x = random_input(512 * 33, 9);
+    ThreadPool one(1);
+    const PackedMatrix w = PackedMatrix::pack(file.view, cpu::best_isa(), one);
+    const std::vector<float> want = product(one, w, x, 33);
+    for (const int threads : {2, 3, 7}) {
+      ThreadPool pool(threads);
+      EXPECT_EQ(product(pool, w, x, 33), want) << threads;
+      const PackedMatrix again = PackedMatrix::pack(file.view, cpu::best_isa(), pool);
+      EXPECT_EQ(product(pool, again, x, 33), want) << threads;
+    }
+  }
+}
+
+TEST(Matmul, GroupOfMixedTypesAccumulatesInPlaceAndTouchesNothingElse) {
+  constexpr int64_t kCols = 256;
+  constexpr int64_t kTokens = 5;
+  constexpr int64_t kPad = 3;
+  ThreadPool pool(2);
+  const std::vector<float> x = random_input(kCols * kTokens, 2);
+  for (const Isa isa : test::runnable_isas()) {
+    const std::vector<DType> types{DType::q4_k, DType::f32, DType::q6_k, DType::bf16};
+    const std::vector<int64_t> rows{33, 5, 64, 17};
+    std::vector<std::unique_ptr<FileMatrix>> files;
+    std::vector<PackedMatrix> packed;
+    std::vector<std::unique_ptr<Guarded<float>>> outs;
+    std::vector<MatmulTask> tasks;
+    for (size_t i = 0; i < types.size(); ++i) {
+      files.push_back(std::make_unique<FileMatrix>(types[i], rows[i], kCols, 60 + i));
+      packed.push_back(PackedMatrix::pack(files.back()->view, isa, pool));
+      outs.push_back(std::make_unique<Guarded<float>>((rows[i] + kPad) * (kTokens - 1) + rows[i]));
+    }
+    for (size_t i = 0; i < types.size(); ++i) {
+      const bool accumulate = i % 2 == 1;
+      if (accumulate) {
+        for (float& v : outs[i]->span()) {
+          v = 0.25F;
+        }
+      }
+      tasks.push_back({&packed[i], outs[i]->data(), rows[i] + kPad, accumulate});
+    }
+    Activations in;
+    in.reserve(kTokens, kCols);
+    in.set(pool, x.data(), kTokens, kCols, kCols);
+    matmul(pool, in, tasks);
+    for (size_t i = 0; i < types.size(); ++i) {
+      const std::vector<float> alone = product(pool, packed[i], x, kTokens);
+      EXPECT_TRUE(outs[i]->intact());
+      for (int64_t t = 0; t < kTokens; ++t) {
+        for (int64_t r = 0; r < rows[i] + kPad && t * (rows[i] + kPad) + r < outs[i]->size(); ++r) {
+          const float got = (*outs[i])[t * (rows[i] + kPad) + r];
+          if (r < rows[i]) {
+            const float want = alone[static_cast<size_t>(t * rows[i] + r)];
+            ASSERT_EQ(got, tasks[i].accumulate ? 0.25F + want : want) << i << " " << t << " " << r;
+          } else if (tasks[i].accumulate) {
+            ASSERT_EQ(got, 0.25F);
+          } else {
+            ASSERT_TRUE(std::isnan(got)) << "written beside its rows";
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Matmul, ReadsItsInputOnlyWhereItIs) {
+  constexpr int64_t kCols = 96;
+  constexpr int64_t kStride = 101;
+  ThreadPool pool(1);
+  std::mt19937 random(1);
+  const FileMatrix quantised(DType::q8_0, 16, kCols, 1);
+  const FileMatrix floats(DType::f32, 16, kCols, 1);
+  for (const Isa isa : test::runnable_isas()) {
+    for (const FileMatrix* file : {&quantised, &floats}) {
+      const PackedMatrix w = PackedMatrix::pack(file->view, isa, pool);
+      Guarded<float> x(kStride * 5 + kCols);  // what lies between the rows is NaN
+      std::vector<float> dense(6 * kCols);
+      for (int64_t t = 0; t < 6; ++t) {
+        for (int64_t c = 0; c < kCols; ++c) {
+          x[t * kStride + c] = dense[static_cast<size_t>(t * kCols + c)] =
+              static_cast<float>(random() % 1000) * 0.01F - 5;
+        }
+      }
+      Activations in;
+      in.reserve(6, kCols);
+      in.set(pool, x.data(), 6, kCols, kStride);
+      std::vector<float> y(6 * 16);
+      const MatmulTask task{&w, y.data(), 16, false};
+      matmul(pool, in, {&task, 1});
+      EXPECT_EQ(y, product(pool, w, dense, 6));
+    }
+  }
+}
+
+TEST(Matmul, ExtremeInputsGiveZerosOrPoisonButNothingElse) {
+  constexpr int64_t kCols = 64;
+  ThreadPool pool(1);
+  const FileMatrix file(DType::q8_0, 16, kCols, 1);
+  for (const Isa isa : test::runnable_isas()) {
+    const PackedMatrix w = PackedMatrix::pack(file.view, isa, pool);
+    std::vector<float> x(5 * kCols, 0.0F);
+    x[1 * kCols + 40] = std::numeric_limits<float>::quiet_NaN();
+    x[2 * kCols + 3] = -std::numeric_limits<float>::infinity();
+    x[3 * kCols + 3] = std::numeric_limits<float>::denorm_min();
+    x[4 * kCols + 9] = std::numeric_limits<float>::max();
+    const std::vector<float> y = product(pool, w, x, 5);
+    for (size_t r = 0; r < 16; ++r) {
+      EXPECT_EQ(y[r], 0.0F);
+      EXPECT_FALSE(std::isfinite(y[16 + r]));
+      EXPECT_FALSE(std::isfinite(y[32 + r]));
+      EXPECT_NEAR(y[48 + r], 0.0F, 1e-30F);
+      EXPECT_TRUE(std::isfinite(y[64 + r]));
+    }
+  }
+}
+
+TEST(Matmul, PackedIsAsSmallAsTheFile) {
+  const auto ratio = [](DType type) {
+    return static_cast<double>(PackedMatrix::packed_bytes(type, 1024, 1024, cpu::best_isa())) /
+           static_cast<double>(row_bytes(type, 1024) * 1024);
+  };
+  for (const DType type : kTypes) {
+    // Q3_K and IQ4_XS keep their 6-bit scales in bytes.
+    EXPECT_LE(ratio(type), type == DType::q3_k     ? 1.04
+                           : type == DType::iq4_xs ? 1.02
+                                                   : 1.0)
+        << dtype_info(type).name;
+  }
+}
+
+}  // namespace
+}  // namespace fl
