@@ -1,6 +1,7 @@
 // Messages and tools to a prompt, and generated text back to content, reasoning and tool calls.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -10,23 +11,30 @@
 
 #include "base/result.h"
 
+namespace fl::tokenizer {
+class Tokenizer;
+}
+
 namespace fl::chat {
 
-/// A piece of a rendered prompt. What came from a message, a tool result or any other value of the request is not
-/// trusted: it is tokenized with special tokens off, so it can never become a control token.
+/// A piece of a rendered prompt. What came from a message, a tool result or any other value of the request is
+/// not trusted: it is tokenized with special tokens off, so it can never become a control token.
 struct Segment {
   std::string text;
   bool trusted = false;
 };
 
 struct RenderInput {
-  const nlohmann::ordered_json* messages = nullptr;  ///< OpenAI messages, checked by the caller to be objects in an array
-  const nlohmann::ordered_json* tools = nullptr;     ///< OpenAI tools, or null
-  const nlohmann::ordered_json* kwargs = nullptr;    ///< chat_template_kwargs, e.g. {"enable_thinking": true}
+  const nlohmann::ordered_json* messages =
+      nullptr;  ///< OpenAI messages, checked by the caller to be objects in an array
+  const nlohmann::ordered_json* tools = nullptr;   ///< OpenAI tools, or null
+  const nlohmann::ordered_json* kwargs = nullptr;  ///< chat_template_kwargs, e.g. {"enable_thinking": true}
   bool add_generation_prompt = true;
+  std::string_view bos_token, eos_token;  ///< the model's own texts, trusted
 };
 
-/// A compiled chat template. Rendering is bounded in steps, depth and output; a template that loops is an error.
+/// A compiled chat template. Rendering is bounded in steps, depth and output; a template that loops is an
+/// error.
 class Template {
  public:
   static Result<Template> compile(std::string_view source);
@@ -50,10 +58,15 @@ class Template {
 /// The segments as one string (for /apply-template).
 std::string join(const std::vector<Segment>& segments);
 
+/// The ids of a rendered prompt: special tokens only where the template wrote them, all other text merged
+/// across the borders of segments, so that an honest conversation gets the ids of the whole text. Use this,
+/// not one encode per segment.
+std::vector<int32_t> encode(const tokenizer::Tokenizer& tokenizer, const std::vector<Segment>& segments);
+
 enum class ReasoningFormat : uint8_t { none, deepseek, automatic };
 
 struct ToolCall {
-  std::string id;         ///< empty: the server makes one
+  std::string id;  ///< empty: the server makes one
   std::string name;
   std::string arguments;  ///< JSON text of an object
 };
@@ -72,14 +85,14 @@ struct Delta {
 
 struct ParseOptions {
   ReasoningFormat reasoning = ReasoningFormat::automatic;
-  bool starts_in_reasoning = false;  ///< the prompt ended inside <think>
-  bool tools = false;                ///< tools were given: look for <tool_call>
+  bool starts_in_reasoning = false;                      ///< the prompt ended inside <think>
+  bool tools = false;                                    ///< tools were given: look for <tool_call>
   const nlohmann::ordered_json* tool_schemas = nullptr;  ///< to give arguments their declared JSON types
 };
 
 /// Incremental parser of the family's output: <think>...</think>, then text and
-/// <tool_call><function=name><parameter=key>value</parameter></function></tool_call>. Whatever is malformed comes out
-/// as content: nothing the model said is lost.
+/// <tool_call><function=name><parameter=key>value</parameter></function></tool_call>. Whatever is malformed
+/// comes out as content: nothing the model said is lost.
 class OutputParser {
  public:
   explicit OutputParser(ParseOptions options);

@@ -43,11 +43,31 @@ struct Tokenizer::Impl {
   bool holds(int32_t id) const { return id >= 0 && id < vocabulary.size(); }
 
   void encode_plain(std::string_view text, Bpe::Scratch& scratch, std::vector<int32_t>& ids) const {
+    std::string replaced;
+    if (!is_valid_utf8(text)) {
+      replaced = replace_invalid_utf8(text);
+      text = replaced;
+    }
     for (size_t pos = 0; pos < text.size();) {
       const size_t end = std::min(next_piece(text, pos), pos + Bpe::kMaxPieceBytes);
       bpe.encode(text.substr(pos, end - pos), scratch, ids);
       pos = end;
     }
+  }
+
+  void encode(std::string_view text, std::span<const ByteRange> trusted, std::vector<int32_t>& ids) const {
+    Bpe::Scratch scratch;
+    size_t done = 0;
+    for (const ByteRange& range : trusted) {
+      FL_CHECK(range.begin <= range.end && range.end <= text.size() && range.begin >= done, "ranges ascend");
+      const std::string_view inside = text.substr(0, range.end);
+      for (size_t pos = range.begin; const auto match = special.find(inside, pos);) {
+        encode_plain(text.substr(done, match->begin - done), scratch, ids);
+        ids.push_back(match->id);
+        done = pos = match->end;
+      }
+    }
+    encode_plain(text.substr(done), scratch, ids);
   }
 
   Vocabulary vocabulary;
@@ -106,23 +126,15 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, Special special) c
 }
 
 void Tokenizer::encode_append(std::string_view text, Special special, std::vector<int32_t>& ids) const {
-  std::string replaced;
-  if (!is_valid_utf8(text)) {
-    replaced = replace_invalid_utf8(text);
-    text = replaced;
-  }
-  Bpe::Scratch scratch;
-  size_t pos = 0;
-  while (special == Special::parse && pos < text.size()) {
-    const auto match = impl_->special.find(text, pos);
-    if (!match) {
-      break;
-    }
-    impl_->encode_plain(text.substr(pos, match->begin - pos), scratch, ids);
-    ids.push_back(match->id);
-    pos = match->end;
-  }
-  impl_->encode_plain(text.substr(pos), scratch, ids);
+  const ByteRange all{0, text.size()};
+  const std::span<const ByteRange> trusted(&all, special == Special::parse ? 1 : 0);
+  impl_->encode(text, trusted, ids);
+}
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text, std::span<const ByteRange> trusted) const {
+  std::vector<int32_t> ids;
+  impl_->encode(text, trusted, ids);
+  return ids;
 }
 
 std::string_view Tokenizer::piece(int32_t id) const {
