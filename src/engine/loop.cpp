@@ -211,14 +211,18 @@ void Loop::collect_step() {
 
 void Loop::commit(Sequence& seq, const Entry& entry, const model::RowResult* result) {
   seq.n_done += entry.n_tokens;
-  if (seq.phase != Sequence::Phase::running) {
-    // Its answer is given, but a step submitted since has consumed this token: the caches hold it.
-    if (result != nullptr && static_cast<int32_t>(seq.tokens.size()) < seq.n_fed) {
-      seq.tokens.push_back(result->token);
-      seq.cached = seq.cached && result->token >= 0;
-    }
-    return;
+  if (seq.phase == Sequence::Phase::running) {
+    deliver(seq, entry, result);
   }
+  // Its answer is given, but a step submitted since has consumed this row's token: the caches hold it.
+  if (seq.phase == Sequence::Phase::closing && result != nullptr &&
+      static_cast<int32_t>(seq.tokens.size()) < seq.n_fed) {
+    seq.tokens.push_back(result->token);
+    seq.cached = seq.cached && result->token >= 0;
+  }
+}
+
+void Loop::deliver(Sequence& seq, const Entry& entry, const model::RowResult* result) {
   if (seq.n_done <= seq.n_prompt) {
     seq.timings.prompt_n += entry.n_tokens;
     stats_.prompt_tokens += entry.n_tokens;

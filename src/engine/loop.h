@@ -82,6 +82,7 @@ class Loop {
   bool wants_decode(const Sequence& seq) const;
   void add_slice(Sequence& seq, int32_t n_tokens);
   void commit(Sequence& seq, const Entry& entry, const model::RowResult* result);
+  void deliver(Sequence& seq, const Entry& entry, const model::RowResult* result);
   void choose_token(Sequence& seq, const model::RowResult& result);
   bool is_ready(Sequence& seq);
   void reset_batch();

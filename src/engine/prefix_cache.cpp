@@ -18,6 +18,7 @@ PrefixCache::PrefixCache(KvCache& blocks, StateCache& rows) : blocks_(blocks), r
   nodes_.resize(int64_t{blocks.total()} + 1);
   buckets_.resize(std::bit_ceil(nodes_.size() * 2), kNone);
   tails_.resize(rows.total());
+  row_node_.resize(rows.total(), kNone);
   matched_.reserve(nodes_.size());
   free_nodes_.reserve(blocks.total());
   // Unpredictable, so that nobody can build prompts that share a bucket.
@@ -156,6 +157,13 @@ int32_t PrefixCache::insert(int32_t parent, std::span<const int32_t> tokens, int
   return i;
 }
 
+bool PrefixCache::below(int32_t i, int32_t ancestor) const {
+  while (nodes_[i].depth > nodes_[ancestor].depth) {
+    i = nodes_[i].parent;
+  }
+  return i == ancestor;
+}
+
 void PrefixCache::replace_block(int32_t i, int32_t block, bool exact) {
   Node& node = nodes_[i];
   FL_CHECK(node.users == 0, "replace the block of a node in use");
@@ -163,8 +171,15 @@ void PrefixCache::replace_block(int32_t i, int32_t block, bool exact) {
   blocks_.release(node.block);
   node.block = block;
   node.exact = exact;
-  if (node.row != kNone) {
-    rows_.release(take_checkpoint(i));
+  for (const int32_t owner : row_node_) {
+    if (owner != kNone && below(owner, i)) {
+      rows_.release(take_checkpoint(owner));
+    }
+  }
+  for (size_t t = 0; t < tails_.size(); ++t) {
+    if (tails_[t].n_tokens > 0 && below(tails_[t].node, i)) {
+      drop_tail(static_cast<int32_t>(t));
+    }
   }
 }
 
@@ -172,9 +187,10 @@ void PrefixCache::set_checkpoint(int32_t i, int32_t row, bool exact) {
   Node& node = nodes_[i];
   FL_CHECK(i != kRoot && node.alive, "a checkpoint needs a node");
   if (node.row != kNone) {
-    rows_.release(node.row);
+    rows_.release(take_checkpoint(i));
   }
   node.row = row;
+  row_node_[row] = i;
   node.row_exact = exact;
   touch_checkpoint(i);
 }
@@ -182,6 +198,7 @@ void PrefixCache::set_checkpoint(int32_t i, int32_t row, bool exact) {
 int32_t PrefixCache::take_checkpoint(int32_t i) {
   const int32_t row = nodes_[i].row;
   nodes_[i].row = kNone;
+  row_node_[row] = kNone;
   return row;
 }
 
@@ -271,11 +288,10 @@ bool PrefixCache::evict_row(int32_t spared) {
   int32_t node = kNone;
   int32_t tail = kNone;
   uint64_t best = UINT64_MAX;
-  for (size_t i = 1; i < nodes_.size(); ++i) {
-    const Node& n = nodes_[i];
-    if (n.alive && n.row != kNone && n.row != spared && n.row_used < best) {
-      best = n.row_used;
-      node = static_cast<int32_t>(i);
+  for (const int32_t owner : row_node_) {
+    if (owner != kNone && nodes_[owner].row != spared && nodes_[owner].row_used < best) {
+      best = nodes_[owner].row_used;
+      node = owner;
     }
   }
   for (size_t i = 0; i < tails_.size(); ++i) {
@@ -336,7 +352,7 @@ void PrefixCache::clear() {
     if (nodes_[i].alive) {
       blocks_.release(nodes_[i].block);
       if (nodes_[i].row != kNone) {
-        rows_.release(nodes_[i].row);
+        rows_.release(take_checkpoint(static_cast<int32_t>(i)));
       }
     }
     nodes_[i] = Node{};
@@ -351,8 +367,7 @@ void PrefixCache::clear() {
 }
 
 int32_t PrefixCache::n_checkpoints() const {
-  return static_cast<int32_t>(
-      std::ranges::count_if(nodes_, [](const Node& n) { return n.alive && n.row != kNone; }));
+  return static_cast<int32_t>(std::ranges::count_if(row_node_, [](int32_t node) { return node != kNone; }));
 }
 
 }  // namespace fl::engine

@@ -50,8 +50,8 @@ class PrefixCache {
   bool exact(int32_t node) const { return nodes_[node].exact; }
   bool pinned(int32_t node) const { return nodes_[node].users > 0; }
   int32_t position(int32_t node) const { return nodes_[node].depth * model::kBlockTokens; }
-  /// Gives an unpinned node another block of the same tokens (the cache takes its own reference) and drops
-  /// its checkpoint, which belonged to the old one.
+  /// Gives an unpinned node another block of the same tokens (the cache takes its own reference). States at
+  /// and below it go: they belong to the old block, and a sequence reads blocks and a state of one making.
   void replace_block(int32_t node, int32_t block, bool exact);
 
   /// -1: none.
@@ -121,6 +121,7 @@ class PrefixCache {
   void unlink(int32_t node);
   void remove(int32_t node);
   void drop_tail(int32_t tail);
+  bool below(int32_t node, int32_t ancestor) const;
 
   KvCache& blocks_;
   StateCache& rows_;
@@ -128,6 +129,7 @@ class PrefixCache {
   std::vector<int32_t> free_nodes_;
   std::vector<int32_t> buckets_;
   std::vector<Tail> tails_;
+  std::vector<int32_t> row_node_;  ///< of each state row: the node whose checkpoint it is, or kNone
   uint64_t seed_ = 0;
   uint64_t clock_ = 0;
   int32_t oldest_ = kNone;

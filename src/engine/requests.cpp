@@ -100,7 +100,6 @@ bool Loop::start(const Ticket& ticket) {
   seq.reserved_blocks = needed;
   seq.salt = request.cache_salt;
   seq.cached = request.cache_prompt;
-  seq.detached = false;
   seq.exact = true;
   seq.cuts.clear();
   seq.next_cut = 0;
@@ -205,7 +204,7 @@ void Loop::publish_blocks(Sequence& seq, int32_t n_tokens) {
     return;
   }
   const uint64_t salt = seq.salt;
-  while (!seq.detached && (static_cast<int32_t>(seq.path.size()) + 1) * kBlockTokens <= n_tokens) {
+  while ((static_cast<int32_t>(seq.path.size()) + 1) * kBlockTokens <= n_tokens) {
     const auto index = seq.path.size();
     const auto tokens = std::span<const int32_t>(seq.tokens).subspan(index * kBlockTokens, kBlockTokens);
     const bool exact = seq.exact && static_cast<int32_t>(index + 1) * kBlockTokens <= seq.n_prompt;
@@ -225,8 +224,7 @@ void Loop::publish_blocks(Sequence& seq, int32_t n_tokens) {
     } else if (!prefix_.pinned(node) && (exact || !prefix_.exact(node))) {
       prefix_.replace_block(node, seq.blocks[index], exact);
     } else {
-      seq.detached = true;
-      return;
+      return;  // a running sequence holds another making of these tokens: wait until it lets go
     }
     prefix_.pin(node);
     seq.path.push_back(node);
@@ -239,7 +237,7 @@ void Loop::take_checkpoint(Sequence& seq) {
   }
   const int32_t at = seq.cuts[seq.next_cut++];
   if (seq.n_fed != at || static_cast<int32_t>(seq.path.size()) * kBlockTokens != at) {
-    return;  // detached: its blocks are not the cache's, so its state must not be either
+    return;  // its blocks are not the cache's, so its state must not be either
   }
   const int32_t node = seq.path.back();
   if (prefix_.checkpoint(node) >= 0 && (prefix_.checkpoint_exact(node) || !seq.exact)) {
@@ -396,7 +394,6 @@ void Loop::fail_steps(const std::string& what, bool lost) {
   prefix_.clear();
   for (Sequence& seq : slots_) {
     seq.path.clear();
-    seq.detached = true;
   }
   const auto end = [&](Step& step) {
     for (const Entry& entry : step.entries) {

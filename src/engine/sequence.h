@@ -49,9 +49,8 @@ struct Sequence {
   int32_t reserved_blocks = 0;  ///< the most it can ever hold
   uint64_t salt = 0;            ///< of the prefix cache
   bool cached = false;          ///< takes part in the prefix cache
-  bool detached = false;  ///< other blocks hold the same tokens there: publishes nothing more until it ends
-  bool exact = true;      ///< its prompt was computed on the grid from an exact state
-  std::vector<int32_t> cuts;  ///< positions where a checkpoint is wanted, ascending
+  bool exact = true;            ///< its prompt was computed on the grid from an exact state
+  std::vector<int32_t> cuts;    ///< positions where a checkpoint is wanted, ascending
   size_t next_cut = 0;
 
   // Generation

@@ -15,8 +15,10 @@ uint64_t FakeModel::mix(uint64_t a, uint64_t b) {
   return x ^ (x >> 31U);
 }
 
-uint64_t FakeModel::next_state(uint64_t state, int32_t token, int32_t index) {
-  return mix(mix(state, static_cast<uint64_t>(token)), static_cast<uint64_t>(index));
+uint64_t FakeModel::next_state(uint64_t state, int32_t token, int32_t index, int32_t start) const {
+  const bool off_grid = lineage_ && start % kBlockTokens != 0;
+  return mix(mix(state, static_cast<uint64_t>(token)),
+             static_cast<uint64_t>(index) + (off_grid ? 1ULL << 40U : 0));
 }
 
 void FakeModel::logits(uint64_t state, uint64_t attention, std::span<float> out) const {
@@ -31,7 +33,7 @@ std::vector<float> FakeModel::logits_after(std::span<const int32_t> tokens) cons
   uint64_t attention = 0;
   for (size_t i = 0; i < tokens.size(); ++i) {
     const auto index = static_cast<int32_t>(i);
-    state = next_state(state, tokens[i], index);
+    state = next_state(state, tokens[i], index, 0);
     attention = attend(attention, kv_entry(state), index);
   }
   std::vector<float> out(n_vocab_);
@@ -118,7 +120,8 @@ void FakeRunner::submit(const model::Batch& batch) {
                          0);  // logits that were no numbers: the sequence is over, its results do not count
       }
       FL_CHECK(token >= 0 && token < capacity_.n_vocab, "token id");
-      state.hash = FakeModel::next_state(state.hash, token, index);
+      state.hash = model_.next_state(state.hash, token, index, slice.n_cached);
+      state.attention = FakeModel::attend(state.attention, FakeModel::kv_entry(state.hash), index);
       ++state.n_tokens;
       blocks_[slice.blocks[index / kBlockTokens]][index % kBlockTokens] = FakeModel::kv_entry(state.hash);
       ++n_computed;
@@ -131,6 +134,7 @@ void FakeRunner::submit(const model::Batch& batch) {
           attention =
               FakeModel::attend(attention, blocks_[slice.blocks[j / kBlockTokens]][j % kBlockTokens], j);
         }
+        FL_CHECK(attention == state.attention, "blocks and state of different making");
         std::vector<float> logits(capacity_.n_vocab);
         model_.logits(state.hash, attention, logits);
         if (spoil) {

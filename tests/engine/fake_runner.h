@@ -17,10 +17,13 @@ namespace fl::test {
 /// What the fake computes, from the tokens alone: the oracle.
 class FakeModel {
  public:
-  explicit FakeModel(int32_t n_vocab, uint64_t seed = 1) : n_vocab_(n_vocab), seed_(seed) {}
+  /// `lineage`: what is computed token by token, or from the middle of a block, differs from what a chunk on
+  /// the grid gives, as rounding makes it differ in a real model.
+  explicit FakeModel(int32_t n_vocab, uint64_t seed = 1, bool lineage = false)
+      : n_vocab_(n_vocab), seed_(seed), lineage_(lineage) {}
   static uint64_t mix(uint64_t a, uint64_t b);
-  /// The state after `token` at `index`.
-  static uint64_t next_state(uint64_t state, int32_t token, int32_t index);
+  /// The state after `token` at `index`, computed in a slice that begins at `start`.
+  uint64_t next_state(uint64_t state, int32_t token, int32_t index, int32_t start) const;
   /// What the KV cache keeps of that token.
   static uint64_t kv_entry(uint64_t state) { return mix(state, 0x9B1D); }
   /// Adds an entry to the attention over all of them.
@@ -32,6 +35,7 @@ class FakeModel {
  private:
   int32_t n_vocab_;
   uint64_t seed_;
+  bool lineage_;
 };
 
 class FakeRunner final : public model::Runner {
@@ -72,6 +76,7 @@ class FakeRunner final : public model::Runner {
  private:
   struct State {
     uint64_t hash = 0;
+    uint64_t attention = 0;  ///< over the entries that were made with it
     int32_t n_tokens = 0;
   };
   struct Step {

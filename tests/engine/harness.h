@@ -28,6 +28,9 @@ struct Recorder final : engine::Sink {
     if (n_ready < prompt_done || n_ready > total || n_done > 0) {
       ++faults;
     }
+    if (throw_at_prompt && n_ready == total) {
+      throw std::runtime_error("client left");
+    }
     prompt_done = n_ready;
     n_cached = cached;
     ++n_prompt_events;
@@ -70,6 +73,7 @@ struct Recorder final : engine::Sink {
   int pause_length = 0;
   int busy_left = 0;
   int throw_at = -1;
+  bool throw_at_prompt = false;
 };
 
 struct Answer {
@@ -93,7 +97,8 @@ inline Answer run_alone(const FakeModel& model, const engine::Request& request, 
   for (int32_t n = 0; n < most; ++n) {
     for (; fed < tokens.size(); ++fed) {
       const auto index = static_cast<int32_t>(fed);
-      state = FakeModel::next_state(state, tokens[fed], index);
+      // The prompt in one slice, then token by token.
+      state = model.next_state(state, tokens[fed], index, fed < request.prompt.size() ? 0 : index);
       attention = FakeModel::attend(attention, FakeModel::kv_entry(state), index);
     }
     model.logits(state, attention, logits);

@@ -1,0 +1,202 @@
+#include "engine/prefix_cache.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+namespace fl::engine {
+namespace {
+
+struct World {
+  KvCache blocks{16};
+  StateCache rows{6};
+  PrefixCache cache{blocks, rows};
+
+  /// Publishes the full blocks of `tokens` as one sequence that ends at once; a checkpoint after the last if
+  /// `state`.
+  int32_t add(const std::vector<int32_t>& tokens, bool state, uint64_t salt = 0, bool exact = true) {
+    std::vector<int32_t> path;
+    int32_t parent = PrefixCache::kRoot;
+    for (size_t at = 0; at + 64 <= tokens.size(); at += 64) {
+      const auto part = std::span(tokens).subspan(at, 64);
+      int32_t node = cache.child(parent, part, salt);
+      if (node == PrefixCache::kNone) {
+        while (blocks.free() == 0) {
+          EXPECT_TRUE(cache.evict_block());
+        }
+        const int32_t block = blocks.allocate();
+        node = cache.insert(parent, part, block, exact, salt);
+        blocks.release(block);
+      }
+      cache.pin(node);
+      path.push_back(node);
+      parent = node;
+    }
+    if (state) {
+      cache.set_checkpoint(parent, rows.allocate(), exact);
+    }
+    cache.unpin(path);
+    return parent;
+  }
+  int32_t park(int32_t node, const std::vector<int32_t>& tail, uint64_t salt = 0) {
+    return cache.park(node, tail, blocks.allocate(), rows.allocate(), salt);
+  }
+  ~World() {
+    cache.clear();
+    EXPECT_EQ(blocks.free(), blocks.total());
+    EXPECT_EQ(rows.free(), rows.total());
+  }
+};
+
+std::vector<int32_t> text(int n, int from = 0) {
+  std::vector<int32_t> tokens(n);
+  std::iota(tokens.begin(), tokens.end(), from);
+  return tokens;
+}
+
+std::vector<int32_t> operator+(std::vector<int32_t> a, const std::vector<int32_t>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+TEST(PrefixCache, NeedsBothBlocksAndState) {
+  World w;
+  w.add(text(192), false);
+  PrefixCache::Match m = w.cache.find(text(192), 0);
+  EXPECT_EQ(m.n_tokens, 0);
+  EXPECT_EQ(m.n_blocked, 192);
+  w.add(text(128), true);
+  m = w.cache.find(text(192), 0);
+  EXPECT_EQ(m.n_tokens, 128);
+  EXPECT_TRUE(m.exact);
+  // At least one token is left to compute.
+  EXPECT_EQ(w.cache.find(text(128), 0).n_tokens, 0);
+  EXPECT_EQ(w.cache.find(text(129), 0).n_tokens, 128);
+  EXPECT_EQ(w.cache.find(text(127), 0).n_tokens, 0);
+  // Another token anywhere before it: no hit.
+  for (const int at : {0, 63, 64, 127}) {
+    std::vector<int32_t> other = text(192);
+    other[at] = 999;
+    EXPECT_LT(w.cache.find(other, 0).n_tokens, 128);
+  }
+}
+
+TEST(PrefixCache, SaltsDoNotMix) {
+  World w;
+  w.add(text(128), true, 1);
+  w.park(PrefixCache::kRoot, text(30), 1);
+  EXPECT_EQ(w.cache.find(text(130), 0).n_tokens, 0);
+  EXPECT_EQ(w.cache.find(text(40), 0).n_tokens, 0);
+  EXPECT_EQ(w.cache.find(text(130), 2).n_tokens, 0);
+  EXPECT_EQ(w.cache.find(text(130), 1).n_tokens, 128);
+  EXPECT_EQ(w.cache.find(text(40), 1).n_tokens, 30);
+  EXPECT_EQ(w.cache.erase(text(128), 0), 0);
+  EXPECT_EQ(w.cache.erase(text(128), 1),
+            64);  // the first block stays: a tail hangs on the root, a node does not
+}
+
+TEST(PrefixCache, TailsContinueOnlyTheirOwnPath) {
+  World w;
+  const int32_t a = w.add(text(64), false);
+  const int32_t b = w.add(text(64, 500), false);
+  const int32_t tail = w.park(a, text(20, 64));
+  PrefixCache::Match m = w.cache.find(text(100), 0);
+  EXPECT_EQ(m.n_tokens, 84);
+  EXPECT_EQ(m.tail, tail);
+  EXPECT_FALSE(m.exact);
+  EXPECT_EQ(w.cache.find(text(64, 500) + text(40, 64), 0).n_tokens, 0);
+  EXPECT_EQ(w.cache.find(text(84), 0).n_tokens, 0);  // nothing would be left to compute
+  EXPECT_EQ(w.cache.find(text(85), 0).n_tokens, 84);
+  const PrefixCache::Parked parked = w.cache.take_tail(tail);
+  EXPECT_EQ(w.cache.find(text(100), 0).n_tokens, 0);
+  w.blocks.release(parked.block);
+  w.rows.release(parked.row);
+  (void)b;
+}
+
+TEST(PrefixCache, TheLongestWins) {
+  World w;
+  w.add(text(64), true);
+  const int32_t deep = w.add(text(128), true);
+  w.park(deep, text(10, 128));
+  EXPECT_EQ(w.cache.find(text(200), 0).n_tokens, 138);
+  EXPECT_EQ(w.cache.find(text(138), 0).n_tokens, 128);
+  EXPECT_EQ(w.cache.find(text(128), 0).n_tokens, 64);
+}
+
+TEST(PrefixCache, GivesBackTheLeastRecentlyUsedLeafFirst) {
+  World w;
+  w.add(text(64 * 3), true);
+  w.add(text(64 * 2, 1000), true);
+  EXPECT_EQ(w.cache.n_nodes(), 5);
+  ASSERT_TRUE(w.cache.evict_block());  // the last block of the older path, with its state
+  EXPECT_EQ(w.cache.find(text(200), 0).n_blocked, 128);
+  EXPECT_EQ(w.cache.n_checkpoints(), 1);
+  w.add(text(64), false);  // touch
+  ASSERT_TRUE(w.cache.evict_block());
+  EXPECT_EQ(w.cache.find(text(200), 0).n_blocked, 64);  // its leaf was not touched
+  ASSERT_TRUE(w.cache.evict_block());
+  EXPECT_EQ(w.cache.find(text(200, 1000), 0).n_blocked, 64);
+  EXPECT_EQ(w.cache.find(text(200), 0).n_blocked, 64);
+}
+
+TEST(PrefixCache, PinnedNodesStay) {
+  World w;
+  const int32_t node = w.add(text(128), false);
+  std::vector<int32_t> path;
+  std::vector<int32_t> blocks;
+  w.cache.acquire(node, path, blocks);
+  EXPECT_EQ(path.size(), 2U);
+  EXPECT_EQ(w.blocks.refs(blocks[0]), 2);
+  EXPECT_FALSE(w.cache.evict_block());
+  w.cache.unpin(path);
+  EXPECT_TRUE(w.cache.evict_block());
+  for (const int32_t block : blocks) {
+    w.blocks.release(block);
+  }
+}
+
+TEST(PrefixCache, RowsGoByLastUse) {
+  World w;
+  const int32_t a = w.add(text(64), true);
+  const int32_t b = w.add(text(64, 200), true);
+  w.park(PrefixCache::kRoot, text(5, 400));
+  w.cache.touch_checkpoint(a);
+  ASSERT_TRUE(w.cache.evict_row(-1));
+  EXPECT_EQ(w.cache.checkpoint(b), -1);
+  ASSERT_TRUE(w.cache.evict_row(-1));  // the tail: older than the touch
+  EXPECT_EQ(w.cache.find(text(6, 400), 0).n_tokens, 0);
+  EXPECT_FALSE(w.cache.evict_row(w.cache.checkpoint(a)));
+  ASSERT_TRUE(w.cache.evict_row(-1));
+  EXPECT_FALSE(w.cache.evict_row(-1));
+}
+
+TEST(PrefixCache, AnotherBlockTakesTheStatesBelowWithIt) {
+  World w;
+  const int32_t a = w.add(text(64), true, 0, false);
+  const int32_t b = w.add(text(128), true, 0, false);
+  w.park(b, text(3, 128));
+  const int32_t other = w.add(text(64, 700), true);
+  const int32_t block = w.blocks.allocate();
+  w.cache.replace_block(a, block, true);
+  w.blocks.release(block);
+  EXPECT_EQ(w.cache.block(a), block);
+  EXPECT_EQ(w.cache.checkpoint(a), -1);
+  EXPECT_EQ(w.cache.checkpoint(b), -1);
+  EXPECT_EQ(w.cache.find(text(140), 0).n_tokens, 0);
+  EXPECT_GE(w.cache.checkpoint(other), 0);
+}
+
+TEST(PrefixCache, ErasesWhatNobodyElseNeeds) {
+  World w;
+  w.add(text(128), true);
+  const int32_t mine = w.add(text(192), true);
+  w.add(text(128) + text(64, 900), true);
+  w.park(mine, text(7, 192));
+  EXPECT_EQ(w.cache.erase(text(199), 0), 71);
+  EXPECT_EQ(w.cache.find(text(199), 0).n_tokens, 128);
+  EXPECT_EQ(w.cache.find(text(128) + text(65, 900), 0).n_tokens, 192);
+}
+
+}  // namespace
+}  // namespace fl::engine
