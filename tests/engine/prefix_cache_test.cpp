@@ -91,8 +91,7 @@ TEST(PrefixCache, SaltsDoNotMix) {
   EXPECT_EQ(w.cache.find(text(130), 1).n_tokens, 128);
   EXPECT_EQ(w.cache.find(text(40), 1).n_tokens, 30);
   EXPECT_EQ(w.cache.erase(text(128), 0), 0);
-  EXPECT_EQ(w.cache.erase(text(128), 1),
-            64);  // the first block stays: a tail hangs on the root, a node does not
+  EXPECT_EQ(w.cache.erase(text(128), 1), 128);
 }
 
 TEST(PrefixCache, TailsContinueOnlyTheirOwnPath) {
