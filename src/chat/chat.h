@@ -85,24 +85,42 @@ struct Delta {
 
 struct ParseOptions {
   ReasoningFormat reasoning = ReasoningFormat::automatic;
-  bool starts_in_reasoning = false;                      ///< the prompt ended inside <think>
+  /// What the prompt already wrote of the answer, from generation_prefix(). With format `none` it is the
+  /// beginning of the content; with the others it says whether the output begins inside a thought.
+  std::string prefilled;
   bool tools = false;                                    ///< tools were given: look for <tool_call>
-  const nlohmann::ordered_json* tool_schemas = nullptr;  ///< to give arguments their declared JSON types
+  const nlohmann::ordered_json* tool_schemas = nullptr;  ///< OpenAI tools; only read by the constructor
 };
+
+/// The text after the last assistant header of a prompt: "<think>\n", "<think>\n\n</think>\n\n", or nothing.
+std::string generation_prefix(const std::vector<Segment>& segments);
+/// Whether a text ends inside a thought: its last <think> is not closed.
+bool ends_in_reasoning(std::string_view text);
 
 /// Incremental parser of the family's output: <think>...</think>, then text and
 /// <tool_call><function=name><parameter=key>value</parameter></function></tool_call>. Whatever is malformed
-/// comes out as content: nothing the model said is lost.
+/// comes out as text: nothing the model said is lost. Linear in the text; the result does not depend on how
+/// it is cut.
+///
+/// `none`: everything but tool calls is content. `deepseek` and `automatic`: the thought is reasoning; the
+/// tags, the white space at the thought's start and that between the thought and the answer are dropped. A
+/// thought ends at
+/// </think>, or at a tool call. Arguments get the JSON type that the tool's schema declares; a value that
+/// does not have it stays a string. A call that ends in the middle of a value keeps its arguments
+/// unterminated, so that no client takes them for complete.
 class OutputParser {
  public:
-  explicit OutputParser(ParseOptions options);
+  explicit OutputParser(const ParseOptions& options);
   OutputParser(OutputParser&&) noexcept;
+  OutputParser& operator=(OutputParser&&) noexcept;
   ~OutputParser();
 
+  /// `text` is whole UTF-8 characters.
   Delta push(std::string_view text);
+  /// The end of the output: what was held back.
   Delta finish();
   bool in_reasoning() const;
-  int n_calls() const;
+  int n_calls() const;  ///< calls that have begun
 
  private:
   struct Impl;
