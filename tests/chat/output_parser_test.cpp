@@ -230,10 +230,11 @@ TEST(OutputParser, WhatIsMalformedStaysText) {
     const Answer thought = deepseek("so " + text);
     EXPECT_EQ(thought.reasoning, "so " + text);
   }
-  const Answer a =
-      deepseek("<tool_call>\n<function=get>\n<parameter=n>\n5\n</parameter>\noops\n</function>", "");
-  EXPECT_EQ(a.calls.at(0).arguments, R"({"n":5})");
-  EXPECT_EQ(a.content, "\noops\n</function>") << "what follows a whole argument and is no markup";
+  const Answer swallowed = deepseek("<tool_call>\n<function=get>\n<parameter=n>\n5\n</parameter>\noops", "");
+  EXPECT_EQ(swallowed.calls.at(0).arguments, "{\"n\":5\n</parameter>\noops") << "no close tag: all is value";
+  const Answer after = deepseek("<tool_call>\n<function=now>\n</function>oops</tool_call>", "");
+  EXPECT_EQ(after.calls.at(0).arguments, "{}");
+  EXPECT_EQ(after.content, "oops</tool_call>");
 }
 
 TEST(OutputParser, ACutCallKeepsItsArgumentsUnterminated) {
