@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "kernels/cpu/machine.h"
 #include "model/cpu_forward.h"
 #include "model/runners.h"
 
@@ -81,6 +82,11 @@ class CpuRunner final : public Runner {
       items.insert(items.begin() + 1, {"weights of the draft block", bytes.mtp, false});
     }
     return items;
+  }
+
+  DeviceLimits measure_limits() override {
+    const cpu::MachineSpeed speed = cpu::measure_machine(isa_, *pool_);
+    return {speed.read_bandwidth, speed.int8_ops};
   }
 
   void submit(const Batch& batch) override {

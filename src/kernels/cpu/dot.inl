@@ -25,22 +25,23 @@ FL_INLINE vf to_float(vi v) {
   return __builtin_convertvector(v, vf);
 }
 
-/// FL_LANES bytes to lanes.
-FL_INLINE vf signed_bytes(const uint8_t* p) {
-  int8_t narrow __attribute__((vector_size(FL_LANES)));
-  __builtin_memcpy(&narrow, p, sizeof(narrow));
-  return to_float(__builtin_convertvector(narrow, vi));
-}
-FL_INLINE vf unsigned_bytes(const uint8_t* p) {
-  uint8_t narrow __attribute__((vector_size(FL_LANES)));
-  __builtin_memcpy(&narrow, p, sizeof(narrow));
-  return to_float(__builtin_convertvector(narrow, vi));
-}
-
 #if FL_LANES == 16
 
 constexpr bool kSignedDot = false;
 
+/// FL_LANES small integers to lanes; __builtin_convertvector goes through scalars for these.
+FL_INLINE vi signed_bytes(const uint8_t* p) {
+  return reinterpret_cast<vi>(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+FL_INLINE vi unsigned_bytes(const uint8_t* p) {
+  return reinterpret_cast<vi>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+FL_INLINE vu unsigned_words(const uint8_t* p) {
+  return reinterpret_cast<vu>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+FL_INLINE void store_bytes(int8_t* p, vi v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(v)));
+}
 FL_INLINE vf halves(const uint8_t* p) {
   return reinterpret_cast<vf>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 }
@@ -63,6 +64,23 @@ FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, int32_t x0, int32_t x1) {
 // sign to x.
 constexpr bool kSignedDot = true;
 
+FL_INLINE vi signed_bytes(const uint8_t* p) {
+  return reinterpret_cast<vi>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+FL_INLINE vi unsigned_bytes(const uint8_t* p) {
+  return reinterpret_cast<vi>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+FL_INLINE vu unsigned_words(const uint8_t* p) {
+  return reinterpret_cast<vu>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+FL_INLINE void store_bytes(int8_t* p, vi v) {
+  const __m256i words = _mm256_packs_epi32(reinterpret_cast<__m256i>(v), reinterpret_cast<__m256i>(v));
+  const __m256i bytes = _mm256_packs_epi16(words, words);
+  const int32_t low = _mm256_extract_epi32(bytes, 0);
+  const int32_t high = _mm256_extract_epi32(bytes, 4);
+  __builtin_memcpy(p, &low, 4);
+  __builtin_memcpy(p + 4, &high, 4);
+}
 FL_INLINE vf halves(const uint8_t* p) {
   return reinterpret_cast<vf>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
@@ -96,6 +114,32 @@ FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, int32_t x0, int32_t x1) {
 
 constexpr bool kSignedDot = false;
 
+FL_INLINE vi signed_bytes(const uint8_t* p) {
+  vi v{};
+  for (int i = 0; i < FL_LANES; ++i) {
+    v[i] = static_cast<int8_t>(p[i]);
+  }
+  return v;
+}
+FL_INLINE vi unsigned_bytes(const uint8_t* p) {
+  vi v{};
+  for (int i = 0; i < FL_LANES; ++i) {
+    v[i] = p[i];
+  }
+  return v;
+}
+FL_INLINE vu unsigned_words(const uint8_t* p) {
+  vu v{};
+  for (int i = 0; i < FL_LANES; ++i) {
+    v[i] = static_cast<uint32_t>(p[2 * i] | p[2 * i + 1] << 8);
+  }
+  return v;
+}
+FL_INLINE void store_bytes(int8_t* p, vi v) {
+  for (int i = 0; i < FL_LANES; ++i) {
+    p[i] = static_cast<int8_t>(v[i]);
+  }
+}
 /// As f16_to_float of core/half.h, lane by lane.
 FL_INLINE vf halves(const uint8_t* p) {
   float a[FL_LANES];

@@ -1,18 +1,17 @@
 // The product's outer part: who owns the bytes, in which order tiles and tokens meet, and who does what.
 #include "kernels/cpu/matmul.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 #include <utility>
 
 #include "base/result.h"
+#include "kernels/cpu/aligned_bytes.h"
 #include "kernels/cpu/matmul_table.h"
 #include "kernels/cpu/pack.h"
+#include "kernels/cpu/weight_bytes.h"
 
 namespace fl::cpu {
 namespace {
@@ -22,48 +21,22 @@ constexpr int64_t kStreamBytes = int64_t{64} << 10;
 // With many tokens a run of tiles stays in the second-level cache while all tokens pass.
 constexpr int64_t kCachedBytes = int64_t{256} << 10;
 constexpr int64_t kItemsPerThread = 6;
-constexpr int64_t kGroupsPerItem = 32;             // of the quantisation
-constexpr int64_t kSmallInput = 8192;              // elements quantised without waking the other threads
-constexpr uint64_t kHugePage = uint64_t{2} << 20;  // buffers of this size and more ask for huge pages
+constexpr int64_t kGroupsPerItem = 32;  // of the quantisation
+constexpr int64_t kSmallInput = 8192;   // elements quantised without waking the other threads
 
-/// Bytes at a cache line, on huge pages when large; zeros.
-class AlignedBytes {
- public:
-  AlignedBytes() = default;
-  explicit AlignedBytes(uint64_t size) : size_(size) {
-    if (size == 0) {
-      return;
-    }
-    void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
-      throw std::bad_alloc();
-    }
-    if (size >= kHugePage) {
-      madvise(memory, size, MADV_HUGEPAGE);
-    }
-    data_ = static_cast<uint8_t*>(memory);
-  }
-  AlignedBytes(AlignedBytes&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-  AlignedBytes& operator=(AlignedBytes&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    return *this;
-  }
-  ~AlignedBytes() {
-    if (data_ != nullptr) {
-      munmap(data_, size_);
-    }
-  }
-  uint8_t* data() const { return data_; }
-  uint64_t size() const { return size_; }
+constexpr int64_t divide_up(int64_t n, int64_t by) {
+  return (n + by - 1) / by;
+}
+constexpr int64_t groups_of(int64_t cols) {
+  return divide_up(cols, kGroupCols);
+}
+constexpr int64_t units_of(int64_t n_tokens) {
+  return divide_up(n_tokens, unit_tokens(n_tokens));
+}
 
- private:
-  uint8_t* data_ = nullptr;
-  uint64_t size_ = 0;
-};
+}  // namespace
 
-const MatmulTable& table(Isa isa) {
+const MatmulTable& matmul_table(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx512_vnni) {
     return kMatmulAvx512;
@@ -75,18 +48,6 @@ const MatmulTable& table(Isa isa) {
   FL_CHECK(isa == Isa::portable, "an instruction set of another machine");
   return kMatmulPortable;
 }
-
-constexpr int64_t divide_up(int64_t n, int64_t by) {
-  return (n + by - 1) / by;
-}
-constexpr int64_t groups_of(int64_t cols) {
-  return divide_up(cols, kGroupCols);
-}
-constexpr int64_t units_of(int64_t n_tokens) {
-  return divide_up(n_tokens, kUnitTokens);
-}
-
-}  // namespace
 
 std::string_view isa_name(Isa isa) {
   switch (isa) {
@@ -127,7 +88,7 @@ struct PackedMatrix::Impl {
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t tile_stride = 0;
-  AlignedBytes bytes;
+  WeightBytes bytes;
 
   int64_t n_tiles() const { return divide_up(rows, kTileRows); }
   const uint8_t* tile(int64_t i) const { return bytes.data() + i * tile_stride; }
@@ -148,7 +109,7 @@ PackedMatrix PackedMatrix::pack(const TensorView& tensor, Isa isa, ThreadPool& p
   p.cols = tensor.cols();
   FL_CHECK(p.cols % dtype_info(p.type).block_elems == 0, "a row holds whole blocks");
   p.tile_stride = tile_bytes(pack_format(p.type), p.cols);
-  p.bytes = AlignedBytes(packed_bytes(p.type, p.rows, p.cols, isa));
+  p.bytes = WeightBytes(packed_bytes(p.type, p.rows, p.cols, isa));
   pool.parallel_for(p.n_tiles(), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i * kTileRows;
@@ -192,8 +153,9 @@ struct Activations::Impl {
   bool has_quantised = false;
   bool has_floats = false;
 
-  int64_t quantised_stride() const { return groups_of(cols) * kRecordBytes; }
-  int64_t floats_stride() const { return cols * kUnitTokens * static_cast<int64_t>(sizeof(float)); }
+  int64_t unit() const { return unit_tokens(n_tokens); }
+  int64_t quantised_stride() const { return groups_of(cols) * kTokenRecordBytes * unit(); }
+  int64_t floats_stride() const { return cols * unit() * static_cast<int64_t>(sizeof(float)); }
   void quantise(ThreadPool& pool, const MatmulTable& kernels);
   void interleave(ThreadPool& pool);
 };
@@ -206,14 +168,14 @@ void Activations::Impl::quantise(ThreadPool& pool, const MatmulTable& kernels) {
   const int64_t n_units = units_of(n_tokens);
   FL_CHECK(static_cast<uint64_t>(n_units * quantised_stride()) <= quantised.size(),
            "activations not reserved");
-  const auto make = [&](int64_t unit, int64_t first, int64_t last) {
-    const int64_t token = unit * kUnitTokens;
-    kernels.quantise(x + token * stride, stride, static_cast<int>(std::min(kUnitTokens, n_tokens - token)),
-                     first, last, quantised.data() + unit * quantised_stride());
+  const auto make = [&](int64_t i, int64_t first, int64_t last) {
+    const int64_t token = i * unit();
+    kernels.quantise(x + token * stride, stride, static_cast<int>(std::min(unit(), n_tokens - token)), first,
+                     last, unit(), quantised.data() + i * quantised_stride());
   };
   if (n_tokens * cols <= kSmallInput) {
-    for (int64_t unit = 0; unit < n_units; ++unit) {
-      make(unit, 0, groups);
+    for (int64_t i = 0; i < n_units; ++i) {
+      make(i, 0, groups);
     }
     return;
   }
@@ -233,13 +195,13 @@ void Activations::Impl::interleave(ThreadPool& pool) {
   const int64_t n_units = units_of(n_tokens);
   FL_CHECK(static_cast<uint64_t>(n_units * floats_stride()) <= floats.size(), "activations not reserved");
   pool.parallel_for(n_units, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t unit = begin; unit < end; ++unit) {
-      auto* out = reinterpret_cast<float*>(floats.data() + unit * floats_stride());
-      const int64_t token = unit * kUnitTokens;
-      for (int64_t t = 0; t < kUnitTokens; ++t) {
+    for (int64_t i = begin; i < end; ++i) {
+      auto* out = reinterpret_cast<float*>(floats.data() + i * floats_stride());
+      const int64_t token = i * unit();
+      for (int64_t t = 0; t < unit(); ++t) {
         const float* row = token + t < n_tokens ? x + (token + t) * stride : nullptr;
         for (int64_t c = 0; c < cols; ++c) {
-          out[c * kUnitTokens + t] = row != nullptr ? row[c] : 0.0F;
+          out[c * unit() + t] = row != nullptr ? row[c] : 0.0F;
         }
       }
     }
@@ -252,10 +214,11 @@ Activations::Activations(Activations&&) noexcept = default;
 
 namespace {
 uint64_t quantised_bytes(int64_t max_tokens, int64_t max_cols) {
-  return static_cast<uint64_t>(units_of(max_tokens) * groups_of(max_cols) * kRecordBytes);
+  return static_cast<uint64_t>(units_of(max_tokens) * groups_of(max_cols) * kTokenRecordBytes *
+                               unit_tokens(max_tokens));
 }
 uint64_t float_bytes(int64_t max_tokens, int64_t max_cols) {
-  return static_cast<uint64_t>(units_of(max_tokens) * kUnitTokens * max_cols) * sizeof(float);
+  return static_cast<uint64_t>(units_of(max_tokens) * unit_tokens(max_tokens) * max_cols) * sizeof(float);
 }
 }  // namespace
 
@@ -284,7 +247,7 @@ namespace {
 /// Tiles [first, last) of one task with all tokens, a block of tokens at a time.
 void run_tiles(const MatmulTask& task, const Activations::Impl& in, int64_t first, int64_t last) {
   const PackedMatrix::Impl& w = task.w->impl();
-  const MatmulTable& kernels = table(w.isa);
+  const MatmulTable& kernels = matmul_table(w.isa);
   const bool floats = pack_format(w.type).bits == 0;
   const uint8_t* x = floats ? in.floats.data() : in.quantised.data();
   alignas(64) std::array<float, kMaxTileTokens * kTileRows> sums;
@@ -294,8 +257,8 @@ void run_tiles(const MatmulTask& task, const Activations::Impl& in, int64_t firs
   call.out = sums.data();
   for (int64_t token = 0; token < in.n_tokens; token += kernels.max_tokens) {
     const int64_t n = std::min<int64_t>(kernels.max_tokens, in.n_tokens - token);
-    const TileFn kernel = kernels.tile_fn(w.type, static_cast<int>(n));
-    call.x = x + token / kUnitTokens * call.unit_stride;
+    const TileFn kernel = kernels.tile_fn(w.type, static_cast<int>(n), in.unit());
+    call.x = x + token / in.unit() * call.unit_stride;
     for (int64_t i = first; i < last; ++i) {
       call.tile = w.tile(i);
       kernel(call);
@@ -326,7 +289,7 @@ void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> 
     if (pack_format(w.type).bits == 0) {
       in.interleave(pool);
     } else {
-      in.quantise(pool, table(w.isa));
+      in.quantise(pool, matmul_table(w.isa));
     }
     total_bytes += static_cast<int64_t>(w.bytes.size());
   }

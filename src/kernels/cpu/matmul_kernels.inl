@@ -24,17 +24,20 @@ namespace body {
 
 #include "kernels/cpu/dot.inl"
 
-constexpr int64_t kSumsAt = 144;
-constexpr int64_t kScalesAt = 128;
-constexpr int64_t kMinusSumsAt = 160;
-constexpr int64_t kFloatChunk = 32;       // columns of one partial sum of the float types
-constexpr int64_t kPrefetchBytes = 1536;  // ahead in the weights; the hardware's streams stop at page borders
+#include "kernels/cpu/limits.inl"
+
+// Offsets in a record, for each token of the unit.
+constexpr int64_t kScalesAt = 32;
+constexpr int64_t kSumsAt = 36;
+constexpr int64_t kMinusSumsAt = 40;
+constexpr int64_t kFloatChunk = 32;  // columns of one partial sum of the float types
 
 /// The codes of quad j of one group, FL_LANES rows of it.
 template <DType D>
 FL_INLINE vu codes(const uint8_t* group, int j) {
   constexpr PackFormat f = pack_format(D);
   constexpr uint32_t kEach = 0x01010101U;
+  constexpr int64_t kFour = four_bit_plane(f);
   constexpr int64_t kTwo = two_bit_plane(f);
   constexpr int64_t kOne = one_bit_plane(f);
   if constexpr (f.bits == 8) {
@@ -42,7 +45,7 @@ FL_INLINE vu codes(const uint8_t* group, int j) {
   }
   vu v{};
   if constexpr ((f.bits & 4) != 0) {
-    v = load_codes(group + (j & 3) * kLineBytes) >> (j / 4 * 4) & (15 * kEach);
+    v = load_codes(group + kFour + (j & 3) * kLineBytes) >> (j / 4 * 4) & (15 * kEach);
   }
   if constexpr ((f.bits & 2) != 0) {
     constexpr int kUp = f.bits & 4;
@@ -89,7 +92,8 @@ void quantised_tile(const TileCall& call) {
   constexpr int64_t kScaleBytes = scale_bytes(f);
   constexpr int64_t kGroupBytes = group_bytes(f);
   constexpr int64_t kBlockBytes = block_bytes(f);
-  constexpr int kUnits = (T + 3) / 4;
+  constexpr int kU = T < 4 ? T : 4;
+  constexpr int kUnits = (T + kU - 1) / kU;
   const int64_t n_blocks = call.cols / f.block_cols;
   const int64_t plane = (n_blocks * kHalfEntry + kLineBytes - 1) / kLineBytes * kLineBytes;
 
@@ -121,11 +125,6 @@ void quantised_tile(const TileCall& call) {
       scales += part;
       const uint8_t* group = block + kScaleBytes;
       for (int64_t g = 0; g < kGroups; ++g, group += kGroupBytes) {
-        if constexpr (T <= 4) {
-          for (int64_t line = 0; line < kGroupBytes; line += kLineBytes) {
-            __builtin_prefetch(group + line + kPrefetchBytes);
-          }
-        }
 #pragma GCC unroll 2
         for (int sub = 0; sub < kSubs; ++sub) {
           vi sum[T];
@@ -133,8 +132,9 @@ void quantised_tile(const TileCall& call) {
           for (int t = 0; t < T; ++t) {
             sum[t] = vi{};
             if constexpr (kOffset) {
-              const uint8_t* minus = x[t / 4] + kMinusSumsAt + t % 4 * 4;
-              const int32_t total = kSubs == 2 ? word(minus + 16 * sub) : word(minus) + word(minus + 16);
+              const uint8_t* minus = x[t / kU] + kMinusSumsAt * kU + t % kU * 4;
+              const int32_t total =
+                  kSubs == 2 ? word(minus + 4 * kU * sub) : word(minus) + word(minus + 4 * kU);
               sum[t] = splat_i(total) << kShift;
             }
           }
@@ -147,7 +147,7 @@ void quantised_tile(const TileCall& call) {
             const vu w1 = codes<D>(group, j1);
 #pragma GCC unroll 12
             for (int t = 0; t < T; ++t) {
-              const uint8_t* q = x[t / 4] + t % 4 * 32;
+              const uint8_t* q = x[t / kU] + t % kU * 32;
               sum[t] = dot_pair<kDotBits>(sum[t], w0, w1, word(q + 4 * j0), word(q + 4 * j1));
             }
           }
@@ -155,37 +155,32 @@ void quantised_tile(const TileCall& call) {
           vf w_scale = d;
           vf w_min = m;
           if constexpr (f.scales == Scales::six_bit) {
-            w_scale = d * unsigned_bytes(scales + s * kTileRows);
-            w_min = m * unsigned_bytes(scales + (8 + s) * kTileRows);
+            w_scale = d * to_float(unsigned_bytes(scales + s * kTileRows));
+            w_min = m * to_float(unsigned_bytes(scales + (8 + s) * kTileRows));
           } else if constexpr (f.scales == Scales::int8) {
-            w_scale = d * signed_bytes(scales + s * kTileRows);
+            w_scale = d * to_float(signed_bytes(scales + s * kTileRows));
           } else if constexpr (f.scales == Scales::nibbles) {
-            uint8_t low[FL_LANES];
-            uint8_t high[FL_LANES];
-            for (int64_t r = 0; r < FL_LANES; ++r) {
-              low[r] = scales[s * kTileRows + r] & 15;
-              high[r] = scales[s * kTileRows + r] >> 4;
-            }
-            w_scale = d * unsigned_bytes(low);
-            w_min = m * unsigned_bytes(high);
+            const vi both = unsigned_bytes(scales + s * kTileRows);
+            w_scale = d * to_float(both & 15);
+            w_min = m * to_float(both >> 4);
           }
 #pragma GCC unroll 12
           for (int t = 0; t < T; ++t) {
-            const float x_scale = real(x[t / 4] + kScalesAt + t % 4 * 4);
+            const float x_scale = real(x[t / kU] + kScalesAt * kU + t % kU * 4);
             acc[t] += to_float(sum[t]) * x_scale * w_scale;
             if constexpr (f.scales == Scales::half_min) {
-              acc[t] += w_min * real(x[t / 4] + kSumsAt + t % 4 * 4);
+              acc[t] += w_min * real(x[t / kU] + kSumsAt * kU + t % kU * 4);
             } else if constexpr (f.scales == Scales::six_bit) {
-              acc[t] -= w_min * real(x[t / 4] + kSumsAt + t % 4 * 4);
+              acc[t] -= w_min * real(x[t / kU] + kSumsAt * kU + t % kU * 4);
             } else if constexpr (f.scales == Scales::nibbles) {
-              const int32_t minus = word(x[t / 4] + kMinusSumsAt + 16 * sub + t % 4 * 4);
+              const int32_t minus = word(x[t / kU] + (kMinusSumsAt + 4 * sub) * kU + t % kU * 4);
               acc[t] += w_min * (static_cast<float>(minus) * x_scale);
             }
           }
         }
 #pragma GCC unroll 4
         for (int u = 0; u < kUnits; ++u) {
-          x[u] += kRecordBytes;
+          x[u] += kTokenRecordBytes * kU;
         }
       }
       block += kBlockBytes;
@@ -204,16 +199,15 @@ FL_INLINE vf float_codes(const uint8_t* p) {
   } else if constexpr (D == DType::f16) {
     return halves(p);
   } else {
-    uint16_t narrow __attribute__((vector_size(2 * FL_LANES)));
-    __builtin_memcpy(&narrow, p, sizeof(narrow));
-    return reinterpret_cast<vf>(__builtin_convertvector(narrow, vu) << 16);
+    return reinterpret_cast<vf>(unsigned_words(p) << 16);
   }
 }
 
 template <DType D, int T>
 void float_tile(const TileCall& call) {
   constexpr int64_t kElem = pack_format(D).elem_bytes;
-  constexpr int kUnits = (T + 3) / 4;
+  constexpr int kU = T < 4 ? T : 4;
+  constexpr int kUnits = (T + kU - 1) / kU;
   for (int64_t part = 0; part < kTileRows; part += FL_LANES) {
     const uint8_t* w = call.tile + part * kElem;
     const uint8_t* x[kUnits];
@@ -237,11 +231,11 @@ void float_tile(const TileCall& call) {
         const vf v = float_codes<D>(w);
 #pragma GCC unroll 12
         for (int t = 0; t < T; ++t) {
-          sum[t] += v * real(x[t / 4] + t % 4 * 4);
+          sum[t] += v * real(x[t / kU] + t % kU * 4);
         }
 #pragma GCC unroll 4
         for (int u = 0; u < kUnits; ++u) {
-          x[u] += kUnitTokens * 4;
+          x[u] += kU * 4;
         }
       }
 #pragma GCC unroll 12
@@ -277,7 +271,10 @@ TileFn pick(int n) {
   return kFns[n - 1];
 }
 
-TileFn tile_fn(DType type, int n) {
+TileFn tile_fn(DType type, int n, int64_t unit) {
+  if (unit == kMaxUnit && n < kMaxUnit) {
+    n = kMaxUnit;
+  }
   switch (type) {
     case DType::f32:
       return pick<DType::f32>(n);
@@ -326,20 +323,32 @@ FL_INLINE float largest_of(vi bits) {
   return value;
 }
 
+FL_INLINE int32_t sum_of(vi v) {
+  int32_t a[kLanes];
+  __builtin_memcpy(a, &v, sizeof(v));
+  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) {
+      a[i] += a[i + half];
+    }
+  }
+  return a[0];
+}
+
 /// Symmetric, 127 steps to the largest magnitude of the 32. The nearest integer comes from adding 1.5 * 2^23.
-void quantise(const float* x, int64_t stride, int n, int64_t first, int64_t last, uint8_t* unit) {
+void quantise(const float* x, int64_t stride, int n, int64_t first, int64_t last, int64_t unit,
+              uint8_t* out) {
   constexpr float kRound = 12582912.0F;
   constexpr float kTiny = 1e-35F;  // 127 / kTiny is finite
   constexpr float kHuge = 3.4e38F;
   constexpr int64_t kVecs = kGroupCols / FL_LANES;
-  for (int t = 0; t < static_cast<int>(kUnitTokens); ++t) {
+  for (int64_t t = 0; t < unit; ++t) {
     const float* row = x + t * stride;
     for (int64_t g = first; g < last; ++g) {
-      uint8_t* record = unit + g * kRecordBytes;
+      uint8_t* record = out + g * kTokenRecordBytes * unit;
       if (t >= n) {
         __builtin_memset(record + t * 32, 0, 32);
-        for (int64_t at = kScalesAt; at < kRecordBytes; at += 16) {
-          __builtin_memset(record + at + t * 4, 0, 4);
+        for (int64_t at = kScalesAt; at < kTokenRecordBytes; at += 4) {
+          __builtin_memset(record + at * unit + t * 4, 0, 4);
         }
         continue;
       }
@@ -354,26 +363,20 @@ void quantise(const float* x, int64_t stride, int n, int64_t first, int64_t last
       const float scale = largest / 127.0F;  // not finite if an element is not: then so are the products
       const float inverse = largest > kTiny && largest < kHuge ? 127.0F / largest : 0.0F;
       int32_t sums[2] = {0, 0};
-      int32_t whole[kGroupCols];
       for (int64_t i = 0; i < kVecs; ++i) {
         const vf shifted = v[i] * inverse + kRound;
         vi q = reinterpret_cast<vi>(shifted) - 0x4B400000;
         q = q > 127 ? splat_i(127) : q;  // NaN
         q = q < -127 ? splat_i(-127) : q;
-        __builtin_memcpy(whole + i * FL_LANES, &q, sizeof(q));
+        store_bytes(reinterpret_cast<int8_t*>(record) + t * 32 + i * FL_LANES, q);
+        sums[i * FL_LANES / 16] += sum_of(q);
       }
-      int8_t narrow[kGroupCols];
-      for (int64_t c = 0; c < kGroupCols; ++c) {
-        sums[c / 16] += whole[c];
-        narrow[c] = static_cast<int8_t>(whole[c]);
-      }
-      __builtin_memcpy(record + t * 32, narrow, sizeof(narrow));
       const float real_sum = scale * static_cast<float>(sums[0] + sums[1]);
       const int32_t minus[2] = {-sums[0], -sums[1]};
-      __builtin_memcpy(record + kScalesAt + t * 4, &scale, 4);
-      __builtin_memcpy(record + kSumsAt + t * 4, &real_sum, 4);
-      __builtin_memcpy(record + kMinusSumsAt + t * 4, &minus[0], 4);
-      __builtin_memcpy(record + kMinusSumsAt + 16 + t * 4, &minus[1], 4);
+      __builtin_memcpy(record + kScalesAt * unit + t * 4, &scale, 4);
+      __builtin_memcpy(record + kSumsAt * unit + t * 4, &real_sum, 4);
+      __builtin_memcpy(record + kMinusSumsAt * unit + t * 4, &minus[0], 4);
+      __builtin_memcpy(record + (kMinusSumsAt + 4) * unit + t * 4, &minus[1], 4);
     }
   }
 }
@@ -381,6 +384,7 @@ void quantise(const float* x, int64_t stride, int n, int64_t first, int64_t last
 }  // namespace body
 }  // namespace
 
-const MatmulTable FL_TABLE = {FL_TOKENS, body::tile_fn, body::quantise};
+const MatmulTable FL_TABLE = {FL_TOKENS,        body::tile_fn,   body::quantise,
+                              body::read_bytes, body::spin_int8, body::spin_f32};
 
 }  // namespace fl::cpu

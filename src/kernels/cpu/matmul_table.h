@@ -1,10 +1,11 @@
 // The product's inner kernels as compiled for one instruction set; private to kernels/cpu.
 //
-// Activations lie in units of four tokens. Quantised: for every group of 32 columns a record of three cache
-// lines:
-//   int8 q[4][32], float scale[4], float sum[4] (scale times the sum of q), int32 minus_sum[2][4] (minus the
+// Activations lie in units of U tokens: of four, or of one or two when there are no more (one token's input
+// must stay in the first-level cache beside a stream of weights). Quantised: for every group of 32 columns a
+// record of
+//   int8 q[U][32], float scale[U], float sum[U] (scale times the sum of q), int32 minus_sum[2][U] (minus the
 //   sums of the two halves of q, so that a code's offset is a shift of it).
-// As floats: [column][4]. Tokens missing from the last unit are zeros.
+// As floats: [column][U]. Tokens missing from the last unit are zeros.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +14,12 @@
 
 namespace fl::cpu {
 
-inline constexpr int64_t kUnitTokens = 4;
-inline constexpr int64_t kRecordBytes = 192;
+inline constexpr int64_t kMaxUnit = 4;
+/// Bytes of a record for each token of the unit.
+inline constexpr int64_t kTokenRecordBytes = 48;
+constexpr int64_t unit_tokens(int64_t n_tokens) {
+  return n_tokens < 3 ? n_tokens : kMaxUnit;
+}
 inline constexpr int kMaxTileTokens = 12;
 
 /// One tile of weights with one to kMaxTileTokens tokens.
@@ -30,11 +35,22 @@ using TileFn = void (*)(const TileCall&);
 struct MatmulTable {
   /// The most tokens of one call; also the size of the blocks in which many tokens are taken.
   int max_tokens;
-  /// The kernel for at least n tokens (1 <= n <= max_tokens); it may compute up to kMaxTileTokens.
-  TileFn (*tile_fn)(DType type, int n);
-  /// Groups [first, last) of one unit from `n` (1..4) rows of x.
-  void (*quantise)(const float* x, int64_t stride, int n, int64_t first, int64_t last, uint8_t* unit);
+  /// The kernel for at least n tokens (1 <= n <= max_tokens) in units of `unit`; it may compute up to
+  /// kMaxTileTokens.
+  TileFn (*tile_fn)(DType type, int n, int64_t unit);
+  /// Groups [first, last) of one unit from `n` rows of x.
+  void (*quantise)(const float* x, int64_t stride, int n, int64_t first, int64_t last, int64_t unit,
+                   uint8_t* out);
+  // Loops for kernels/cpu/machine.h: reading n bytes; `steps` rounds of arithmetic, returning the operations
+  // of one.
+  void (*read)(const uint8_t* p, int64_t n);
+  int64_t (*spin_int8)(int64_t steps);
+  int64_t (*spin_f32)(int64_t steps);
 };
+
+enum class Isa : uint8_t;
+/// The kernels for one of the instruction sets that this machine runs.
+const MatmulTable& matmul_table(Isa isa);
 
 extern const MatmulTable kMatmulPortable;
 extern const MatmulTable kMatmulAvx2;

@@ -163,7 +163,7 @@ void put_codes(const PackFormat& f, const uint8_t* code, int64_t row, uint8_t* g
       continue;
     }
     if ((f.bits & 4) != 0) {
-      put(group + (quad & 3) * kLineBytes, (v & 15) << (quad / 4 * 4));
+      put(group + four_bit_plane(f) + (quad & 3) * kLineBytes, (v & 15) << (quad / 4 * 4));
       v >>= 4;
     }
     if ((f.bits & 2) != 0) {
@@ -222,7 +222,7 @@ int get_code(const PackFormat& f, const uint8_t* group, int64_t row, int64_t col
   int v = 0;
   int shift = 0;
   if ((f.bits & 4) != 0) {
-    v = group[(quad & 3) * kLineBytes + byte] >> (quad / 4 * 4) & 15;
+    v = group[four_bit_plane(f) + (quad & 3) * kLineBytes + byte] >> (quad / 4 * 4) & 15;
     shift = 4;
   }
   if ((f.bits & 2) != 0) {

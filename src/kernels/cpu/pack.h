@@ -113,11 +113,15 @@ constexpr int64_t scale_bytes(const PackFormat& f) {
 constexpr int64_t group_bytes(const PackFormat& f) {
   return kTileRows * kGroupCols * f.bits / 8;
 }
-/// Where the planes of a group begin: 4-bit or 8-bit codes first, then two bits, then one.
-constexpr int64_t two_bit_plane(const PackFormat& f) {
-  return (f.bits & 4) != 0 ? 4 * kLineBytes : 0;
+/// Where the planes of a group begin: in the order in which the kernels first need their lines, so that a
+/// stream of tiles is read forwards.
+constexpr int64_t one_bit_plane(const PackFormat& /*f*/) {
+  return 0;
 }
-constexpr int64_t one_bit_plane(const PackFormat& f) {
+constexpr int64_t two_bit_plane(const PackFormat& f) {
+  return (f.bits & 1) != 0 ? kLineBytes : 0;
+}
+constexpr int64_t four_bit_plane(const PackFormat& f) {
   return two_bit_plane(f) + ((f.bits & 2) != 0 ? 2 * kLineBytes : 0);
 }
 constexpr int64_t block_bytes(const PackFormat& f) {

@@ -10,7 +10,11 @@
 namespace fl::cpu {
 namespace {
 
-constexpr int kSpins = 20000;  // some tens of microseconds: longer than the gap between two regions of a step
+// Waiting goes through three stages: spinning (the other threads are a microsecond away), giving the core to
+// whoever wants it (perhaps the thread that is waited for: a spinning thread on its core would cost it a time
+// slice), and, between steps, sleep.
+constexpr int kSpins = 300;     // some microseconds
+constexpr int kYields = 20000;  // some milliseconds: longer than the work between two regions of a step
 
 void relax() {
 #if defined(__x86_64__)
@@ -18,10 +22,23 @@ void relax() {
 #endif
 }
 
+void wait_a_little(int turn) {
+  if (turn < kSpins) {
+    relax();
+  } else {
+    std::this_thread::yield();
+  }
+}
+
+/// The next item of one thread's stretch, on its own cache line.
+struct alignas(64) Stretch {
+  std::atomic<int64_t> item{0};
+};
+
 }  // namespace
 
 struct ThreadPool::Impl {
-  explicit Impl(int n) : size(n) {
+  explicit Impl(int n) : size(n), next(static_cast<size_t>(n)) {
     for (int i = 1; i < n; ++i) {
       threads.emplace_back([this, i] { work(i); });
     }
@@ -41,8 +58,8 @@ struct ThreadPool::Impl {
   void work(int thread) {
     uint64_t seen = 0;
     while (true) {
-      for (int spin = 0; spin < kSpins && region.load(std::memory_order_acquire) == seen; ++spin) {
-        relax();
+      for (int turn = 0; turn < kSpins + kYields && region.load(std::memory_order_acquire) == seen; ++turn) {
+        wait_a_little(turn);
       }
       if (region.load(std::memory_order_acquire) == seen) {
         std::unique_lock lock(mutex);
@@ -69,12 +86,13 @@ struct ThreadPool::Impl {
       wake.notify_all();
     }
     function(argument, 0);
-    while (left.load(std::memory_order_acquire) != 0) {
-      relax();
+    for (int turn = 0; left.load(std::memory_order_acquire) != 0; turn += turn < kSpins ? 1 : 0) {
+      wait_a_little(turn);
     }
   }
 
   const int size;
+  std::vector<Stretch> next;
   std::vector<std::thread> threads;
   std::mutex mutex;
   std::condition_variable wake;
@@ -105,10 +123,23 @@ void ThreadPool::for_raw(int64_t n, int64_t grain, ForFn fn, void* context) {
     }
     return;
   }
-  std::atomic<int64_t> next{0};
+  // Each thread has a stretch of the range, so that what it reads is one stream; when done it helps with the
+  // others'.
+  const int threads = impl_->size;
+  const int64_t items = (n + grain - 1) / grain;
+  const auto bound = [&](int thread) { return items * thread / threads; };
+  for (int i = 0; i < threads; ++i) {
+    impl_->next[static_cast<size_t>(i)].item.store(bound(i), std::memory_order_relaxed);
+  }
   run([&](int thread) {
-    for (int64_t begin = next.fetch_add(grain); begin < n; begin = next.fetch_add(grain)) {
-      fn(context, begin, std::min(n, begin + grain), thread);
+    for (int i = 0; i < threads; ++i) {
+      const int owner = (thread + i) % threads;
+      std::atomic<int64_t>& next = impl_->next[static_cast<size_t>(owner)].item;
+      const int64_t end = bound(owner + 1);
+      for (int64_t item = next.fetch_add(1, std::memory_order_relaxed); item < end;
+           item = next.fetch_add(1, std::memory_order_relaxed)) {
+        fn(context, item * grain, std::min(n, (item + 1) * grain), thread);
+      }
     }
   });
 }

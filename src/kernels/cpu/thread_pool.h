@@ -1,5 +1,5 @@
-// A fixed set of threads for kernels: parallel regions of microseconds, so workers spin briefly between regions of one
-// step and sleep between steps. One caller at a time.
+// A fixed set of threads for kernels: parallel regions of microseconds, so workers spin briefly between
+// regions of one step and sleep between steps. One caller at a time.
 #pragma once
 
 #include <cstdint>
@@ -17,19 +17,22 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const;
-  /// Runs body(thread) on every thread, thread in [0, size()); returns when all are done. Exceptions are a bug.
+  /// Runs body(thread) on every thread, thread in [0, size()); returns when all are done. Exceptions are a
+  /// bug.
   template <typename F>
   void run(F&& body) {
-    run_raw([](void* context, int thread) { (*static_cast<std::remove_reference_t<F>*>(context))(thread); }, &body);
+    run_raw([](void* context, int thread) { (*static_cast<std::remove_reference_t<F>*>(context))(thread); },
+            &body);
   }
   /// Splits [0, n) into items of `grain` taken by whichever thread is free: body(begin, end, thread).
   template <typename F>
   void parallel_for(int64_t n, int64_t grain, F&& body) {
-    for_raw(n, grain,
-            [](void* context, int64_t begin, int64_t end, int thread) {
-              (*static_cast<std::remove_reference_t<F>*>(context))(begin, end, thread);
-            },
-            &body);
+    for_raw(
+        n, grain,
+        [](void* context, int64_t begin, int64_t end, int thread) {
+          (*static_cast<std::remove_reference_t<F>*>(context))(begin, end, thread);
+        },
+        &body);
   }
 
  private:
