@@ -24,6 +24,7 @@ struct SelectScratch {
   std::vector<float> block_max;
   std::vector<float> order;
   std::vector<Candidate> pool;
+  std::vector<Candidate> best;  ///< for callers without a list of their own
 };
 
 /// The largest logit, or NaN when one is NaN or +inf.

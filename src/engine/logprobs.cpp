@@ -12,9 +12,8 @@ TokenProb model_logprobs(std::span<const float> logits, int32_t token, int32_t n
   const float max = largest(logits);
   const double log_sum = max + std::log(sum_exp(logits, max));
   if (n_probs > 0) {
-    std::vector<Candidate> best;
-    select_top(logits, std::min(n_probs, static_cast<int32_t>(logits.size())), scratch, best);
-    for (const Candidate& c : best) {
+    select_top(logits, std::min(n_probs, static_cast<int32_t>(logits.size())), scratch, scratch.best);
+    for (const Candidate& c : scratch.best) {
       top.push_back({c.id, static_cast<float>(c.logit - log_sum)});
     }
   }

@@ -48,6 +48,7 @@ Loop::Loop(std::unique_ptr<model::Runner> runner, const EngineOptions& options)
     seq.blocks.reserve(options_.n_ctx_slot / kBlockTokens + 1);
     seq.path.reserve(options_.n_ctx_slot / kBlockTokens + 1);
   }
+  flying_.reserve(kMaxInFlight);
   spare_steps_.resize(kMaxInFlight + 1);
   for (Step& step : spare_steps_) {
     step.entries.reserve(options.n_slots);
@@ -147,6 +148,9 @@ bool Loop::submit_step() {
       continue;
     }
     if (seq.in_prompt()) {
+      if (waits_for_leader(seq)) {
+        continue;
+      }
       const int32_t cut = seq.next_cut < seq.cuts.size() ? seq.cuts[seq.next_cut] : 0;
       waiting_.push_back({seq.slot, seq.order, seq.n_fed, seq.n_prompt, cut});
     } else {
@@ -192,7 +196,7 @@ bool Loop::submit_step() {
 
 void Loop::collect_step() {
   collecting_ = std::move(flying_.front());
-  flying_.pop_front();
+  flying_.erase(flying_.begin());
   const std::span<const model::RowResult> results = runner_->collect();
   for (const Entry& entry : collecting_.entries) {
     Sequence& seq = slots_[entry.slot];

@@ -2,7 +2,6 @@
 // runs on the engine thread (Engine) or step by step in a test. Not thread-safe but for `board`.
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -98,6 +97,11 @@ class Loop {
   void park(Sequence& seq);
   void fail_steps(const std::string& what, bool lost);
   void give_up(const std::string& what);
+  // follow.cpp: prompts that share their beginning with one that is being read
+  void choose_leader(Sequence& seq);
+  bool waits_for_leader(Sequence& seq);
+  void jump(Sequence& seq);
+
   int32_t allocate_block();
   int32_t allocate_row(int32_t spared);
   void sink_failed(Sequence& seq, const char* what);
@@ -128,7 +132,7 @@ class Loop {
   uint64_t n_steps_ = 0;
   bool lost_ = false;
 
-  std::deque<Step> flying_;
+  std::vector<Step> flying_;  ///< submitted, oldest first
   std::vector<Step> spare_steps_;
   Step building_;    ///< being made and submitted
   Step collecting_;  ///< being collected and committed

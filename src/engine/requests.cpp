@@ -166,6 +166,7 @@ void Loop::resume(Sequence& seq) {
   if (seq.cached) {
     place_cuts(seq, n_blocked);
   }
+  choose_leader(seq);
 }
 
 void Loop::place_cuts(Sequence& seq, int32_t n_blocked) {
@@ -246,8 +247,8 @@ void Loop::take_checkpoint(Sequence& seq) {
   }
   const int32_t row = allocate_row(-1);
   if (row >= 0) {
+    prefix_.set_checkpoint(node, row, seq.exact);  // first, so that a failing copy does not leak the row
     runner_->copy_state(seq.row, row);
-    prefix_.set_checkpoint(node, row, seq.exact);
   }
 }
 
@@ -414,7 +415,7 @@ void Loop::fail_steps(const std::string& what, bool lost) {
   }
   while (!flying_.empty()) {
     Step step = std::move(flying_.front());
-    flying_.pop_front();
+    flying_.erase(flying_.begin());
     try {
       runner_->collect();
     } catch (const model::DeviceError& e) {

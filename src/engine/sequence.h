@@ -52,6 +52,9 @@ struct Sequence {
   bool exact = true;            ///< its prompt was computed on the grid from an exact state
   std::vector<int32_t> cuts;    ///< positions where a checkpoint is wanted, ascending
   size_t next_cut = 0;
+  int32_t leader = -1;  ///< slot of the sequence that reads the beginning of this one's prompt; -1: none
+  uint64_t leader_order = 0;  ///< that sequence, should the slot have changed hands
+  int32_t leader_goal = 0;    ///< position where it leaves a checkpoint for this one
 
   // Generation
   Sampler sampler;

@@ -417,10 +417,10 @@ TEST(Engine, SlowSinksPauseOnlyThemselves) {
   EXPECT_EQ(slow.sink->n_done, 0);
   EXPECT_LE(slow.sink->tokens.size(), 3U);
   for (int i = 0; i < 20 && slow.sink->n_done == 0; ++i) {
-    eventually([&] {
+    ASSERT_TRUE(eventually([&] {
       const std::scoped_lock lock(slow.sink->mutex);
       return slow.sink->n_done > 0 || slow.sink->busy_left > 1000;
-    });
+    }));
     {
       const std::scoped_lock lock(slow.sink->mutex);
       slow.sink->busy_left = 0;
@@ -620,6 +620,7 @@ TEST(Engine, ManyThreadsSubmitCancelAndLook) {
         (void)engine.stats();
         (void)engine.erase_slot(1);
         engine.wake();
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
       }
     });
     std::vector<std::thread> threads;

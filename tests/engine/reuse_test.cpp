@@ -146,6 +146,62 @@ TEST_F(Reuse, WithoutSpareRowsOnlyExactContinuation) {
   EXPECT_EQ(run(text(300)), 0);
 }
 
+TEST_F(Reuse, PromptsThatArriveTogetherAreReadOnce) {
+  EngineOptions options;
+  options.n_slots = 4;
+  make(options);
+  const auto system = text(1000, 1);
+  std::vector<std::shared_ptr<Recorder>> sinks;
+  std::vector<Request> requests;
+  for (int i = 0; i < 4; ++i) {
+    Request request;
+    request.prompt = i < 2 ? system : system + text(300, i);
+    request.sampling.seed = i;
+    request.max_tokens = 10;
+    sinks.push_back(std::make_shared<Recorder>());
+    request.sink = sinks.back();
+    requests.push_back(request);
+    ASSERT_TRUE(loop_->start(test::ticket(++id_, request)));
+  }
+  while (!loop_->idle()) {
+    loop_->round();
+  }
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(sinks[i]->tokens, run_alone(model_, requests[i], 16384).tokens);
+    EXPECT_EQ(sinks[i]->done.timings.cached_n, i == 0 ? 0 : 960);
+  }
+  EXPECT_EQ(fake_->n_computed, 1000 + 40 + 2 * 340 + 4 * 9);
+}
+
+TEST_F(Reuse, FollowersGoOnWhenTheirLeaderLeaves) {
+  EngineOptions options;
+  options.n_slots = 3;
+  options.max_step_tokens = 128;
+  make(options);
+  std::vector<std::shared_ptr<Recorder>> sinks;
+  Request request;
+  request.prompt = text(1000, 1);
+  request.max_tokens = 10;
+  request.sampling.seed = 5;
+  for (int i = 0; i < 3; ++i) {
+    sinks.push_back(std::make_shared<Recorder>());
+    request.sink = sinks.back();
+    ASSERT_TRUE(loop_->start(test::ticket(i + 1, request)));
+  }
+  loop_->round();
+  loop_->round();
+  ASSERT_TRUE(loop_->cancel(1));
+  while (!loop_->idle()) {
+    loop_->round();
+  }
+  EXPECT_EQ(sinks[0]->done.finish, Finish::cancelled);
+  const auto alone = run_alone(model_, request, 16384).tokens;
+  EXPECT_EQ(sinks[1]->tokens, alone);
+  EXPECT_EQ(sinks[2]->tokens, alone);
+  // The second goes on where the first stopped (parked on the grid), the third follows the second.
+  EXPECT_EQ(fake_->n_computed, 1000 + 40 + 2 * 9);
+}
+
 TEST_F(Reuse, StatelessSequencesLeaveNothing) {
   Request request;
   request.prompt = text(200);

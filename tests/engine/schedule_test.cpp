@@ -106,8 +106,8 @@ class Schedule {
     return job;
   }
 
-  /// One schedule; EXPECTs inside. `device`: the runner samples and runs ahead.
-  void run(bool device) {
+  /// One schedule; EXPECTs inside.
+  void run(bool device, bool faults) {
     spdlog::set_level(spdlog::level::off);  // sinks that throw are part of the plan
     EngineOptions options;
     options.n_slots = pick(1, 4);
@@ -123,6 +123,13 @@ class Schedule {
     auto fake = std::make_unique<FakeRunner>(model_, runner, device ? 2 : 1, device ? 20 : 0);
     FakeRunner* fake_runner = fake.get();
     fake->on_step = [&](const FakeRunner::Seen& seen) { check_step(seen, options); };
+    if (faults) {
+      fake->fault = [&](char) {
+        if (chance(0.02)) {
+          throw model::DeviceError("injected", false);
+        }
+      };
+    }
     Loop loop(std::move(fake), options);
 
     std::vector<Job> jobs;
@@ -181,7 +188,7 @@ class Schedule {
 
   /// `same`: the answer must be what it is alone. Otherwise it may continue generated text, whose state
   /// differs from that of a prompt; then the fake still checks that blocks and state belong together.
-  void check(const Job& job, int32_t n_ctx, bool same) const {
+  void check(const Job& job, int32_t n_ctx, bool same) {
     const Recorder& sink = *job.sink;
     ASSERT_EQ(sink.n_done, 1);
     EXPECT_EQ(sink.faults, 0);
@@ -192,7 +199,11 @@ class Schedule {
     if (sink.done.finish == Finish::cancelled) {
       EXPECT_TRUE(job.cancelled || sink.throw_at >= 0 || sink.throw_at_prompt);
     } else {
-      EXPECT_NE(sink.done.finish, Finish::error) << sink.done.error;
+      if (sink.done.finish == Finish::error) {
+        EXPECT_EQ(sink.done.error, "the device failed: injected");
+        ++n_failed;
+        return;
+      }
       EXPECT_FALSE(job.cancelled || sink.throw_at_prompt);
       EXPECT_EQ(sink.prompt_done, n_prompt);
       EXPECT_EQ(sink.done.timings.prompt_n + sink.done.timings.cached_n, n_prompt);
@@ -212,6 +223,7 @@ class Schedule {
 
   int64_t total_cached = 0;
   size_t max_flying = 0;
+  int n_failed = 0;
 
  private:
   std::mt19937_64 rng_;
@@ -223,14 +235,17 @@ class Schedule {
 struct Kind {
   bool device = false;   ///< the runner samples and takes two steps in flight
   bool lineage = false;  ///< generated text leaves other bits than a prompt
+  bool faults = false;   ///< the device fails now and then, and recovers
 };
 
 void run_schedules(uint64_t first, uint64_t count, Kind kind) {
   int64_t cached = 0;
   size_t flying = 0;
+  int failed = 0;
   for (uint64_t seed = first; seed < first + count; ++seed) {
     Schedule schedule(seed, kind.lineage);
-    schedule.run(kind.device);
+    schedule.run(kind.device, kind.faults);
+    failed += schedule.n_failed;
     cached += schedule.total_cached;
     flying = std::max(flying, schedule.max_flying);
     if (::testing::Test::HasFailure()) {
@@ -239,6 +254,7 @@ void run_schedules(uint64_t first, uint64_t count, Kind kind) {
     }
   }
   EXPECT_GT(cached, static_cast<int64_t>(count) * 20) << "the prefix cache was hardly used";
+  EXPECT_EQ(failed > 0, kind.faults);
   if (kind.device) {
     EXPECT_EQ(flying, 2U) << "the engine never ran ahead";
   }
@@ -255,6 +271,12 @@ TEST(Schedule, DeviceSampling) {
 }
 TEST(Schedule, DeviceSamplingWithLineage) {
   run_schedules(300001, 2500, {.device = true, .lineage = true});
+}
+TEST(Schedule, FailingDevice) {
+  run_schedules(400001, 1000, {.faults = true});
+}
+TEST(Schedule, FailingDeviceThatRunsAhead) {
+  run_schedules(500001, 1000, {.device = true, .lineage = true, .faults = true});
 }
 
 }  // namespace
