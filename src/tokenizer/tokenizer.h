@@ -48,8 +48,8 @@ class Tokenizer {
   std::vector<int32_t> encode(std::string_view text, Special special) const;
   void encode_append(std::string_view text, Special special, std::vector<int32_t>& ids) const;
 
-  /// As `parse`, but a special token counts only where it lies wholly inside one of the `trusted` ranges (ascending,
-  /// disjoint). Everything else merges across their borders: the ids are those of the whole text.
+  /// As `parse`, but a special token counts only where it lies wholly inside one of the `trusted` ranges
+  /// (ascending, disjoint). Everything else merges across their borders: the ids are those of the whole text.
   struct ByteRange {
     size_t begin = 0;
     size_t end = 0;

@@ -168,7 +168,7 @@ Value get_item(const Value& value, const Value& key, Context& context) {
 }
 
 Value get_path(const Value& value, const Value& path, Context& context, const Value* fallback) {
-  const auto or_fallback = [fallback](Value found) {
+  const auto or_fallback = [fallback](const Value& found) {
     return found.is_undefined() && fallback != nullptr ? *fallback : found;
   };
   Int index = 0;

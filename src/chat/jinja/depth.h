@@ -1,3 +1,4 @@
+// The recursion counter of the evaluator.
 #pragma once
 
 #include <fmt/format.h>

@@ -221,15 +221,15 @@ Args Interpreter::arguments(const Expr& expr, const Scope& scope) {
   return args;
 }
 
-Value Interpreter::evaluate_filter(const Expr& expr, Value input, const Scope& scope) {
+Value Interpreter::evaluate_filter(const Expr& expr, const Value& input, const Scope& scope) {
   return find_filter(expr.text)(input, arguments(expr, scope), context_);
 }
 
 Value Interpreter::apply_filters(const Expr& expr, Text body, const Scope& scope) {
   const Depth guard(*this);
-  Value input =
+  const Value input =
       expr.args[0] == nullptr ? Value(std::move(body)) : apply_filters(*expr.args[0], std::move(body), scope);
-  return evaluate_filter(expr, std::move(input), scope);
+  return evaluate_filter(expr, input, scope);
 }
 
 Value Interpreter::evaluate_call(const Expr& expr, const Scope& scope, Macro* caller) {

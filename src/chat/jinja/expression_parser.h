@@ -1,3 +1,4 @@
+// Expressions of the template language: tokens to a tree, by recursive descent with bounded nesting.
 #pragma once
 
 #include <string>

@@ -106,6 +106,7 @@ std::vector<Value> sorted(std::vector<Value> items, const Value* attribute, bool
     Value key, item;
   };
   std::vector<Keyed> keyed;
+  keyed.reserve(items.size());
   for (Value& item : items) {
     keyed.push_back({sort_key(item, attribute, case_sensitive, context), item});
   }
@@ -356,12 +357,14 @@ Value round_filter(const Value& input, const Args& args, Context&) {
     return std::nearbyint(value * scale) / scale;
   }
   // Correctly rounded from the exact binary value, ties to even, as Python's round is.
-  return std::strtod(fmt::format("{:.{}f}", value, static_cast<int>(places)).c_str(), nullptr);
+  const std::string digits = fmt::format("{:.{}f}", value, static_cast<int>(places));
+  std::from_chars(digits.data(), digits.data() + digits.size(), value);
+  return value;
 }
 
 Value int_filter(const Value& input, const Args& args, Context&) {
   const auto bound = args.bind("int", {"default", "base"});
-  const Value fallback = bound[0] == nullptr ? Value(Int{0}) : *bound[0];
+  Value fallback = bound[0] == nullptr ? Value(Int{0}) : *bound[0];
   Int integer = 0;
   if (is_integer(input, integer)) {
     return integer;

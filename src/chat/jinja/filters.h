@@ -1,3 +1,4 @@
+// The filters of the template language, by name.
 #pragma once
 
 #include <string_view>

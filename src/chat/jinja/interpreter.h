@@ -88,7 +88,7 @@ class Interpreter {
   Value evaluate_slice(const Expr& expr, const Scope& scope);
   Value evaluate_dict(const Expr& expr, const Scope& scope);
   Value evaluate_concat(const Expr& expr, const Scope& scope);
-  Value evaluate_filter(const Expr& expr, Value input, const Scope& scope);
+  Value evaluate_filter(const Expr& expr, const Value& input, const Scope& scope);
   /// Filters of a filter block or a set block, on top of its body.
   Value apply_filters(const Expr& expr, Text body, const Scope& scope);
   Args arguments(const Expr& expr, const Scope& scope);

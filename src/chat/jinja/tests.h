@@ -1,3 +1,4 @@
+// The tests of the template language (`x is defined`), by name.
 #pragma once
 
 #include <string_view>

@@ -87,6 +87,7 @@ std::vector<Text> split_space(const Text& text, Int limit, bool from_right) {
       words.back().second = s.size();
     }
   }
+  out.reserve(words.size());
   for (const auto& [begin, end] : words) {
     out.push_back(text.substr(begin, end - begin));
   }
