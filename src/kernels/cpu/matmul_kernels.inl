@@ -30,6 +30,10 @@ namespace body {
 constexpr int64_t kScalesAt = 32;
 constexpr int64_t kSumsAt = 36;
 constexpr int64_t kMinusSumsAt = 40;
+// With few tokens the loads themselves run far enough ahead and prefetching costs a third of the bandwidth;
+// with more, the arithmetic between two lines keeps them too near (docs/decisions/0030).
+constexpr int kPrefetchTokens = 6;
+constexpr int64_t kPrefetchBytes = 4096;
 constexpr int64_t kFloatChunk = 32;  // columns of one partial sum of the float types
 
 /// The codes of quad j of one group, FL_LANES rows of it.
@@ -125,6 +129,11 @@ void quantised_tile(const TileCall& call) {
       scales += part;
       const uint8_t* group = block + kScaleBytes;
       for (int64_t g = 0; g < kGroups; ++g, group += kGroupBytes) {
+        if constexpr (T >= kPrefetchTokens) {
+          for (int64_t line = 0; line < kGroupBytes; line += kLineBytes) {
+            __builtin_prefetch(group + line + kPrefetchBytes);
+          }
+        }
 #pragma GCC unroll 2
         for (int sub = 0; sub < kSubs; ++sub) {
           vi sum[T];
