@@ -16,6 +16,12 @@ if(FREELUNCH_SANITIZE)
   target_link_options(fl_options INTERFACE -fsanitize=${FREELUNCH_SANITIZE})
 endif()
 
+if(FREELUNCH_FUZZ)
+  set(fuzz_flags -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_compile_options(fl_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${fuzz_flags}>)
+  target_link_options(fl_options INTERFACE -fsanitize=address,undefined)
+endif()
+
 function(fl_room room)
   cmake_parse_arguments(ARG "" "" "DEPS;LIBS;EXCLUDE" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)

@@ -79,7 +79,7 @@ SNIPPETS = [
     # tojson
     "{{ d | tojson }} {{ u | tojson }} {{ quote | tojson }} {{ html | tojson }} {{ [1, 2.0, none, true, 1e20, big] | tojson }} {{ [] | tojson }} {{ {} | tojson }}",
     "{{ d | tojson(indent=2) }} {{ [] | tojson(indent=2) }} {{ [[], {}] | tojson(indent=1) }}", "{{ d | tojson(sort_keys=true) }} {{ d | tojson(separators=(',', ':')) }} {{ u | tojson(ensure_ascii=true) }}",
-    "{{ undef | tojson }}", "{{ (1, 2) | tojson }} {{ {1: 2, none: 3, true: 4, 1.5: 5} | tojson }}", "{{ '\\x00\\x1f\\x7f\\u2028' | tojson }}", "{{ range(3) | tojson }}",
+    "{{ undef | tojson }}", "{{ (1, 2) | tojson }} {{ {1: 2, none: 3, true: 4, 1.5: 5} | tojson }}", "{{ '\\x00\\x1f\\x7f\\u2028' | tojson }}", "{{ range(3) | tojson }}", "{{ {undef: 1} | tojson }}", "{{ {(1, 2): 1} | tojson }}",
     # tests
     "{{ undef is defined }} {{ undef is undefined }} {{ nil is none }} {{ t is true }} {{ t is false }} {{ 1 is true }} {{ t is boolean }} {{ n is integer }} {{ t is integer }} {{ f is float }} {{ t is number }}",
     "{{ s is string }} {{ d is mapping }} {{ l is iterable }} {{ s is iterable }} {{ n is iterable }} {{ d is sequence }} {{ s is sequence }} {{ n is sequence }} {{ nil is iterable }} {{ undef is iterable }} {{ undef is sequence }} {{ undef is string }} {{ undef is mapping }}",

@@ -69,8 +69,7 @@ class Writer {
       list(s->items, level);
     } else if (const Dict* dict = value.dict()) {
       object(*dict, level);
-    } else if (!value.is_undefined() && value.range() == nullptr && value.object() == nullptr &&
-               value.sequence() == nullptr) {
+    } else if (is_scalar(value)) {
       put(scalar(value));
     } else {
       throw TemplateError(fmt::format("Object of type {} is not JSON serializable", type_name(value)));
@@ -81,6 +80,10 @@ class Writer {
 
  private:
   void put(std::string_view text) { out_.append(text, true); }
+
+  static bool is_scalar(const Value& value) {
+    return value.is_none() || value.is<bool>() || value.is<Int>() || value.is<double>();
+  }
 
   static std::string scalar(const Value& value) {
     if (value.is_none()) {
@@ -185,7 +188,7 @@ class Writer {
       line_break(level + 1);
       if (const Text* key = entry->first.text()) {
         string(*key);
-      } else if (entry->first.sequence() == nullptr && entry->first.dict() == nullptr) {
+      } else if (is_scalar(entry->first)) {
         put("\"" + scalar(entry->first) + "\"");
       } else {
         throw TemplateError(
