@@ -62,8 +62,9 @@ const std::vector<std::pair<int32_t, int32_t>>& dry_repetitions(
   std::ranges::sort(scratch.found, [](const auto& a, const auto& b) {
     return a.first < b.first || (a.first == b.first && a.second > b.second);
   });
-  const auto rest = std::ranges::unique(scratch.found, {}, &std::pair<int32_t, int32_t>::first);
-  scratch.found.erase(rest.begin(), rest.end());
+  const auto same_token = [](const auto& a, const auto& b) { return a.first == b.first; };
+  scratch.found.erase(std::unique(scratch.found.begin(), scratch.found.end(), same_token),
+                      scratch.found.end());
   return scratch.found;
 }
 

@@ -193,8 +193,7 @@ void Loop::place_cuts(Sequence& seq, int32_t n_blocked) {
     want(at);
   }
   std::ranges::sort(seq.cuts);
-  const auto rest = std::ranges::unique(seq.cuts);
-  seq.cuts.erase(rest.begin(), rest.end());
+  seq.cuts.erase(std::unique(seq.cuts.begin(), seq.cuts.end()), seq.cuts.end());
   if (static_cast<int32_t>(seq.cuts.size()) > options_.n_checkpoints) {
     seq.cuts.erase(seq.cuts.begin(), seq.cuts.end() - options_.n_checkpoints);
   }

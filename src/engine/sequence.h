@@ -34,6 +34,9 @@ struct Sequence {
 
   int32_t slot = 0;
   Phase phase = Phase::idle;
+  bool cached = false;  ///< takes part in the prefix cache
+  bool exact = true;    ///< its prompt was computed on the grid from an exact state
+  bool paused = false;  ///< its sink was not ready when last asked
   Ticket ticket;
   uint64_t order = 0;      ///< of arrival at a slot
   uint64_t last_used = 0;  ///< for the choice of the least recently used slot
@@ -48,8 +51,6 @@ struct Sequence {
   int32_t row = -1;             ///< the live state
   int32_t reserved_blocks = 0;  ///< the most it can ever hold
   uint64_t salt = 0;            ///< of the prefix cache
-  bool cached = false;          ///< takes part in the prefix cache
-  bool exact = true;            ///< its prompt was computed on the grid from an exact state
   std::vector<int32_t> cuts;    ///< positions where a checkpoint is wanted, ascending
   size_t next_cut = 0;
   int32_t leader = -1;  ///< slot of the sequence that reads the beginning of this one's prompt; -1: none
@@ -70,7 +71,6 @@ struct Sequence {
   Clock::time_point start;
   Clock::time_point first_token;
   Timings timings;
-  bool paused = false;
 
   const Request& request() const { return *ticket.request; }
   bool in_prompt() const { return n_fed < n_prompt; }
