@@ -1,5 +1,7 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -30,6 +32,53 @@ void wait_a_little(int turn) {
   }
 }
 
+/// Moves the calling thread to a core that no other thread of the pool is on, if it may use one. The
+/// scheduler wakes a thread on the core of its waker and can leave both there for seconds, each waiting for
+/// the other.
+class Cores {
+ public:
+  explicit Cores(int n) : core_(static_cast<size_t>(n)) {
+    for (std::atomic<int>& core : core_) {
+      core.store(-1, std::memory_order_relaxed);
+    }
+  }
+  void settle(int thread) {
+    const int here = sched_getcpu();
+    std::atomic<int>& mine = core_[static_cast<size_t>(thread)];
+    if (mine.load(std::memory_order_relaxed) != here) {
+      mine.store(here, std::memory_order_relaxed);
+    }
+    for (int other = 0; other < thread; ++other) {
+      if (core_[static_cast<size_t>(other)].load(std::memory_order_relaxed) == here) {
+        move_away(mine);
+        return;
+      }
+    }
+  }
+
+ private:
+  void move_away(std::atomic<int>& mine) {
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) {
+      return;
+    }
+    cpu_set_t free = allowed;
+    for (const std::atomic<int>& core : core_) {
+      const int taken = core.load(std::memory_order_relaxed);
+      if (taken >= 0 && taken < CPU_SETSIZE) {
+        CPU_CLR(static_cast<size_t>(taken), &free);
+      }
+    }
+    if (CPU_COUNT(&free) == 0 || sched_setaffinity(0, sizeof(free), &free) != 0) {
+      return;
+    }
+    mine.store(sched_getcpu(), std::memory_order_relaxed);
+    sched_setaffinity(0, sizeof(allowed), &allowed);  // the scheduler stays free to move it again
+  }
+
+  std::vector<std::atomic<int>> core_;  ///< where each thread was last seen
+};
+
 /// The next item of one thread's stretch, on its own cache line.
 struct alignas(64) Stretch {
   std::atomic<int64_t> item{0};
@@ -38,7 +87,7 @@ struct alignas(64) Stretch {
 }  // namespace
 
 struct ThreadPool::Impl {
-  explicit Impl(int n) : size(n), next(static_cast<size_t>(n)) {
+  explicit Impl(int n) : size(n), next(static_cast<size_t>(n)), cores(n) {
     for (int i = 1; i < n; ++i) {
       threads.emplace_back([this, i] { work(i); });
     }
@@ -69,6 +118,7 @@ struct ThreadPool::Impl {
       if (stop) {
         return;
       }
+      cores.settle(thread);
       fn(context, thread);
       left.fetch_sub(1, std::memory_order_acq_rel);
     }
@@ -76,6 +126,7 @@ struct ThreadPool::Impl {
 
   void run(RunFn function, void* argument) {
     if (size > 1) {
+      cores.settle(0);
       fn = function;
       context = argument;
       left.store(size - 1, std::memory_order_relaxed);
@@ -93,6 +144,7 @@ struct ThreadPool::Impl {
 
   const int size;
   std::vector<Stretch> next;
+  Cores cores;
   std::vector<std::thread> threads;
   std::mutex mutex;
   std::condition_variable wake;
