@@ -19,7 +19,7 @@ namespace {
 using cpu::Activations;
 using cpu::PackedMatrix;
 
-constexpr int64_t kCycledBytes = int64_t{96} << 20;  // several times the last-level cache
+constexpr int64_t kCycledBytes = int64_t{192} << 20;  // several times the last-level cache
 
 struct Shape {
   const char* name;

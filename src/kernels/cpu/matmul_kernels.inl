@@ -320,6 +320,12 @@ TileFn tile_fn(DType type, int n, int64_t unit) {
 }
 
 FL_INLINE float largest_of(vi bits) {
+#if FL_LANES == 16
+  const int32_t top = _mm512_reduce_max_epi32(reinterpret_cast<__m512i>(bits));
+  float largest;
+  __builtin_memcpy(&largest, &top, sizeof(largest));
+  return largest;
+#endif
   int32_t a[kLanes];
   __builtin_memcpy(a, &bits, sizeof(bits));
   for (int64_t half = kLanes / 2; half > 0; half /= 2) {
@@ -333,6 +339,9 @@ FL_INLINE float largest_of(vi bits) {
 }
 
 FL_INLINE int32_t sum_of(vi v) {
+#if FL_LANES == 16
+  return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(v));
+#endif
   int32_t a[kLanes];
   __builtin_memcpy(a, &v, sizeof(v));
   for (int64_t half = kLanes / 2; half > 0; half /= 2) {
