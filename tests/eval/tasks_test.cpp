@@ -34,6 +34,18 @@ TEST(Tasks, EveryHumanEvalSolutionPassesAndEveryBrokenOneFails) {
   EXPECT_EQ(check.broken_passed, 0);
 }
 
+TEST(Tasks, EveryBuiltinSolutionPassesAndEveryBrokenOneFails) {
+  const auto set = load_tasks("builtin");
+  ASSERT_TRUE(set) << set.error().message;
+  ASSERT_EQ(set->tasks.size(), 20U);
+  const auto sandbox = Sandbox::open();
+  ASSERT_TRUE(sandbox) << sandbox.error().message;
+  const SelfCheck check = self_check(*set, *sandbox, 2, {});
+  EXPECT_THAT(check.surprises, testing::IsEmpty());
+  EXPECT_EQ(check.solutions_passed, 20);
+  EXPECT_EQ(check.broken_passed, 0);
+}
+
 TEST(Tasks, BadFilesAreNamedWithLineAndField) {
   const auto dir = std::filesystem::temp_directory_path() / ("freelunch_tasks_" + std::to_string(::getpid()));
   std::filesystem::create_directories(dir);
