@@ -1,0 +1,188 @@
+#include "core/cuda/runtime.h"
+
+namespace fl::cuda {
+namespace {
+
+constexpr int kMinArch = 80;
+
+// After these the context is unusable: every later call returns the same error.
+bool is_sticky(cudaError_t status) {
+  switch (status) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorNoDevice:
+    case cudaErrorAssert:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+DeviceFailure::DeviceFailure(const std::string& what, cudaError_t code)
+    : std::runtime_error(what),
+      status(code),
+      out_of_memory(code == cudaErrorMemoryAllocation),
+      lost(is_sticky(code)) {}
+
+void fail_call(cudaError_t status, const char* call) {
+  throw DeviceFailure(
+      std::string(call) + ": " + cudaGetErrorName(status) + " (" + cudaGetErrorString(status) + ")", status);
+}
+
+int device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();  // no driver or no device is an answer, not an error to be found by the next call
+    return 0;
+  }
+  int usable = 0;
+  for (int device = 0; device < count; ++device) {
+    int major = 0;
+    int minor = 0;
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
+    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
+    usable += 10 * major + minor >= kMinArch ? 1 : 0;
+  }
+  return usable;
+}
+
+DeviceInfo use_device(int device) {
+  check(cudaSetDevice(device), "cudaSetDevice");
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  DeviceInfo info;
+  info.name = properties.name;
+  info.device = device;
+  info.arch = 10 * properties.major + properties.minor;
+  info.n_sms = properties.multiProcessorCount;
+  info.l2_bytes = static_cast<uint64_t>(properties.l2CacheSize);
+  info.max_shared_per_block = static_cast<int>(properties.sharedMemPerBlockOptin);
+  info.max_shared_per_sm = static_cast<int>(properties.sharedMemPerMultiprocessor);
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  check(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
+  info.free_memory = free_bytes;
+  info.total_memory = total_bytes;
+  return info;
+}
+
+DeviceBuffer::DeviceBuffer(uint64_t bytes) : bytes_(bytes) {
+  if (bytes > 0) {
+    void* memory = nullptr;
+    check(cudaMalloc(&memory, bytes), "device memory");
+    data_ = static_cast<std::byte*>(memory);
+  }
+}
+
+DeviceBuffer::~DeviceBuffer() {
+  cudaFree(data_);
+}
+
+PinnedBuffer::PinnedBuffer(uint64_t bytes) : bytes_(bytes) {
+  if (bytes > 0) {
+    void* memory = nullptr;
+    check(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "page-locked memory");
+    data_ = static_cast<std::byte*>(memory);
+  }
+}
+
+PinnedBuffer::~PinnedBuffer() {
+  if (data_ != nullptr) {
+    cudaFreeHost(data_);
+  }
+}
+
+Event::Event(bool timed) {
+  check(cudaEventCreateWithFlags(&event_, timed ? cudaEventDefault : cudaEventDisableTiming),
+        "cudaEventCreate");
+}
+
+Event::~Event() {
+  if (event_ != nullptr) {
+    cudaEventDestroy(event_);
+  }
+}
+
+void Event::record(cudaStream_t stream) {
+  check(cudaEventRecord(event_, stream), "cudaEventRecord");
+}
+
+void Event::synchronize() {
+  check(cudaEventSynchronize(event_), "cudaEventSynchronize");
+}
+
+bool Event::done() const {
+  const cudaError_t status = cudaEventQuery(event_);
+  if (status == cudaErrorNotReady) {
+    return false;
+  }
+  check(status, "cudaEventQuery");
+  return true;
+}
+
+float Event::ms_since(const Event& start) const {
+  float ms = 0;
+  check(cudaEventElapsedTime(&ms, start.event_, event_), "cudaEventElapsedTime");
+  return ms;
+}
+
+Stream::Stream() {
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+}
+
+Stream::~Stream() {
+  if (stream_ != nullptr) {
+    cudaStreamDestroy(stream_);
+  }
+}
+
+void Stream::synchronize() {
+  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
+void Stream::wait(const Event& event) {
+  check(cudaStreamWaitEvent(stream_, event.get(), 0), "cudaStreamWaitEvent");
+}
+
+Graph Graph::capture(Stream& stream, const std::function<void()>& enqueue) {
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  cudaGraph_t graph = nullptr;
+  try {
+    enqueue();
+  } catch (...) {
+    cudaStreamEndCapture(stream, &graph);
+    if (graph != nullptr) {
+      cudaGraphDestroy(graph);
+    }
+    throw;
+  }
+  check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+  Graph result;
+  const cudaError_t status = cudaGraphInstantiate(&result.exec_, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "cudaGraphInstantiate");
+  check(cudaGraphUpload(result.exec_, stream), "cudaGraphUpload");
+  return result;
+}
+
+Graph::~Graph() {
+  if (exec_ != nullptr) {
+    cudaGraphExecDestroy(exec_);
+  }
+}
+
+void Graph::launch(cudaStream_t stream) const {
+  check(cudaGraphLaunch(exec_, stream), "cudaGraphLaunch");
+}
+
+}  // namespace fl::cuda

@@ -1,0 +1,84 @@
+// The form in which activations meet packed weights on the device: 16-bit floats in the order that the matrix
+// products read, with the sums that quantised weights with an offset need. Producers (norms, gated norms,
+// SwiGLU, a product's own epilogue) write it directly.
+//
+// Values are stored as f16(clamp(a * kActivationScale)): the scale leaves room for activations up to 1.0e6,
+// and values down to 1e-3 keep all their bits.
+//
+// Up to kMaxColumns tokens: *records*. Superblock k (256 columns of the matrix) of n tokens is
+//   [sub-block s 0..7][token][64 bytes]   16 bytes for t = 0..3: elements 32s+4t..+3, then 32s+16+4t..+3
+//   [token][64 bytes]                     16 bytes for t = 0..3: sums of 16 elements (of the stored values,
+//   times
+//                                         kSumScale) for groups 2t, 2t+1, 2t+8, 2t+9 as f16, then what f16
+//                                         lost, as f16
+// More tokens: *rows*, f16 [n_tokens][padded columns].
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/matmul.h"
+
+namespace fl::cuda {
+
+/// What a producer needs; make one with `writer(activations)` and pass it to the kernel by value.
+struct ActivationWriter {
+  std::byte* data;
+  int32_t n_tokens;
+  int32_t padded_cols;
+  bool records;
+};
+
+inline ActivationWriter writer(const Activations& a) {
+  return {a.data, a.n_tokens, padded_cols(a.cols), a.layout() == ActivationLayout::records};
+}
+
+#ifdef __CUDACC__
+
+__host__ __device__ __forceinline__ int64_t record_offset(int n_tokens, int token, int col) {
+  return ((static_cast<int64_t>(col >> 8) * 9 + ((col >> 5) & 7)) * n_tokens + token) * 64;
+}
+
+__device__ __forceinline__ __half stored_activation(float a) {
+  return __float2half_rn(fminf(fmaxf(a * kActivationScale, -65504.0f), 65504.0f));
+}
+
+/// Stores elements col..col+3 (col a multiple of 4) of a token. Four neighbouring lanes (lane & 3 = 0..3)
+/// call it together with 16 consecutive elements (the first a multiple of 16) of one token; whole groups of
+/// four may be absent. Columns between cols and padded_cols must be written too, as zeros.
+__device__ __forceinline__ void store_activations4(const ActivationWriter& w, int token, int col, float4 v) {
+  const __half2 a = __halves2half2(stored_activation(v.x), stored_activation(v.y));
+  const __half2 b = __halves2half2(stored_activation(v.z), stored_activation(v.w));
+  uint2 bits;
+  bits.x = *reinterpret_cast<const uint32_t*>(&a);
+  bits.y = *reinterpret_cast<const uint32_t*>(&b);
+  if (!w.records) {
+    *reinterpret_cast<uint2*>(w.data + (static_cast<int64_t>(token) * w.padded_cols + col) * 2) = bits;
+    return;
+  }
+  const int t = (col >> 2) & 3;
+  std::byte* block = w.data + record_offset(w.n_tokens, token, col);
+  *reinterpret_cast<uint2*>(block + t * 16 + ((col >> 4) & 1) * 8) = bits;
+  const float2 fa = __half22float2(a);
+  const float2 fb = __half22float2(b);
+  float sum = (fa.x + fa.y) + (fb.x + fb.y);
+  const unsigned lane = threadIdx.x & 31U;
+  const unsigned group = 0xFU << (lane & 28U);
+  sum += __shfl_xor_sync(group, sum, 1);
+  sum += __shfl_xor_sync(group, sum, 2);
+  if ((lane & 3U) == 0) {
+    const float scaled = sum * kSumScale;
+    const __half high = __float2half_rn(scaled);
+    const __half low = __float2half_rn(scaled - __half2float(high));
+    const int i = (col >> 4) & 15;
+    __half* sums = reinterpret_cast<__half*>(
+        w.data + ((static_cast<int64_t>(col >> 8) * 9 + 8) * w.n_tokens + token) * 64 + ((i & 7) >> 1) * 16);
+    sums[(i >> 3) * 2 + (i & 1)] = high;
+    sums[4 + (i >> 3) * 2 + (i & 1)] = low;
+  }
+}
+
+#endif
+
+}  // namespace fl::cuda
