@@ -14,8 +14,9 @@ namespace {
 using fl::apps::Command;
 
 // A command is listed here once its file exists.
-constexpr std::array<Command, 5> kCommands{{
+constexpr std::array<Command, 6> kCommands{{
     {"bench", "how fast a model's steps are, and how far from the machine's limit", fl::apps::run_bench},
+    {"eval", "how good a model's answers are: coding tasks", fl::apps::run_eval},
     {"tokenize", "the token ids of a text", fl::apps::run_tokenize},
     {"convert", "a Hugging Face checkpoint to GGUF", fl::apps::run_convert},
     {"quantize", "a GGUF file to another type", fl::apps::run_quantize},

@@ -1,9 +1,11 @@
-// A progress line on stderr: share, rate and time left; only on a terminal, at most ten times a second.
+// A progress line on stderr: share and time left. On a terminal it is redrawn at most ten times a second,
+// elsewhere a plain line is written every half minute.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace fl::apps {
 
@@ -16,7 +18,9 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void add(uint64_t n) { set(done_ + n); }
-  void set(uint64_t done);
+  void set(uint64_t done) { set(done, {}); }
+  /// `note` is shown behind the share.
+  void set(uint64_t done, std::string_view note);
 
  private:
   std::string what_;
@@ -24,6 +28,7 @@ class Progress {
   uint64_t done_ = 0;
   bool shown_ = false;
   bool enabled_;
+  bool terminal_;
   std::chrono::steady_clock::time_point start_;
   std::chrono::steady_clock::time_point last_;
 };

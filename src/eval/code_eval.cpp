@@ -17,8 +17,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kOutcomes[] = {"ok", "truncated", "error", "timeout", "cancelled"};
-constexpr std::string_view kVerdicts[] = {"passed",       "wrong",  "raised", "timeout",
-                                          "output_limit", "killed", "harness"};
+constexpr std::string_view kVerdicts[] = {"passed",       "wrong",  "raised",  "timeout",
+                                          "output_limit", "killed", "harness", "not_run"};
 
 nlohmann::json request_body(const Task& task, const CodeOptions& options, int32_t sample) {
   nlohmann::json body{{"model", options.model},
@@ -52,7 +52,7 @@ void run_program(const Task& task, const Sandbox& sandbox, Answer& answer) {
   answer.output = verdict.output;
 }
 
-Answer make_answer(const Task& task, const CodeOptions& options, const Sandbox& sandbox, int32_t sample) {
+Answer make_answer(const Task& task, const CodeOptions& options, const Sandbox* sandbox, int32_t sample) {
   client::CompletionOptions request;
   request.limits.total_seconds = options.timeout_seconds;
   request.limits.silence_seconds = options.timeout_seconds;
@@ -78,7 +78,9 @@ Answer make_answer(const Task& task, const CodeOptions& options, const Sandbox& 
   answer.extracted = program.has_value();
   if (program) {
     answer.program = *program;
-    run_program(task, sandbox, answer);
+    if (sandbox != nullptr) {
+      run_program(task, *sandbox, answer);
+    }
   }
   return answer;
 }
@@ -179,20 +181,28 @@ Score score(const std::vector<Answer>& answers) {
       ++score.raised;
     } else if (answer.verdict == VerdictKind::timeout) {
       ++score.timeouts;
+    } else if (answer.verdict == VerdictKind::harness) {
+      ++score.harness;
+    } else if (answer.verdict == VerdictKind::not_run) {
+      ++score.not_run;
     } else {
       ++score.other;
     }
   }
   score.n_tasks = static_cast<int64_t>(by_task.size());
+  std::vector<double> shares;
   for (const auto& [task, counts] : by_task) {
-    score.pass_at_1 += pass_at_k(counts.first, counts.second, 1) / static_cast<double>(by_task.size());
+    shares.push_back(pass_at_k(counts.first, counts.second, 1));
   }
-  score.interval = wilson95(score.solved, score.n_samples);
+  for (double share : shares) {
+    score.pass_at_1 += share / static_cast<double>(shares.size());
+  }
+  score.interval = clustered_interval95(shares, score.n_samples);
   return score;
 }
 
 Result<std::vector<Answer>> run_code_eval(const TaskSet& tasks, const CodeOptions& options,
-                                          const Sandbox& sandbox, const std::vector<Answer>& known,
+                                          const Sandbox* sandbox, const std::vector<Answer>& known,
                                           const std::function<Status(const Answer&)>& keep,
                                           const std::function<void(const Progress&)>& on_progress) {
   std::vector<Answer> answers = known;
@@ -257,6 +267,38 @@ Result<std::vector<Answer>> run_code_eval(const TaskSet& tasks, const CodeOption
     return std::pair(order[a.task], a.sample) < std::pair(order[b.task], b.sample);
   });
   return answers;
+}
+
+void run_answers(const TaskSet& tasks, std::vector<Answer>& answers, const Sandbox& sandbox,
+                 int32_t n_parallel, const std::atomic<bool>* cancel,
+                 const std::function<void(const Progress&)>& on_progress) {
+  std::map<std::string_view, const Task*> by_id;
+  for (const Task& task : tasks.tasks) {
+    by_id.emplace(task.id, &task);
+  }
+  std::vector<Answer*> work;
+  for (Answer& answer : answers) {
+    if (answer.extracted && answer.verdict == VerdictKind::not_run && by_id.contains(answer.task)) {
+      work.push_back(&answer);
+    }
+  }
+  Progress progress;
+  progress.total = static_cast<int64_t>(work.size());
+  std::mutex mutex;
+  in_parallel(work.size(), n_parallel, [&](size_t item) {
+    if (cancel != nullptr && cancel->load()) {
+      return false;
+    }
+    Answer& answer = *work[item];
+    run_program(*by_id.at(answer.task), sandbox, answer);
+    const std::lock_guard lock(mutex);
+    ++progress.done;
+    progress.passed += answer.passed() ? 1 : 0;
+    if (on_progress) {
+      on_progress(progress);
+    }
+    return true;
+  });
 }
 
 SelfCheck self_check(const TaskSet& tasks, const Sandbox& sandbox, int32_t n_parallel,

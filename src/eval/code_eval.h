@@ -44,7 +44,7 @@ struct Answer {
   std::string reasoning;
   std::string program;  ///< empty: no code found
   bool extracted = false;
-  VerdictKind verdict = VerdictKind::harness;
+  VerdictKind verdict = VerdictKind::not_run;
   std::string detail;
   std::string output;
   int64_t n_tokens = -1;
@@ -61,13 +61,16 @@ struct Score {
   int64_t n_samples = 0;
   double pass_at_1 = 0;  ///< mean over tasks of the unbiased estimate
   int64_t solved = 0;    ///< samples that passed
-  Interval interval;     ///< of pass@1, 95 %, Wilson over all samples
-  int64_t wrong = 0, raised = 0, timeouts = 0, other = 0;
+  Interval interval;     ///< of pass@1, 95 %: Wilson over the effective number of samples
+  int64_t wrong = 0, raised = 0, timeouts = 0;
+  int64_t other = 0;      ///< killed, or printed too much
+  int64_t harness = 0;    ///< the sandbox's own failures
+  int64_t not_run = 0;    ///< an answer with code that nobody executed
   int64_t no_code = 0;    ///< an answer without code
   int64_t truncated = 0;  ///< the token limit came first: not a wrong answer
   int64_t failed = 0;     ///< request error or timeout
-  /// More than 1 % of the samples have no verdict because of the transport: the score is not valid.
-  bool valid() const { return failed * 100 <= n_samples; }
+  /// More than 1 % of the samples without a verdict for reasons that are not the answer's: no valid score.
+  bool valid() const { return n_samples > 0 && (failed + harness + not_run) * 100 <= n_samples; }
 };
 
 Score score(const std::vector<Answer>& answers);
@@ -80,12 +83,20 @@ struct Progress {
 
 /// Answers not in `known` are made; `keep` is called for each, in the order in which they end, never from two
 /// threads at once; its error ends the run. The result is sorted by task and sample. After
-/// kMaxTransportErrors failures in a row the run stops with ErrorCode::network; what is kept stays.
+/// kMaxTransportErrors failures in a row the run stops with ErrorCode::network; what is kept stays. Without a
+/// sandbox the answers are made and nothing is executed (VerdictKind::not_run). After `cancel` the result
+/// has what was finished.
 inline constexpr int kMaxTransportErrors = 5;
 Result<std::vector<Answer>> run_code_eval(const TaskSet& tasks, const CodeOptions& options,
-                                          const Sandbox& sandbox, const std::vector<Answer>& known,
+                                          const Sandbox* sandbox, const std::vector<Answer>& known,
                                           const std::function<Status(const Answer&)>& keep,
                                           const std::function<void(const Progress&)>& on_progress);
+
+/// Executes the programs of answers that say not_run, in place. Answers to tasks that are not in the set
+/// stay.
+void run_answers(const TaskSet& tasks, std::vector<Answer>& answers, const Sandbox& sandbox,
+                 int32_t n_parallel, const std::atomic<bool>* cancel,
+                 const std::function<void(const Progress&)>& on_progress);
 
 struct SelfCheck {
   int64_t n_tasks = 0;

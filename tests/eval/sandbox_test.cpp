@@ -2,6 +2,10 @@
 #include "eval/sandbox/sandbox.h"
 
 #include <dirent.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -149,6 +153,25 @@ const Probe kProbes[] = {
     {"raw unshare", "import ctypes\nreturn 5 if ctypes.CDLL(None).unshare(0x10000000) == 0 else 0"},
     {"raw io_uring_setup", "import ctypes\nreturn 5 if ctypes.CDLL(None).syscall(425, 1, 0) >= 0 else 0"},
     {"raw keyctl", "import ctypes\nreturn 5 if ctypes.CDLL(None).syscall(250, 0, -3, 0) >= 0 else 0"},
+    {"x32 system call", "import ctypes\nreturn 5 if ctypes.CDLL(None).syscall(0x40000000 + 39) > 0 else 0"},
+    // mov eax, 20 (getpid of the 32-bit table); int 0x80; ret
+    {"32-bit system call",
+     "import ctypes, mmap\nm = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)\n"
+     "m.write(bytes.fromhex('b814000000cd80c3'))\n"
+     "f = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))\n"
+     "return 5 if f() > 0 else 0"},
+    {"core dump",
+     "import os, resource, signal\nresource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))\n"
+     "return 5"},
+    {"a double fork that sleeps on",
+     "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(600)\n"
+     "    os._exit(0)\nreturn 5"},
+    {"a program of the sandbox's own host", "import os\nos.execv('/bin/sh', ['sh', '-c', 'true'])\nreturn 5"},
+    {"a link to the host's files",
+     "import os\nos.symlink('/proc/1/root', 'x')\nreturn 5 if os.listdir('x') else 0"},
+    {"import hook left for the checker",
+     "import sys\nclass Hook:\n    def find_spec(self, *rest): return None\nsys.meta_path.insert(0, Hook())\n"
+     "import builtins\nbuiltins.len = lambda x: 5\nreturn 6"},
     {"mount",
      "import ctypes\nreturn 5 if ctypes.CDLL(None).mount(b'none', b'/scratch', b'tmpfs', 0, None) == 0 else "
      "0"},
@@ -206,6 +229,40 @@ TEST(Sandbox, AModuleLevelAttackIsContainedToo) {
   EXPECT_NE(run("import os\nos.write(3, b'{\"kind\": \"ready\"}\\n')\nos.close(3)\n").kind,
             VerdictKind::passed);
   EXPECT_NE(run("while True: pass\n").kind, VerdictKind::passed);
+}
+
+// A kernel or container without user namespaces, as a filter that refuses them.
+TEST(Sandbox, WithoutNamespacesItRefusesAndRunsNothing) {
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    scmp_filter_ctx context = seccomp_init(SCMP_ACT_ALLOW);
+    seccomp_rule_add(context, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(clone), 1,
+                     SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_NEWUSER, CLONE_NEWUSER));
+    seccomp_rule_add(context, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(unshare), 0);
+    seccomp_rule_add(context, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+    if (seccomp_load(context) != 0) {
+      ::_exit(3);
+    }
+    const auto opened = Sandbox::open();
+    ::_exit(opened ? 1 : opened.error().code == ErrorCode::sandbox ? 0 : 2);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST(Sandbox, AnEndlessLoopCostsItsCpuTimeAndNoMore) {
+  rusage before{};
+  rusage after{};
+  ::getrusage(RUSAGE_CHILDREN, &before);
+  EXPECT_EQ(run("def add(a, b):\n    while True:\n        pass\n").kind, VerdictKind::timeout);
+  ::getrusage(RUSAGE_CHILDREN, &after);
+  const auto seconds = [](const rusage& usage) {
+    return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec);
+  };
+  EXPECT_LE(seconds(after) - seconds(before),
+            2 + 2);  // the limit of sandbox(), one more to SIGKILL, start-up
 }
 
 TEST(Sandbox, ACandidateThatClosesItsPipeAndRunsOnIsEnded) {

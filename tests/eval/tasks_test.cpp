@@ -149,6 +149,62 @@ TEST(Score, KindsAreCountedApartAndTooManyFailuresMakeItInvalid) {
   EXPECT_FALSE(score(answers).valid());
 }
 
+TEST(Score, SeveralSamplesOfATaskAreNoIndependentDraws) {
+  const std::vector<double> one_each{1, 1, 0, 1};
+  EXPECT_NEAR(clustered_interval95(one_each, 4).low, wilson95(3, 4).low, 0.03);
+  // Ten samples that always agree say no more than one.
+  const Interval agree = clustered_interval95(one_each, 40);
+  EXPECT_LT(agree.low, wilson95(30, 40).low);
+  // Ten samples that differ within every task say as much as 40 draws.
+  const std::vector<double> mixed(4, 0.75);
+  EXPECT_GE(clustered_interval95(mixed, 40).low, wilson95(3, 4).low);
+  EXPECT_EQ(clustered_interval95(std::vector<double>(20, 1.0), 20).high, 1);
+  EXPECT_EQ(clustered_interval95({}, 0).high, 1);
+}
+
+TEST(Score, WhatTheSandboxCouldNotJudgeIsNoWrongAnswer) {
+  std::vector<Answer> answers(2);
+  for (Answer& answer : answers) {
+    answer.task = "t";
+    answer.outcome = client::Outcome::ok;
+    answer.extracted = true;
+  }
+  answers[1].verdict = VerdictKind::harness;
+  const Score result = score(answers);
+  EXPECT_EQ(result.not_run, 1);
+  EXPECT_EQ(result.harness, 1);
+  EXPECT_EQ(result.wrong + result.other, 0);
+  EXPECT_FALSE(result.valid());
+}
+
+TEST(Tasks, TheBuiltInOnesCheckThemselves) {
+  const auto set = load_tasks("builtin");
+  ASSERT_TRUE(set) << set.error().message;
+  EXPECT_EQ(set->tasks.size(), 20U);
+  const auto sandbox = Sandbox::open();
+  ASSERT_TRUE(sandbox) << sandbox.error().message;
+  const SelfCheck check = self_check(*set, *sandbox, 2, {});
+  EXPECT_THAT(check.surprises, testing::IsEmpty());
+  EXPECT_TRUE(check.ok());
+}
+
+TEST(Answers, KeptAnswersAreRunLater) {
+  const TaskSet set = load_tasks("builtin").value();
+  std::vector<Answer> answers(3);
+  answers[0].task = answers[1].task = set.tasks[0].id;
+  answers[0].extracted = answers[1].extracted = true;
+  answers[0].program = set.tasks[0].prompt + set.tasks[0].solution;
+  answers[1].program = set.tasks[0].prompt + "    return None\n";
+  answers[2].task = "of another set";
+  answers[2].extracted = true;
+  const auto sandbox = Sandbox::open();
+  ASSERT_TRUE(sandbox) << sandbox.error().message;
+  run_answers(set, answers, *sandbox, 2, nullptr, {});
+  EXPECT_EQ(answers[0].verdict, VerdictKind::passed);
+  EXPECT_NE(answers[1].verdict, VerdictKind::passed);
+  EXPECT_EQ(answers[2].verdict, VerdictKind::not_run);
+}
+
 TEST(Answers, SurviveTheirJsonLine) {
   Answer answer;
   answer.task = "HumanEval/1";

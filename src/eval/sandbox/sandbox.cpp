@@ -95,6 +95,8 @@ std::string_view verdict_name(VerdictKind kind) {
       return "killed";
     case VerdictKind::harness:
       return "harness";
+    case VerdictKind::not_run:
+      return "not_run";
   }
   return "harness";
 }
@@ -202,7 +204,8 @@ Status Sandbox::self_test() {
         ErrorCode::sandbox,
         fmt::format("the sandbox does not start here: {} {}. Unprivileged user namespaces, mounts inside "
                     "them and seccomp are "
-                    "needed; in a container allow them, or score the saved answers on another machine",
+                    "needed; in a container allow them, or keep the answers with --answers-only and score "
+                    "them on another machine",
                     harmless.detail, harmless.output));
   }
   for (const Probe& probe : kProbes) {

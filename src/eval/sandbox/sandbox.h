@@ -28,6 +28,7 @@ enum class VerdictKind {
   output_limit,  ///< printed more than kMaxOutputBytes
   killed,        ///< ended by a signal: memory, a forbidden call
   harness,       ///< our side failed; not the answer's fault
+  not_run,       ///< nothing was executed (yet)
 };
 std::string_view verdict_name(VerdictKind kind);
 
