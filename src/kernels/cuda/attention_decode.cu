@@ -1,0 +1,465 @@
+// One query token of each sequence. For heads of 256 with keys and values in f16 or q8_0: a block of 128 threads takes
+// one KV head with all its query heads and a run of the sequence's KV blocks, so that keys and values are read once.
+// The products are S^T = K Q^T and O^T = V^T P^T on tensor cores: keys and values are the wide operand, and both lie in
+// the cache as the fragments want them, so they go from memory to registers directly. The last run of a sequence to
+// finish adds all of them up, in order, and applies the output gate.
+#include "kernels/cuda/kv_layout.cuh"
+#include "kernels/cuda/mma.cuh"
+
+namespace fl::cuda {
+namespace {
+
+constexpr int kHeadDim = 256;
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kGroups = kHeadDim / kGroup32;
+constexpr int kQueryRow = kHeadDim + 8;  // halves between query heads in shared memory: no bank conflicts
+constexpr int kProbRow = kBlock + 8;
+constexpr float kLog2E = 1.4426950408889634F;
+/// Probabilities times a value's scale stay above f16's subnormals with this; taken out again at the end.
+constexpr float kProbLift = 64.0F;
+constexpr float kMasked = -1e30F;  // finite, so that differences of two stay numbers
+
+struct Args {
+  int heads, kv_heads;
+  float scale;
+  KvCache cache;
+  const float* q;
+  int64_t stride;
+  const AttentionTile* tiles;
+  const int32_t* blocks;
+  float* partial;     // [n][kv_heads][kMaxSplits][kPartial]
+  int32_t* arrived;   // [n][kv_heads]
+  float* out;
+};
+
+/// Of one run: the output of kMaxGroup heads, then their maxima, then their sums.
+constexpr int kPartial = kMaxGroup * kHeadDim + 2 * kMaxGroup;
+
+__device__ __forceinline__ uint4 load_once(const void* p) {
+  return __ldcs(reinterpret_cast<const uint4*>(p));
+}
+
+// 16 keys (rows g and g + 8 of the tile) against all query heads.
+template <DType kType>
+__device__ __forceinline__ void load_keys(const std::byte* keys, int token_g, int t, uint4 (&raw)[2][8], uint4 (&scales)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int token = token_g + 8 * half;
+    if (kType == DType::f16) {
+      const auto* row = reinterpret_cast<const uint4*>(keys) + token * (kHeadDim / 8) + t;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        raw[half][i] = load_once(row + 4 * i);
+      }
+    } else {
+      const auto* row = reinterpret_cast<const uint4*>(keys) + token * (kHeadDim / 16) + t;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        raw[half][i] = load_once(row + 4 * i);
+      }
+      scales[half] = load_once(reinterpret_cast<const uint4*>(keys + kBlock * kHeadDim) + token);
+    }
+  }
+}
+
+__device__ __forceinline__ float half_of(const uint4& v, int i) {
+  const uint32_t word = i / 2 == 0 ? v.x : i / 2 == 1 ? v.y : i / 2 == 2 ? v.z : v.w;
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(i % 2 == 0 ? word & 0xFFFFU : word >> 16)));
+}
+
+// raw's 8 dims number `i` (of a group of 32, lane t's share) as two pairs of f16 registers.
+template <DType kType>
+__device__ __forceinline__ void key_fragment(const uint4 (&raw)[8], int group, uint32_t (&f)[4]) {
+  if (kType == DType::f16) {
+    f[0] = raw[group].x;
+    f[1] = raw[group].y;
+    f[2] = raw[group].z;
+    f[3] = raw[group].w;
+  } else {
+    const uint4& r = raw[group / 2];
+    int8x4_to_half(group % 2 == 0 ? r.x : r.z, f[0], f[1]);
+    int8x4_to_half(group % 2 == 0 ? r.y : r.w, f[2], f[3]);
+  }
+}
+
+template <DType kType>
+__device__ __forceinline__ void score(const uint4 (&raw)[2][8], const uint4 (&scales)[2], const __half (*q)[kQueryRow],
+                                      int g, int t, float (&s)[4]) {
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    s[e] = 0;
+  }
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+    uint32_t low[4];
+    uint32_t high[4];
+    key_fragment<kType>(raw[0], group, low);
+    key_fragment<kType>(raw[1], group, high);
+    const uint4 b = *reinterpret_cast<const uint4*>(&q[g][group * kGroup32 + 8 * t]);
+    if (kType == DType::f16) {
+      mma_f16(s, {low[0], high[0], low[1], high[1]}, b.x, b.y);
+      mma_f16(s, {low[2], high[2], low[3], high[3]}, b.z, b.w);
+    } else {
+      float part[4] = {};
+      mma_f16(part, {low[0], high[0], low[1], high[1]}, b.x, b.y);
+      mma_f16(part, {low[2], high[2], low[3], high[3]}, b.z, b.w);
+      const float scale_g = half_of(scales[0], group);
+      const float scale_g8 = half_of(scales[1], group);
+      s[0] += scale_g * part[0];
+      s[1] += scale_g * part[1];
+      s[2] += scale_g8 * part[2];
+      s[3] += scale_g8 * part[3];
+    }
+  }
+}
+
+// The warp's 64 dims of all 64 values: per dim row lane t has tokens 16t .. 16t + 15.
+template <DType kType>
+__device__ __forceinline__ void load_values(const std::byte* values, int dim0, int g, int t, uint4 (&raw)[8][2]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int dim = dim0 + 8 * i + g;
+    if (kType == DType::f16) {
+      const auto* row = reinterpret_cast<const uint4*>(values) + dim * (kBlock / 8) + 2 * t;
+      raw[i][0] = load_once(row);
+      raw[i][1] = load_once(row + 1);
+    } else {
+      raw[i][0] = load_once(reinterpret_cast<const uint4*>(values) + dim * (kBlock / 16) + t);
+    }
+  }
+}
+
+__device__ __forceinline__ uint32_t word_of(const uint4& v, int i) {
+  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+// Tokens 16t + 4j .. + 3 of a row as two registers.
+template <DType kType>
+__device__ __forceinline__ void value_fragment(const uint4 (&raw)[2], int j, uint32_t& low, uint32_t& high) {
+  if (kType == DType::f16) {
+    low = word_of(raw[j / 2], j % 2 * 2);
+    high = word_of(raw[j / 2], j % 2 * 2 + 1);
+  } else {
+    int8x4_to_half(word_of(raw[0], j), low, high);
+  }
+}
+
+__device__ __forceinline__ uint32_t multiply_half2(uint32_t a, uint32_t b) {
+  const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&product);
+}
+
+template <DType kTypeV>
+__device__ __forceinline__ void accumulate(const uint4 (&raw)[8][2], const uint4 (&scales)[2][2], const __half (*p)[kProbRow],
+                                           int g, int t, float (&o)[4][4]) {
+  uint4 prob[2];
+  prob[0] = *reinterpret_cast<const uint4*>(&p[g][16 * t]);
+  prob[1] = *reinterpret_cast<const uint4*>(&p[g][16 * t + 8]);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const uint32_t b0 = word_of(prob[j / 2], j % 2 * 2);
+    const uint32_t b1 = word_of(prob[j / 2], j % 2 * 2 + 1);
+#pragma unroll
+    for (int group = 0; group < 2; ++group) {
+      uint32_t s0 = b0;
+      uint32_t s1 = b1;
+      if (kTypeV == DType::q8_0) {
+        s0 = multiply_half2(b0, word_of(scales[group][j / 2], j % 2 * 2));
+        s1 = multiply_half2(b1, word_of(scales[group][j / 2], j % 2 * 2 + 1));
+      }
+#pragma unroll
+      for (int tile = 2 * group; tile < 2 * group + 2; ++tile) {
+        uint32_t a0;
+        uint32_t a1;
+        uint32_t a2;
+        uint32_t a3;
+        value_fragment<kTypeV>(raw[2 * tile], j, a0, a2);
+        value_fragment<kTypeV>(raw[2 * tile + 1], j, a1, a3);
+        mma_f16(o[tile], {a0, a1, a2, a3}, s0, s1);
+      }
+    }
+  }
+}
+
+// Tokens from `left` on were never written: whatever lies there, NaN too, becomes zero. Lane t's 16 tokens as f16.
+__device__ __forceinline__ void clear_tail(uint4 (&x)[2], int t, int left) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    uint32_t* const words[4] = {&x[i].x, &x[i].y, &x[i].z, &x[i].w};
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      const int token = 16 * t + 8 * i + 2 * w;
+      *words[w] &= token + 1 < left ? 0xFFFFFFFFU : token < left ? 0xFFFFU : 0U;
+    }
+  }
+}
+
+// How many KV blocks a run has: of the sequence's length alone.
+__device__ __forceinline__ int run_blocks(int n_blocks) {
+  return (n_blocks + kMaxSplits - 1) / kMaxSplits;
+}
+
+template <DType kTypeK, DType kTypeV>
+__global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
+  __shared__ __align__(16) __half q[kMaxGroup][kQueryRow];
+  __shared__ __align__(16) __half p[kMaxGroup][kProbRow];
+  __shared__ float warp_largest[kWarps][kMaxGroup];
+  __shared__ float warp_total[kWarps][kMaxGroup];
+  __shared__ int last;
+  let_next_start();
+  const int split = static_cast<int>(blockIdx.x);
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const AttentionTile tile = a.tiles[blockIdx.z];
+  const int n_keys = tile.first_index + 1;
+  const int n_blocks = (n_keys + kBlock - 1) / kBlock;
+  const int per_run = run_blocks(n_blocks);
+  const int n_runs = (n_blocks + per_run - 1) / per_run;
+  wait_for_inputs();
+  if (tile.n_tokens == 0 || split >= n_runs) {
+    return;
+  }
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / kWarp;
+  const int lane = thread % kWarp;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  const int group = a.heads / a.kv_heads;
+  const float* query = a.q + tile.first * a.stride + static_cast<int64_t>(kv_head) * group * 2 * kHeadDim;
+  for (int e = thread; e < kMaxGroup * kHeadDim; e += kThreads) {
+    const int h = e / kHeadDim;
+    const int d = e % kHeadDim;
+    q[h][d] = __float2half_rn(h < group ? query[h * 2 * kHeadDim + d] * (a.scale * kLog2E) : 0.0F);
+  }
+  __syncthreads();
+
+  float o[4][4] = {};
+  float largest[2] = {kMasked, kMasked};  // of heads 2t and 2t + 1
+  float total[2] = {};                    // this lane's tokens
+  const int first_block = split * per_run;
+  const int end_block = min(first_block + per_run, n_blocks);
+  const int64_t bytes_k = kv_bytes(kTypeK, kHeadDim);
+  const int64_t bytes_v = kv_bytes(kTypeV, kHeadDim);
+  for (int b = first_block; b < end_block; ++b) {
+    const int64_t block_head = static_cast<int64_t>(a.blocks[tile.blocks + b]) * a.kv_heads + kv_head;
+    const std::byte* keys = a.cache.k + block_head * bytes_k;
+    const std::byte* values = a.cache.v + block_head * bytes_v;
+    const int token_g = 16 * warp + g;
+    uint4 raw_k[2][8];
+    uint4 scale_k[2];
+    uint4 raw_v[8][2];
+    uint4 scale_v[2][2];
+    load_keys<kTypeK>(keys, token_g, t, raw_k, scale_k);
+    load_values<kTypeV>(values, 64 * warp, g, t, raw_v);
+    if (kTypeV == DType::q8_0) {
+      const auto* scales = reinterpret_cast<const uint4*>(values + kBlock * kHeadDim);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        scale_v[i][0] = load_once(scales + (2 * warp + i) * (kBlock / 8) + 2 * t);
+        scale_v[i][1] = load_once(scales + (2 * warp + i) * (kBlock / 8) + 2 * t + 1);
+      }
+    }
+    float s[4];
+    score<kTypeK>(raw_k, scale_k, q, g, t, s);
+    const int left = n_keys - b * kBlock;
+    if (left < kBlock) {
+      s[0] = token_g < left ? s[0] : kMasked;
+      s[1] = token_g < left ? s[1] : kMasked;
+      s[2] = token_g + 8 < left ? s[2] : kMasked;
+      s[3] = token_g + 8 < left ? s[3] : kMasked;
+    }
+    float block_max[2] = {fmaxf(s[0], s[2]), fmaxf(s[1], s[3])};
+#pragma unroll
+    for (int mask = 4; mask < kWarp; mask *= 2) {
+      block_max[0] = fmaxf(block_max[0], __shfl_xor_sync(0xFFFFFFFFU, block_max[0], mask));
+      block_max[1] = fmaxf(block_max[1], __shfl_xor_sync(0xFFFFFFFFU, block_max[1], mask));
+    }
+    if (g == 0) {
+      warp_largest[warp][2 * t] = block_max[0];
+      warp_largest[warp][2 * t + 1] = block_max[1];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      float next = largest[e];
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) {
+        next = fmaxf(next, warp_largest[w][2 * t + e]);
+      }
+      const float factor = exp2f(largest[e] - next);
+      largest[e] = next;
+      total[e] *= factor;
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        o[m][e] *= factor;
+        o[m][2 + e] *= factor;
+      }
+    }
+    const float lift = kTypeV == DType::q8_0 ? kProbLift : 1.0F;
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const float low = exp2f(s[e] - largest[e]);
+      const float high = exp2f(s[2 + e] - largest[e]);
+      total[e] += low + high;
+      p[2 * t + e][token_g] = __float2half_rn(low * lift);
+      p[2 * t + e][token_g + 8] = __float2half_rn(high * lift);
+    }
+    __syncthreads();
+    if (left < kBlock) {
+      if (kTypeV == DType::q8_0) {
+        clear_tail(scale_v[0], t, left);
+        clear_tail(scale_v[1], t, left);
+      } else {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          clear_tail(raw_v[i], t, left);
+        }
+      }
+    }
+    accumulate<kTypeV>(raw_v, scale_v, p, g, t, o);
+  }
+
+  // Sums over lanes and warps.
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+#pragma unroll
+    for (int mask = 4; mask < kWarp; mask *= 2) {
+      total[e] += __shfl_xor_sync(0xFFFFFFFFU, total[e], mask);
+    }
+  }
+  if (g == 0) {
+    warp_total[warp][2 * t] = total[0];
+    warp_total[warp][2 * t + 1] = total[1];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    total[e] = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      total[e] += warp_total[w][2 * t + e];
+    }
+  }
+  const float unlift = kTypeV == DType::q8_0 ? 1.0F / kProbLift : 1.0F;
+  float* const out = a.out + static_cast<int64_t>(tile.first) * a.heads * kHeadDim +
+                     static_cast<int64_t>(kv_head) * group * kHeadDim;
+  const float* const gate = query + kHeadDim;
+  const int64_t item = static_cast<int64_t>(blockIdx.z) * a.kv_heads + kv_head;
+  float* const partial = a.partial + (item * kMaxSplits + split) * kPartial;
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int head = 2 * t + e % 2;
+      const int dim = 64 * warp + 16 * m + g + e / 2 * 8;
+      if (head < group) {
+        if (n_runs == 1) {
+          out[head * kHeadDim + dim] = o[m][e] * unlift / total[e % 2] * sigmoid(gate[head * 2 * kHeadDim + dim]);
+        } else {
+          partial[head * kHeadDim + dim] = o[m][e] * unlift;
+        }
+      }
+    }
+  }
+  if (n_runs == 1) {
+    return;
+  }
+  if (warp == 0 && g == 0) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      partial[kMaxGroup * kHeadDim + 2 * t + e] = largest[e];
+      partial[kMaxGroup * kHeadDim + kMaxGroup + 2 * t + e] = total[e];
+    }
+  }
+  __threadfence();
+  __syncthreads();
+  if (thread == 0) {
+    last = atomicAdd(a.arrived + item, 1) == n_runs - 1 ? 1 : 0;
+  }
+  __syncthreads();
+  if (last == 0) {
+    return;
+  }
+  if (thread == 0) {
+    a.arrived[item] = 0;
+  }
+  __threadfence();
+  const float* const all = a.partial + item * kMaxSplits * kPartial;
+  float4* const weights = reinterpret_cast<float4*>(&q[0][0]);  // unused now; the weight of each run and head
+  float* const weight = reinterpret_cast<float*>(weights);
+  static_assert(sizeof(q) >= kMaxSplits * kMaxGroup * sizeof(float));
+  if (thread < group) {
+    float most = kMasked;
+    for (int i = 0; i < n_runs; ++i) {
+      most = fmaxf(most, __ldcg(all + i * kPartial + kMaxGroup * kHeadDim + thread));
+    }
+    float sum = 0;
+    for (int i = 0; i < n_runs; ++i) {
+      const float w = exp2f(__ldcg(all + i * kPartial + kMaxGroup * kHeadDim + thread) - most);
+      weight[i * kMaxGroup + thread] = w;
+      sum += w * __ldcg(all + i * kPartial + kMaxGroup * kHeadDim + kMaxGroup + thread);
+    }
+    for (int i = 0; i < n_runs; ++i) {
+      weight[i * kMaxGroup + thread] /= sum;
+    }
+  }
+  __syncthreads();
+  for (int e = 4 * thread; e < group * kHeadDim; e += 4 * kThreads) {
+    const int head = e / kHeadDim;
+    float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+    for (int i = 0; i < n_runs; ++i) {
+      const float4 v = __ldcg(reinterpret_cast<const float4*>(all + i * kPartial + e));
+      const float w = weight[i * kMaxGroup + head];
+      sum.x += w * v.x;
+      sum.y += w * v.y;
+      sum.z += w * v.z;
+      sum.w += w * v.w;
+    }
+    const float* at = gate + head * 2 * kHeadDim + e % kHeadDim;
+    *reinterpret_cast<float4*>(out + e) = make_float4(sum.x * sigmoid(at[0]), sum.y * sigmoid(at[1]),
+                                                      sum.z * sigmoid(at[2]), sum.w * sigmoid(at[3]));
+  }
+}
+
+bool on_tensor_cores(const AttentionShape& shape, const KvCache& cache) {
+  const auto type = [](DType t) { return t == DType::f16 || t == DType::q8_0; };
+  return shape.head_dim == kHeadDim && shape.group() <= kMaxGroup && type(cache.type_k) && type(cache.type_v);
+}
+
+}  // namespace
+
+int64_t attention_partial_floats(const AttentionShape& shape, int n) {
+  return static_cast<int64_t>(n) * shape.n_kv_heads * kMaxSplits * kPartial;
+}
+
+void attention_decode(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
+                      const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles, const int32_t* blocks,
+                      const AttentionScratch& scratch, float* out) {
+  if (n_tiles == 0) {
+    return;
+  }
+  if (!on_tensor_cores(shape, cache)) {
+    attention_prefill(queue, shape, cache, queries, tiles, n_tiles, blocks, out);
+    return;
+  }
+  const Args args{static_cast<int>(shape.n_heads),
+                  static_cast<int>(shape.n_kv_heads),
+                  shape.scale,
+                  cache,
+                  queries.q,
+                  queries.stride,
+                  tiles,
+                  blocks,
+                  scratch.partial,
+                  scratch.arrived,
+                  out};
+  const dim3 grid(kMaxSplits, static_cast<unsigned>(shape.n_kv_heads), static_cast<unsigned>(n_tiles));
+  const bool quantised_k = cache.type_k == DType::q8_0;
+  const bool quantised_v = cache.type_v == DType::q8_0;
+  auto* const kernel = quantised_k ? (quantised_v ? decode_256<DType::q8_0, DType::q8_0> : decode_256<DType::q8_0, DType::f16>)
+                                   : (quantised_v ? decode_256<DType::f16, DType::q8_0> : decode_256<DType::f16, DType::f16>);
+  launch(queue, kernel, grid, kThreads, 0, args);
+}
+
+}  // namespace fl::cuda

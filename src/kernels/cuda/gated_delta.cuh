@@ -1,0 +1,57 @@
+// What the recurrent kernels share, so that a token gives the same bits whichever of them takes it.
+#pragma once
+
+#include "kernels/cuda/gated_delta.h"
+#include "kernels/cuda/reduce.cuh"
+
+namespace fl::cuda {
+
+/// What the kernels need of a shape, by value.
+struct DeltaDims {
+  int key_heads, value_heads, key_dim, value_dim, conv_kernel;
+  __host__ __device__ int qk_channels() const { return key_heads * key_dim; }
+  __host__ __device__ int v_channels() const { return value_heads * value_dim; }
+  __host__ __device__ int conv_channels() const { return 2 * qk_channels() + v_channels(); }
+};
+
+inline DeltaDims delta_dims(const DeltaShape& s, const DeltaWeights& w) {
+  return {static_cast<int>(s.n_key_heads), static_cast<int>(s.n_value_heads), static_cast<int>(s.key_dim),
+          static_cast<int>(s.value_dim), w.conv_kernel};
+}
+
+/// One channel of the convolution for the token with cache index p, whose own input is `u`; earlier inputs come from
+/// `earlier(distance)`, distance 1 .. min(kernel - 1, p).
+template <typename Earlier>
+__device__ __forceinline__ float convolve(const float* w, int kernel, int p, float u, Earlier&& earlier) {
+  float sum = 0;
+  for (int j = 0; j < kernel - 1; ++j) {
+    const int distance = kernel - 1 - j;
+    sum += distance <= p ? w[j] * earlier(distance) : 0.0F;
+  }
+  return silu(sum + w[kernel - 1] * u);
+}
+
+/// 1 / sqrt(sum of squares + eps) of n values, by one warp; every lane gets it.
+__device__ __forceinline__ float warp_l2_scale(const float* x, int n) {
+  float sum = 0;
+  for (int i = static_cast<int>(threadIdx.x) % kWarp; i < n; i += kWarp) {
+    sum += x[i] * x[i];
+  }
+  return rsqrtf(warp_sum(sum) + static_cast<float>(kL2NormEps));
+}
+
+/// 1 / sqrt(mean of squares + eps), likewise.
+__device__ __forceinline__ float warp_rms_scale(const float* x, int n, float eps) {
+  float sum = 0;
+  for (int i = static_cast<int>(threadIdx.x) % kWarp; i < n; i += kWarp) {
+    sum += x[i] * x[i];
+  }
+  return rsqrtf(warp_sum(sum) / static_cast<float>(n) + eps);
+}
+
+/// The log of the decay, g <= 0.
+__device__ __forceinline__ float log_decay(float a, float alpha, float dt) {
+  return a * softplus(alpha + dt);
+}
+
+}  // namespace fl::cuda

@@ -1,0 +1,138 @@
+// Prompts: what goes before and after the rule, head by head.
+#include "kernels/cuda/gated_delta.cuh"
+
+namespace fl::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kMaxDim = 1024;  // of a head: the largest that a file may have (model/config.cpp)
+
+struct PrepareArgs {
+  DeltaDims dims;
+  DeltaWeights w;
+  DeltaState state;
+  const float* qkv;
+  const DeltaRun* runs;
+  float* mixed;
+};
+
+// A warp takes one head (of q, k or v) of one token. Grid: heads, tiles of kWarps tokens, runs.
+__global__ void __launch_bounds__(kWarps* kWarp) convolve_heads(const PrepareArgs a) {
+  __shared__ float values[kWarps][kMaxDim];
+  let_next_start();
+  wait_for_inputs();
+  const DeltaRun run = a.runs[blockIdx.z];
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int i = static_cast<int>(blockIdx.y) * kWarps + warp;
+  if (i >= run.n_tokens) {
+    return;
+  }
+  const int unit = static_cast<int>(blockIdx.x);  // q heads, k heads, v heads
+  const bool is_value = unit >= 2 * a.dims.key_heads;
+  const int dim = is_value ? a.dims.value_dim : a.dims.key_dim;
+  const int first_channel =
+      is_value ? 2 * a.dims.qk_channels() + (unit - 2 * a.dims.key_heads) * dim : unit * dim;
+  const int64_t width = a.dims.conv_channels();
+  const int kernel = a.dims.conv_kernel;
+  const int p = run.n_cached + i;
+  const int64_t token = run.first + i;
+  const float* ring = a.state.base + run.state_row * a.state.row_stride + a.state.ring_offset;
+  float* const x = values[warp];
+  for (int d = lane; d < dim; d += kWarp) {
+    const int c = first_channel + d;
+    x[d] = convolve(a.w.conv + static_cast<int64_t>(c) * kernel, kernel, p, a.qkv[token * width + c],
+                    [&](int distance) {
+                      return distance <= i ? a.qkv[(token - distance) * width + c]
+                                           : ring[(p - distance) % kernel * width + c];
+                    });
+  }
+  float scale = 1;
+  if (!is_value) {
+    __syncwarp();
+    scale = warp_l2_scale(x, dim);
+    if (unit < a.dims.key_heads) {
+      scale *= rsqrtf(static_cast<float>(dim));
+    }
+  }
+  for (int d = lane; d < dim; d += kWarp) {
+    a.mixed[token * width + first_channel + d] = x[d] * scale;
+  }
+}
+
+// The last inputs of each run go into its ring.
+__global__ void update_rings(const PrepareArgs a) {
+  let_next_start();
+  wait_for_inputs();
+  const DeltaRun run = a.runs[blockIdx.y];
+  const int c = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  const int width = a.dims.conv_channels();
+  if (c >= width) {
+    return;
+  }
+  float* ring = a.state.base + run.state_row * a.state.row_stride + a.state.ring_offset;
+  for (int i = max(0, run.n_tokens - a.dims.conv_kernel); i < run.n_tokens; ++i) {
+    const int slot = (run.n_cached + i) % a.dims.conv_kernel;
+    ring[static_cast<int64_t>(slot) * width + c] = a.qkv[static_cast<int64_t>(run.first + i) * width + c];
+  }
+}
+
+struct NormArgs {
+  DeltaDims dims;
+  DeltaWeights w;
+  const float* mixed;
+  const float* z;
+  const DeltaRun* runs;
+  float* y;
+};
+
+__global__ void __launch_bounds__(kWarps* kWarp) norm_heads(const NormArgs a) {
+  let_next_start();
+  wait_for_inputs();
+  const DeltaRun run = a.runs[blockIdx.z];
+  const int i = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
+  if (i >= run.n_tokens) {
+    return;
+  }
+  const int head = static_cast<int>(blockIdx.x);
+  const int dv = a.dims.value_dim;
+  const int64_t token = run.first + i;
+  const float* o = a.mixed + token * a.dims.conv_channels() + 2 * a.dims.qk_channels() + head * dv;
+  const float scale = warp_rms_scale(o, dv, a.w.eps);
+  const int64_t at = token * a.dims.v_channels() + head * dv;
+  for (int c = static_cast<int>(threadIdx.x) % kWarp; c < dv; c += kWarp) {
+    a.y[at + c] = o[c] * scale * a.w.norm[c] * silu(a.z[at + c]);
+  }
+}
+
+unsigned tiles(int n, int size) {
+  return static_cast<unsigned>((n + size - 1) / size);
+}
+
+}  // namespace
+
+void delta_convolve(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const DeltaState& state,
+                    const float* qkv, const DeltaRun* runs, int n_runs, int max_run_tokens, float* mixed) {
+  if (n_runs == 0) {
+    return;
+  }
+  const PrepareArgs args{delta_dims(shape, w), w, state, qkv, runs, mixed};
+  const auto heads = static_cast<unsigned>(2 * args.dims.key_heads + args.dims.value_heads);
+  launch(queue, convolve_heads, dim3(heads, tiles(max_run_tokens, kWarps), static_cast<unsigned>(n_runs)),
+         kWarps * kWarp, 0, args);
+  launch(queue, update_rings, dim3(tiles(args.dims.conv_channels(), kWarps * kWarp), static_cast<unsigned>(n_runs)),
+         kWarps * kWarp, 0, args);
+}
+
+void delta_norm(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const float* mixed, const float* z,
+                const DeltaRun* runs, int n_runs, int max_run_tokens, float* y) {
+  if (n_runs == 0) {
+    return;
+  }
+  const NormArgs args{delta_dims(shape, w), w, mixed, z, runs, y};
+  launch(queue, norm_heads,
+         dim3(static_cast<unsigned>(args.dims.value_heads), tiles(max_run_tokens, kWarps), static_cast<unsigned>(n_runs)),
+         kWarps * kWarp, 0, args);
+}
+
+}  // namespace fl::cuda

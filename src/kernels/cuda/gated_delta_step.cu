@@ -1,0 +1,278 @@
+// The recurrent form: one token of each sequence with everything around it (decode), or short runs of prepared tokens.
+#include "kernels/cuda/gated_delta.cuh"
+
+namespace fl::cuda {
+namespace {
+
+constexpr int kDim = 128;      // of keys and values in the fast kernels
+constexpr int kParts = 4;      // threads that share a column of S
+constexpr int kRows = kDim / kParts;
+constexpr int kStepThreads = kDim * kParts;
+constexpr int kGenericThreads = 256;
+constexpr int kMaxDim = 1024;  // of a head: the largest that a file may have (model/config.cpp)
+
+struct StepArgs {
+  DeltaDims dims;
+  DeltaWeights w;
+  DeltaState state;
+  DeltaProjections in;
+  const DeltaRun* runs;
+  float* mixed;  // prepared q, k, v; o replaces v (runs only)
+  float* y;      // step only
+};
+
+// The ring's slot of cache index p.
+__device__ __forceinline__ float* ring_slot(const StepArgs& a, float* row, int p) {
+  return row + a.state.ring_offset + static_cast<int64_t>(p % a.dims.conv_kernel) * a.dims.conv_channels();
+}
+
+// Convolution, SiLU of channel c of the one token; the ring gets the input when this head owns the channel.
+__device__ __forceinline__ float convolve_step(const StepArgs& a, float* row, const DeltaRun& run, int c, bool owner) {
+  const int k = a.dims.conv_kernel;
+  const float u = a.in.qkv[static_cast<int64_t>(run.first) * a.dims.conv_channels() + c];
+  const float value = convolve(a.w.conv + static_cast<int64_t>(c) * k, k, run.n_cached, u, [&](int distance) {
+    return ring_slot(a, row, run.n_cached - distance)[c];
+  });
+  if (owner) {
+    ring_slot(a, row, run.n_cached)[c] = u;
+  }
+  return value;
+}
+
+__device__ __forceinline__ void gates(const StepArgs& a, int token, int head, float& decay, float& beta) {
+  const int64_t at = token * a.in.gate_stride + head;
+  decay = __expf(log_decay(a.w.a[head], a.in.alpha[at], a.w.dt[head]));
+  beta = sigmoid(a.in.beta[at]);
+}
+
+// Block: one value head of one run. Thread (part, column) holds kRows elements of its column of S in registers; with
+// p = S^T k and r = S^T q of the old state, d = beta (v - decay p), o = decay r + (k . q) d needs one pass over it.
+template <bool kStep>
+__global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
+  __shared__ __align__(16) float q[kDim];
+  __shared__ __align__(16) float k[kDim];
+  __shared__ float v[kDim];
+  __shared__ float o[kDim];
+  __shared__ float2 partial[kParts][kDim];
+  let_next_start();
+  const DeltaRun run = a.runs[blockIdx.y];
+  if (run.n_tokens == 0) {
+    return;
+  }
+  const int head = static_cast<int>(blockIdx.x);
+  const int key_head = head % a.dims.key_heads;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int column = thread % kDim;
+  const int part = thread / kDim;
+  const int lane = thread % kWarp;
+  float* row = a.state.base + run.state_row * a.state.row_stride;
+  float* s_global = row + static_cast<int64_t>(head) * kDim * kDim + part * kRows * kDim + column;
+  if (!kStep) {
+    wait_for_inputs();  // an earlier piece of the same step may have written the state
+  }
+  float s[kRows];
+  if (run.n_cached == 0) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      s[i] = 0;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      s[i] = s_global[i * kDim];
+    }
+  }
+  if (kStep) {
+    wait_for_inputs();
+  }
+  const int qk = a.dims.qk_channels();
+  const int channel = part == 0   ? key_head * kDim + column
+                      : part == 1 ? qk + key_head * kDim + column
+                                  : 2 * qk + head * kDim + column;
+  const float q_scale = rsqrtf(static_cast<float>(kDim));
+  for (int i = 0; i < run.n_tokens; ++i) {
+    const int token = run.first + i;
+    if (part < 3) {
+      float* const to = part == 0 ? q : part == 1 ? k : v;
+      if (kStep) {
+        to[column] = convolve_step(a, row, run, channel, part == 2 || head < a.dims.key_heads);
+      } else {
+        to[column] = a.mixed[static_cast<int64_t>(token) * a.dims.conv_channels() + channel];
+      }
+    }
+    float decay;
+    float beta;
+    gates(a, token, head, decay, beta);
+    __syncthreads();
+    if (kStep) {
+      if (thread < 2 * kWarp) {
+        float* const x = thread < kWarp ? q : k;
+        const float scale = warp_l2_scale(x, kDim) * (thread < kWarp ? q_scale : 1.0F);
+#pragma unroll
+        for (int j = 0; j < kDim / kWarp; ++j) {
+          x[lane + j * kWarp] *= scale;
+        }
+      }
+      __syncthreads();
+    }
+    float kq = 0;
+#pragma unroll
+    for (int j = 0; j < kDim / kWarp; ++j) {
+      kq += k[lane + j * kWarp] * q[lane + j * kWarp];
+    }
+    kq = warp_sum(kq);
+    float p = 0;
+    float r = 0;
+#pragma unroll
+    for (int j = 0; j < kRows; j += 4) {
+      const float4 k4 = *reinterpret_cast<const float4*>(k + part * kRows + j);
+      const float4 q4 = *reinterpret_cast<const float4*>(q + part * kRows + j);
+      p += s[j] * k4.x + s[j + 1] * k4.y + s[j + 2] * k4.z + s[j + 3] * k4.w;
+      r += s[j] * q4.x + s[j + 1] * q4.y + s[j + 2] * q4.z + s[j + 3] * q4.w;
+    }
+    partial[part][column] = make_float2(p, r);
+    __syncthreads();
+    p = 0;
+    r = 0;
+#pragma unroll
+    for (int j = 0; j < kParts; ++j) {
+      p += partial[j][column].x;
+      r += partial[j][column].y;
+    }
+    const float delta = beta * (v[column] - decay * p);
+#pragma unroll
+    for (int j = 0; j < kRows; j += 4) {
+      const float4 k4 = *reinterpret_cast<const float4*>(k + part * kRows + j);
+      s[j] = decay * s[j] + k4.x * delta;
+      s[j + 1] = decay * s[j + 1] + k4.y * delta;
+      s[j + 2] = decay * s[j + 2] + k4.z * delta;
+      s[j + 3] = decay * s[j + 3] + k4.w * delta;
+    }
+    const float out = decay * r + kq * delta;
+    if (kStep) {
+      if (part == 0) {
+        o[column] = out;
+      }
+      __syncthreads();
+      if (part == 0) {
+        const int64_t at = static_cast<int64_t>(token) * a.dims.v_channels() + head * kDim + column;
+        const float scale = warp_rms_scale(o, kDim, a.w.eps);
+        a.y[at] = out * scale * a.w.norm[column] * silu(a.in.z[at]);
+      }
+    } else {
+      if (part == 0) {
+        a.mixed[static_cast<int64_t>(token) * a.dims.conv_channels() + 2 * qk + head * kDim + column] = out;
+      }
+      __syncthreads();  // q, k, v and the partial sums are free again
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    s_global[i * kDim] = s[i];
+  }
+}
+
+// Any dims: a thread owns whole columns, which stay in global memory.
+template <bool kStep>
+__global__ void __launch_bounds__(kGenericThreads) delta_generic(const StepArgs a) {
+  __shared__ float q[kMaxDim];
+  __shared__ float k[kMaxDim];
+  __shared__ float v[kMaxDim];
+  __shared__ float o[kMaxDim];
+  let_next_start();
+  wait_for_inputs();
+  const DeltaRun run = a.runs[blockIdx.y];
+  if (run.n_tokens == 0) {
+    return;
+  }
+  const int head = static_cast<int>(blockIdx.x);
+  const int key_head = head % a.dims.key_heads;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarp;
+  const int dk = a.dims.key_dim;
+  const int dv = a.dims.value_dim;
+  const int qk = a.dims.qk_channels();
+  float* row = a.state.base + run.state_row * a.state.row_stride;
+  float* s = row + static_cast<int64_t>(head) * dk * dv;
+  const float q_scale = rsqrtf(static_cast<float>(dk));
+  for (int i = 0; i < run.n_tokens; ++i) {
+    const int token = run.first + i;
+    const bool fresh = run.n_cached + i == 0;
+    for (int e = thread; e < 2 * dk + dv; e += kGenericThreads) {
+      const int part = e < dk ? 0 : e < 2 * dk ? 1 : 2;
+      const int at = part == 0 ? e : part == 1 ? e - dk : e - 2 * dk;
+      const int channel = part == 0 ? key_head * dk + at : part == 1 ? qk + key_head * dk + at : 2 * qk + head * dv + at;
+      float* const to = part == 0 ? q : part == 1 ? k : v;
+      to[at] = kStep ? convolve_step(a, row, run, channel, part == 2 || head < a.dims.key_heads)
+                     : a.mixed[static_cast<int64_t>(token) * a.dims.conv_channels() + channel];
+    }
+    float decay;
+    float beta;
+    gates(a, token, head, decay, beta);
+    __syncthreads();
+    if (kStep) {
+      if (thread < 2 * kWarp) {
+        float* const x = thread < kWarp ? q : k;
+        const float scale = warp_l2_scale(x, dk) * (thread < kWarp ? q_scale : 1.0F);
+        __syncwarp();
+        for (int j = lane; j < dk; j += kWarp) {
+          x[j] *= scale;
+        }
+      }
+      __syncthreads();
+    }
+    for (int c = thread; c < dv; c += kGenericThreads) {
+      float p = 0;
+      for (int j = 0; j < dk && !fresh; ++j) {
+        p += s[static_cast<int64_t>(j) * dv + c] * k[j];
+      }
+      const float delta = beta * (v[c] - decay * p);
+      float out = 0;
+      for (int j = 0; j < dk; ++j) {
+        float* const at = s + static_cast<int64_t>(j) * dv + c;
+        const float next = (fresh ? 0.0F : decay * *at) + k[j] * delta;
+        *at = next;
+        out += next * q[j];
+      }
+      o[c] = out;
+      if (!kStep) {
+        a.mixed[static_cast<int64_t>(token) * a.dims.conv_channels() + 2 * qk + head * dv + c] = out;
+      }
+    }
+    __syncthreads();
+    if (kStep) {
+      const float scale = warp_rms_scale(o, dv, a.w.eps);
+      for (int c = thread; c < dv; c += kGenericThreads) {
+        const int64_t at = static_cast<int64_t>(token) * a.dims.v_channels() + head * dv + c;
+        a.y[at] = o[c] * scale * a.w.norm[c] * silu(a.in.z[at]);
+      }
+    }
+  }
+}
+
+template <bool kStep>
+void start(const Queue& queue, const StepArgs& args, int n_runs) {
+  if (n_runs == 0) {
+    return;
+  }
+  const dim3 grid(static_cast<unsigned>(args.dims.value_heads), static_cast<unsigned>(n_runs));
+  if (args.dims.key_dim == kDim && args.dims.value_dim == kDim) {
+    launch(queue, delta_128<kStep>, grid, kStepThreads, 0, args);
+  } else {
+    launch(queue, delta_generic<kStep>, grid, kGenericThreads, 0, args);
+  }
+}
+
+}  // namespace
+
+void gated_delta_step(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const DeltaState& state,
+                      const DeltaProjections& in, const DeltaRun* runs, int n_runs, float* y) {
+  start<true>(queue, {delta_dims(shape, w), w, state, in, runs, nullptr, y}, n_runs);
+}
+
+void delta_recurrent(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const DeltaState& state,
+                     const DeltaProjections& in, const DeltaRun* runs, int n_runs, float* mixed) {
+  start<false>(queue, {delta_dims(shape, w), w, state, in, runs, mixed, nullptr}, n_runs);
+}
+
+}  // namespace fl::cuda
