@@ -3,6 +3,7 @@
 // The products are S^T = K Q^T and O^T = V^T P^T on tensor cores: keys and values are the wide operand, and both lie in
 // the cache as the fragments want them, so they go from memory to registers directly. The last run of a sequence to
 // finish adds all of them up, in order, and applies the output gate.
+#include "kernels/cuda/activations.cuh"
 #include "kernels/cuda/kv_layout.cuh"
 #include "kernels/cuda/mma.cuh"
 
@@ -30,7 +31,7 @@ struct Args {
   const int32_t* blocks;
   float* partial;     // [n][kv_heads][kMaxSplits][kPartial]
   int32_t* arrived;   // [n][kv_heads]
-  float* out;
+  ActivationWriter out;
 };
 
 /// Of one run: the output of kMaxGroup heads, then their maxima, then their sums.
@@ -215,7 +216,7 @@ __global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
   const int n_blocks = (n_keys + kBlock - 1) / kBlock;
   const int per_run = run_blocks(n_blocks);
   const int n_runs = (n_blocks + per_run - 1) / per_run;
-  wait_for_inputs();
+  wait_for_previous();
   if (tile.n_tokens == 0 || split >= n_runs) {
     return;
   }
@@ -341,8 +342,6 @@ __global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
     }
   }
   const float unlift = kTypeV == DType::q8_0 ? 1.0F / kProbLift : 1.0F;
-  float* const out = a.out + static_cast<int64_t>(tile.first) * a.heads * kHeadDim +
-                     static_cast<int64_t>(kv_head) * group * kHeadDim;
   const float* const gate = query + kHeadDim;
   const int64_t item = static_cast<int64_t>(blockIdx.z) * a.kv_heads + kv_head;
   float* const partial = a.partial + (item * kMaxSplits + split) * kPartial;
@@ -353,16 +352,9 @@ __global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
       const int head = 2 * t + e % 2;
       const int dim = 64 * warp + 16 * m + g + e / 2 * 8;
       if (head < group) {
-        if (n_runs == 1) {
-          out[head * kHeadDim + dim] = o[m][e] * unlift / total[e % 2] * sigmoid(gate[head * 2 * kHeadDim + dim]);
-        } else {
-          partial[head * kHeadDim + dim] = o[m][e] * unlift;
-        }
+        partial[head * kHeadDim + dim] = o[m][e] * unlift;
       }
     }
-  }
-  if (n_runs == 1) {
-    return;
   }
   if (warp == 0 && g == 0) {
 #pragma unroll
@@ -417,17 +409,18 @@ __global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
       sum.w += w * v.w;
     }
     const float* at = gate + head * 2 * kHeadDim + e % kHeadDim;
-    *reinterpret_cast<float4*>(out + e) = make_float4(sum.x * sigmoid(at[0]), sum.y * sigmoid(at[1]),
-                                                      sum.z * sigmoid(at[2]), sum.w * sigmoid(at[3]));
+    store_activations4(a.out, tile.first, kv_head * group * kHeadDim + e,
+                       make_float4(sum.x * sigmoid(at[0]), sum.y * sigmoid(at[1]), sum.z * sigmoid(at[2]),
+                                   sum.w * sigmoid(at[3])));
   }
 }
 
-bool on_tensor_cores(const AttentionShape& shape, const KvCache& cache) {
+}  // namespace
+
+bool attention_decode_supported(const AttentionShape& shape, const KvCache& cache) {
   const auto type = [](DType t) { return t == DType::f16 || t == DType::q8_0; };
   return shape.head_dim == kHeadDim && shape.group() <= kMaxGroup && type(cache.type_k) && type(cache.type_v);
 }
-
-}  // namespace
 
 int64_t attention_partial_floats(const AttentionShape& shape, int n) {
   return static_cast<int64_t>(n) * shape.n_kv_heads * kMaxSplits * kPartial;
@@ -435,12 +428,8 @@ int64_t attention_partial_floats(const AttentionShape& shape, int n) {
 
 void attention_decode(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
                       const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles, const int32_t* blocks,
-                      const AttentionScratch& scratch, float* out) {
+                      const AttentionScratch& scratch, const Activations& out) {
   if (n_tiles == 0) {
-    return;
-  }
-  if (!on_tensor_cores(shape, cache)) {
-    attention_prefill(queue, shape, cache, queries, tiles, n_tiles, blocks, out);
     return;
   }
   const Args args{static_cast<int>(shape.n_heads),
@@ -453,13 +442,13 @@ void attention_decode(const Queue& queue, const AttentionShape& shape, const KvC
                   blocks,
                   scratch.partial,
                   scratch.arrived,
-                  out};
+                  writer(out)};
   const dim3 grid(kMaxSplits, static_cast<unsigned>(shape.n_kv_heads), static_cast<unsigned>(n_tiles));
   const bool quantised_k = cache.type_k == DType::q8_0;
   const bool quantised_v = cache.type_v == DType::q8_0;
   auto* const kernel = quantised_k ? (quantised_v ? decode_256<DType::q8_0, DType::q8_0> : decode_256<DType::q8_0, DType::f16>)
                                    : (quantised_v ? decode_256<DType::f16, DType::q8_0> : decode_256<DType::f16, DType::f16>);
-  launch(queue, kernel, grid, kThreads, 0, args);
+  launch(queue, kernel, grid, kThreads, 0, "attention_decode", args);
 }
 
 }  // namespace fl::cuda

@@ -9,7 +9,6 @@ namespace {
 
 constexpr int kHeadDim = 256;
 constexpr int kThreads = 128;
-constexpr int kQueries = kAttentionTile;  // 16 a warp
 constexpr float kLog2E = 1.4426950408889634F;
 constexpr float kMasked = -1e30F;
 constexpr int kGeneralThreads = 128;
@@ -138,7 +137,7 @@ __global__ void __launch_bounds__(kThreads) prefill_256(const Args a) {
   uint4* const k = q + kTileChunks;
   uint4* const v = k + kTileChunks;
   let_next_start();
-  wait_for_inputs();
+  wait_for_previous();
   const AttentionTile tile = a.tiles[blockIdx.y];
   if (tile.n_tokens == 0) {
     return;
@@ -286,7 +285,7 @@ __global__ void __launch_bounds__(kGeneralThreads) general(const Args a) {
   __shared__ float maxima[kGeneralWarps];
   __shared__ float sums[kGeneralWarps];
   let_next_start();
-  wait_for_inputs();
+  wait_for_previous();
   const AttentionTile tile = a.tiles[blockIdx.y];
   const int i = static_cast<int>(blockIdx.z);
   if (i >= tile.n_tokens) {
@@ -357,7 +356,7 @@ void start(const Queue& queue, dim3 grid, const Args& args) {
   static const cudaError_t raised = cudaFuncSetAttribute(
       prefill_256<kTypeK, kTypeV>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kSharedBytes));
   check(raised, "shared memory of attention");
-  launch(queue, prefill_256<kTypeK, kTypeV>, grid, kThreads, kSharedBytes, args);
+  launch(queue, prefill_256<kTypeK, kTypeV>, grid, kThreads, kSharedBytes, "attention_prefill", args);
 }
 
 }  // namespace
@@ -392,7 +391,7 @@ void attention_prefill(const Queue& queue, const AttentionShape& shape, const Kv
   }
   static_assert((1 + kGeneralWarps) * kMaxHeadDim * sizeof(float) <= 48 * 1024);
   launch(queue, general, dim3(grid.x, grid.y, kAttentionTile), kGeneralThreads,
-         static_cast<size_t>((1 + kGeneralWarps) * shape.head_dim) * sizeof(float), args);
+         static_cast<size_t>((1 + kGeneralWarps) * shape.head_dim) * sizeof(float), "attention", args);
 }
 
 }  // namespace fl::cuda

@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) prepare(const Shape shape, cons
                                                          const PrepareAttention in) {
   extern __shared__ float rows[];
   let_next_start();
-  wait_for_inputs();
+  wait_for_previous();
   const int token = static_cast<int>(blockIdx.x);
   const int slot = in.tokens[token].slot;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) prepare(const Shape shape, cons
 __global__ void angles(const float* frequency, const uint8_t* axis, float magnitude, int pairs,
                        const int32_t* positions, int n_tokens, float* cos_sin) {
   let_next_start();
-  wait_for_inputs();
+  wait_for_previous();
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= n_tokens * pairs) {
     return;
@@ -100,13 +100,14 @@ void prepare_attention(const Queue& queue, const AttentionShape& shape, const Kv
   const Shape s{static_cast<int>(shape.n_heads), static_cast<int>(shape.n_kv_heads), static_cast<int>(shape.head_dim)};
   const int units = s.heads + 2 * s.kv_heads;
   launch(queue, prepare, dim3(static_cast<unsigned>(in.n_tokens), static_cast<unsigned>((units + kWarps - 1) / kWarps)),
-         kWarps * kWarp, static_cast<size_t>(kWarps * s.head_dim) * sizeof(float), s, cache, in);
+         kWarps * kWarp, static_cast<size_t>(kWarps * s.head_dim) * sizeof(float), "prepare_attention", s, cache, in);
 }
 
 void rope_angles(const Queue& queue, const float* frequency, const uint8_t* axis, float magnitude, int pairs,
                  const int32_t* positions, int n_tokens, float* cos_sin) {
   constexpr int kThreads = 128;
-  launch(queue, angles, static_cast<unsigned>((n_tokens * pairs + kThreads - 1) / kThreads), kThreads, 0, frequency,
+  launch(queue, angles, static_cast<unsigned>((n_tokens * pairs + kThreads - 1) / kThreads), kThreads, 0,
+         "rope_angles", frequency,
          axis, magnitude, pairs, positions, n_tokens, cos_sin);
 }
 

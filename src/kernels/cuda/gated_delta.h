@@ -9,7 +9,8 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/matmul.h"
+#include "kernels/cuda/queue.h"
 #include "kernels/gated_delta.h"
 
 namespace fl::cuda {
@@ -48,9 +49,17 @@ struct DeltaRun {
   int32_t state_row = 0;
 };
 
-/// One token of each run (n_tokens is 0 or 1): convolution, rule, norm. y [n_tokens][v_channels].
+/// The result of a step's tokens, v_channels wide. With fused activations (delta_fuses) only `activations` is written, else
+/// only `y` [n_tokens][v_channels], and the caller stores it.
+struct DeltaOutput {
+  float* y = nullptr;
+  Activations activations;
+};
+bool delta_fuses(const DeltaShape& shape);
+
+/// One token of each run (n_tokens is 0 or 1): convolution, rule, norm.
 void gated_delta_step(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const DeltaState& state,
-                      const DeltaProjections& in, const DeltaRun* runs, int n_runs, float* y);
+                      const DeltaProjections& in, const DeltaRun* runs, int n_runs, const DeltaOutput& out);
 
 // Prompts. The steps below, in this order, do the same for runs of any length; `runs` are whole slices.
 
@@ -72,8 +81,8 @@ void delta_chunked(const Queue& queue, const DeltaShape& shape, const DeltaWeigh
                    const DeltaProjections& in, const DeltaRun* chunks, int n_chunks, const int32_t* sequence_begin,
                    int n_sequences, float* mixed, float* spare);
 
-/// y = gated norm of o, for the tokens of the runs.
+/// The gated norm of o, for the tokens of the runs.
 void delta_norm(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const float* mixed, const float* z,
-                const DeltaRun* runs, int n_runs, int max_run_tokens, float* y);
+                const DeltaRun* runs, int n_runs, int max_run_tokens, const DeltaOutput& out);
 
 }  // namespace fl::cuda

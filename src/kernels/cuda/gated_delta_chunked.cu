@@ -14,7 +14,6 @@ namespace {
 constexpr int kDim = 128;
 constexpr int kChunk = static_cast<int>(kDeltaChunk);
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
 constexpr int kLane = kDim + 4;    // floats between rows of K and Q in shared memory: no bank conflicts for A and B^T
 constexpr int kLaneV = kDim + 8;   // of V, read as B
 constexpr int kLaneL = kChunk + 4;
@@ -466,8 +465,10 @@ void delta_chunked(const Queue& queue, const DeltaShape& shape, const DeltaWeigh
   check(raised, "shared memory of the delta rule's chunks");
   const Queue serial{queue.stream, false};
   const auto heads = static_cast<unsigned>(args.dims.value_heads);
-  launch(serial, prepare_chunks, dim3(heads, static_cast<unsigned>(n_chunks)), kThreads, sizeof(PrepareShared), args);
-  launch(serial, scan_chunks, dim3(kDim / kColumns, heads, static_cast<unsigned>(n_sequences)), kThreads, 0, args);
+  launch(serial, prepare_chunks, dim3(heads, static_cast<unsigned>(n_chunks)), kThreads, sizeof(PrepareShared),
+         "delta_chunks", args);
+  launch(serial, scan_chunks, dim3(kDim / kColumns, heads, static_cast<unsigned>(n_sequences)), kThreads, 0,
+         "delta_scan", args);
 }
 
 }  // namespace fl::cuda

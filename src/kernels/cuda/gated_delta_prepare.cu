@@ -20,7 +20,7 @@ struct PrepareArgs {
 __global__ void __launch_bounds__(kWarps* kWarp) convolve_heads(const PrepareArgs a) {
   __shared__ float values[kWarps][kMaxDim];
   let_next_start();
-  wait_for_inputs();
+  wait_for_previous();
   const DeltaRun run = a.runs[blockIdx.z];
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) convolve_heads(const PrepareArg
 // The last inputs of each run go into its ring.
 __global__ void update_rings(const PrepareArgs a) {
   let_next_start();
-  wait_for_inputs();
+  wait_for_previous();
   const DeltaRun run = a.runs[blockIdx.y];
   const int c = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   const int width = a.dims.conv_channels();
@@ -84,11 +84,13 @@ struct NormArgs {
   const float* z;
   const DeltaRun* runs;
   float* y;
+  ActivationWriter out;
+  bool fused;
 };
 
 __global__ void __launch_bounds__(kWarps* kWarp) norm_heads(const NormArgs a) {
   let_next_start();
-  wait_for_inputs();
+  wait_for_previous();
   const DeltaRun run = a.runs[blockIdx.z];
   const int i = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
   if (i >= run.n_tokens) {
@@ -98,6 +100,11 @@ __global__ void __launch_bounds__(kWarps* kWarp) norm_heads(const NormArgs a) {
   const int dv = a.dims.value_dim;
   const int64_t token = run.first + i;
   const float* o = a.mixed + token * a.dims.conv_channels() + 2 * a.dims.qk_channels() + head * dv;
+  if (a.fused) {
+    store_head_128(a.out, static_cast<int>(token), head, a.dims.value_heads, o,
+                   a.z + token * a.dims.v_channels() + head * dv, a.w.norm, a.w.eps);
+    return;
+  }
   const float scale = warp_rms_scale(o, dv, a.w.eps);
   const int64_t at = token * a.dims.v_channels() + head * dv;
   for (int c = static_cast<int>(threadIdx.x) % kWarp; c < dv; c += kWarp) {
@@ -119,20 +126,21 @@ void delta_convolve(const Queue& queue, const DeltaShape& shape, const DeltaWeig
   const PrepareArgs args{delta_dims(shape, w), w, state, qkv, runs, mixed};
   const auto heads = static_cast<unsigned>(2 * args.dims.key_heads + args.dims.value_heads);
   launch(queue, convolve_heads, dim3(heads, tiles(max_run_tokens, kWarps), static_cast<unsigned>(n_runs)),
-         kWarps * kWarp, 0, args);
+         kWarps * kWarp, 0, "delta_convolve", args);
   launch(queue, update_rings, dim3(tiles(args.dims.conv_channels(), kWarps * kWarp), static_cast<unsigned>(n_runs)),
-         kWarps * kWarp, 0, args);
+         kWarps * kWarp, 0, "delta_rings", args);
 }
 
 void delta_norm(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const float* mixed, const float* z,
-                const DeltaRun* runs, int n_runs, int max_run_tokens, float* y) {
+                const DeltaRun* runs, int n_runs, int max_run_tokens, const DeltaOutput& out) {
   if (n_runs == 0) {
     return;
   }
-  const NormArgs args{delta_dims(shape, w), w, mixed, z, runs, y};
+  const NormArgs args{delta_dims(shape, w),     w,                  mixed, z, runs, out.y,
+                      writer(out.activations), delta_fuses(shape)};
   launch(queue, norm_heads,
          dim3(static_cast<unsigned>(args.dims.value_heads), tiles(max_run_tokens, kWarps), static_cast<unsigned>(n_runs)),
-         kWarps * kWarp, 0, args);
+         kWarps * kWarp, 0, "delta_norm", args);
 }
 
 }  // namespace fl::cuda

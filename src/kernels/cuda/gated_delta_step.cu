@@ -18,7 +18,8 @@ struct StepArgs {
   DeltaProjections in;
   const DeltaRun* runs;
   float* mixed;  // prepared q, k, v; o replaces v (runs only)
-  float* y;      // step only
+  float* y;      // step only, any dims
+  ActivationWriter out;  // step only, 128
 };
 
 // The ring's slot of cache index p.
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
   __shared__ __align__(16) float q[kDim];
   __shared__ __align__(16) float k[kDim];
   __shared__ float v[kDim];
-  __shared__ float o[kDim];
+  __shared__ __align__(16) float o[kDim];
   __shared__ float2 partial[kParts][kDim];
   let_next_start();
   const DeltaRun run = a.runs[blockIdx.y];
@@ -68,7 +69,7 @@ __global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
   float* row = a.state.base + run.state_row * a.state.row_stride;
   float* s_global = row + static_cast<int64_t>(head) * kDim * kDim + part * kRows * kDim + column;
   if (!kStep) {
-    wait_for_inputs();  // an earlier piece of the same step may have written the state
+    wait_for_previous();  // an earlier piece of the same step may have written the state
   }
   float s[kRows];
   if (run.n_cached == 0) {
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
     }
   }
   if (kStep) {
-    wait_for_inputs();
+    wait_for_previous();
   }
   const int qk = a.dims.qk_channels();
   const int channel = part == 0   ? key_head * kDim + column
@@ -154,10 +155,9 @@ __global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
         o[column] = out;
       }
       __syncthreads();
-      if (part == 0) {
-        const int64_t at = static_cast<int64_t>(token) * a.dims.v_channels() + head * kDim + column;
-        const float scale = warp_rms_scale(o, kDim, a.w.eps);
-        a.y[at] = out * scale * a.w.norm[column] * silu(a.in.z[at]);
+      if (thread < kWarp) {
+        store_head_128(a.out, token, head, a.dims.value_heads, o,
+                       a.in.z + static_cast<int64_t>(token) * a.dims.v_channels() + head * kDim, a.w.norm, a.w.eps);
       }
     } else {
       if (part == 0) {
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kGenericThreads) delta_generic(const StepArgs 
   __shared__ float v[kMaxDim];
   __shared__ float o[kMaxDim];
   let_next_start();
-  wait_for_inputs();
+  wait_for_previous();
   const DeltaRun run = a.runs[blockIdx.y];
   if (run.n_tokens == 0) {
     return;
@@ -251,28 +251,33 @@ __global__ void __launch_bounds__(kGenericThreads) delta_generic(const StepArgs 
 }
 
 template <bool kStep>
-void start(const Queue& queue, const StepArgs& args, int n_runs) {
+void start(const Queue& queue, const StepArgs& args, int n_runs, bool fast) {
   if (n_runs == 0) {
     return;
   }
   const dim3 grid(static_cast<unsigned>(args.dims.value_heads), static_cast<unsigned>(n_runs));
-  if (args.dims.key_dim == kDim && args.dims.value_dim == kDim) {
-    launch(queue, delta_128<kStep>, grid, kStepThreads, 0, args);
+  if (fast) {
+    launch(queue, delta_128<kStep>, grid, kStepThreads, 0, "gated_delta", args);
   } else {
-    launch(queue, delta_generic<kStep>, grid, kGenericThreads, 0, args);
+    launch(queue, delta_generic<kStep>, grid, kGenericThreads, 0, "gated_delta", args);
   }
 }
 
 }  // namespace
 
+bool delta_fuses(const DeltaShape& shape) {
+  return shape.key_dim == kDim && shape.value_dim == kDim;
+}
+
 void gated_delta_step(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const DeltaState& state,
-                      const DeltaProjections& in, const DeltaRun* runs, int n_runs, float* y) {
-  start<true>(queue, {delta_dims(shape, w), w, state, in, runs, nullptr, y}, n_runs);
+                      const DeltaProjections& in, const DeltaRun* runs, int n_runs, const DeltaOutput& out) {
+  start<true>(queue, {delta_dims(shape, w), w, state, in, runs, nullptr, out.y, writer(out.activations)}, n_runs,
+              delta_fuses(shape));
 }
 
 void delta_recurrent(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const DeltaState& state,
                      const DeltaProjections& in, const DeltaRun* runs, int n_runs, float* mixed) {
-  start<false>(queue, {delta_dims(shape, w), w, state, in, runs, mixed, nullptr}, n_runs);
+  start<false>(queue, {delta_dims(shape, w), w, state, in, runs, mixed, nullptr, {}}, n_runs, delta_fuses(shape));
 }
 
 }  // namespace fl::cuda

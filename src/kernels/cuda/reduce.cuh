@@ -5,6 +5,9 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/queue.h"
+
 namespace fl::cuda {
 
 inline constexpr int kWarp = 32;
@@ -56,19 +59,12 @@ __device__ __forceinline__ float softplus(float x) {
   return x > 20.0F ? x : log1pf(expf(x));
 }
 
-/// Programmatic dependent launch: waits until the results of the kernels before are visible. A kernel launched without
-/// the attribute passes at once.
-__device__ __forceinline__ void wait_for_inputs() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-/// Lets the next kernel start its part that needs no results of this one.
-__device__ __forceinline__ void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
+/// A launch of this room's operations.
+template <typename... Parameters, typename... Arguments>
+void launch(const Queue& queue, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+            const char* name, const Arguments&... arguments) {
+  launch(kernel, LaunchShape{grid, block, static_cast<int>(shared_bytes)}, queue.stream, queue.overlap, name,
+         arguments...);
 }
 
 }  // namespace fl::cuda
