@@ -7,41 +7,24 @@
 #include <fmt/format.h>
 
 #include "kernels/cpu/machine.h"
+#include "model/contract.h"
 #include "model/cpu_forward.h"
 #include "model/runners.h"
 
 namespace fl::model {
 namespace {
 
-constexpr int32_t kMaxThreads = 1024;
-constexpr int32_t kMaxStepTokens = 1 << 20;
-constexpr int32_t kMaxBlocks = 1 << 26;
 constexpr double kMiB = 1024.0 * 1024.0;
 
-Status check_option(std::string_view name, int64_t value, int64_t least, int64_t most) {
-  if (value < least || value > most) {
-    return fail(ErrorCode::invalid_argument,
-                fmt::format("{}: expected {} to {}, found {}", name, least, most, value));
-  }
-  return {};
-}
-
-Status check_options(const Config& config, const RunnerOptions& o) {
-  FL_TRY(check_option("threads", o.n_threads, 0, kMaxThreads));
-  FL_TRY(check_option("KV blocks", o.n_blocks, 1, kMaxBlocks));
-  FL_TRY(check_option("state rows", o.n_state_rows, 1, kMaxStepTokens));
-  FL_TRY(check_option("tokens of a step", o.max_tokens, 1, kMaxStepTokens));
-  FL_TRY(check_option("sequences of a step", o.max_slices, 1, o.max_tokens));
-  FL_TRY(check_option("rows of a step", o.max_rows, 1, o.max_tokens));
-  for (const DType type : {o.kv_type_k, o.kv_type_v}) {
-    if (!kv_type_supported(type, config.head_dim)) {
-      return fail(ErrorCode::invalid_argument,
-                  fmt::format("KV cache type: expected f32, f16, bf16 or (head_dim a multiple of {}) q8_0, "
-                              "found {} with head_dim {}",
-                              kKvQuantGroup, dtype_info(type).name, config.head_dim));
-    }
-  }
-  return {};
+Capacity capacity_of(const RunnerOptions& options, const Config& config) {
+  Capacity capacity;
+  capacity.n_blocks = options.n_blocks;
+  capacity.n_state_rows = options.n_state_rows;
+  capacity.max_tokens = options.max_tokens;
+  capacity.max_slices = options.max_slices;
+  capacity.max_rows = options.max_rows;
+  capacity.n_vocab = config.n_vocab;
+  return capacity;
 }
 
 class CpuRunner final : public Runner {
@@ -52,14 +35,8 @@ class CpuRunner final : public Runner {
         pool_(std::move(pool)),
         weights_(CpuWeights::pack(weights, isa, *pool_, progress, context)),
         forward_(weights_, options, isa, *pool_),
-        max_state_rows_(options.n_state_rows),
-        row_used_(static_cast<size_t>(options.n_state_rows), 0) {
-    capacity_.n_blocks = options.n_blocks;
-    capacity_.n_state_rows = options.n_state_rows;
-    capacity_.max_tokens = options.max_tokens;
-    capacity_.max_slices = options.max_slices;
-    capacity_.max_rows = options.max_rows;
-    capacity_.n_vocab = weights_.config.n_vocab;
+        capacity_(capacity_of(options, weights_.config)),
+        check_(capacity_) {
     results_.reserve(static_cast<size_t>(options.max_rows));
   }
 
@@ -91,7 +68,7 @@ class CpuRunner final : public Runner {
 
   void submit(const Batch& batch) override {
     FL_CHECK(!in_flight_, "a step is in flight already");
-    check(batch);
+    check_(batch);
     forward_.run(batch);
     results_.clear();
     int32_t next = 0;
@@ -112,52 +89,19 @@ class CpuRunner final : public Runner {
   }
 
   void copy_state(int32_t from_row, int32_t to_row) override {
-    FL_CHECK(from_row >= 0 && from_row < max_state_rows_ && to_row >= 0 && to_row < max_state_rows_,
-             "state row out of range");
+    FL_CHECK(
+        from_row >= 0 && from_row < capacity_.n_state_rows && to_row >= 0 && to_row < capacity_.n_state_rows,
+        "state row out of range");
     forward_.copy_state(from_row, to_row);
   }
 
  private:
-  void check(const Batch& batch) {
-    const int32_t n = batch.n_tokens();
-    FL_CHECK(n >= 1 && n <= capacity_.max_tokens, "tokens of the step out of range");
-    FL_CHECK(batch.positions.size() == batch.tokens.size(), "a position for each token");
-    FL_CHECK(batch.feedback.empty(), "this runner does not sample");
-    FL_CHECK(batch.slices.size() <= static_cast<size_t>(capacity_.max_slices), "too many slices");
-    FL_CHECK(batch.rows.size() <= static_cast<size_t>(capacity_.max_rows), "too many rows");
-    for (const int32_t token : batch.tokens) {
-      FL_CHECK(token >= 0 && token < capacity_.n_vocab, "token id out of range");
-    }
-    ++step_;
-    int32_t next = 0;
-    for (const Slice& slice : batch.slices) {
-      FL_CHECK(slice.first == next && slice.n_tokens >= 1, "slices cover the tokens in order");
-      next += slice.n_tokens;
-      FL_CHECK(slice.n_cached >= 0, "n_cached out of range");
-      FL_CHECK(slice.state_row >= 0 && slice.state_row < max_state_rows_, "state row out of range");
-      FL_CHECK(row_used_[static_cast<size_t>(slice.state_row)] != step_, "a state row in two slices");
-      row_used_[static_cast<size_t>(slice.state_row)] = step_;
-      const int64_t keys = int64_t{slice.n_cached} + slice.n_tokens;
-      FL_CHECK(static_cast<int64_t>(slice.blocks.size()) * kBlockTokens >= keys, "too few KV blocks");
-      for (const int32_t block : slice.blocks) {
-        FL_CHECK(block >= 0 && block < capacity_.n_blocks, "KV block out of range");
-      }
-    }
-    FL_CHECK(next == n, "slices cover all tokens");
-    for (const Row& row : batch.rows) {
-      FL_CHECK(row.token >= 0 && row.token < n, "row outside the tokens");
-      FL_CHECK(row.sampling.mode == DeviceSampling::Mode::none, "this runner does not sample");
-    }
-  }
-
   cpu::Isa isa_;
   std::unique_ptr<cpu::ThreadPool> pool_;
   CpuWeights weights_;
   CpuForward forward_;
   Capacity capacity_;
-  int32_t max_state_rows_;
-  std::vector<uint64_t> row_used_;  ///< the last step that used the row
-  uint64_t step_ = 0;
+  BatchCheck check_;
   bool in_flight_ = false;
   std::vector<RowResult> results_;
 };

@@ -1,11 +1,12 @@
-// Attention of kernels/attention.h on the device: norm and rotation of queries and keys, the cache, attention of one
-// query token (flash-decoding) and of many. All pointers are device memory.
+// Attention of kernels/attention.h on the device: norm and rotation of queries and keys, the cache, attention
+// of one query token (flash-decoding) and of many. All pointers are device memory.
 //
-// The cache: as on the host, block b and KV head h at (b * n_kv_heads + h) * kv_head_bytes(type, head_dim), but with
-// the *values* transposed: keys [kKvBlock][head_dim], values [head_dim][kKvBlock]. Either is then read along the index
-// that its matrix product contracts, 16 bytes a lane, straight into the tensor cores' registers. q8_0: all bytes of the
-// head, then the f16 scales, keys [kKvBlock][head_dim / 32], values [head_dim / 32][kKvBlock]; when head_dim is a multiple of
-// 64, the bytes of a key's 64 dims are permuted (kv_key_position).
+// The cache: as on the host, block b and KV head h at (b * n_kv_heads + h) * kv_head_bytes(type, head_dim),
+// but with the *values* transposed: keys [kKvBlock][head_dim], values [head_dim][kKvBlock]. Either is then
+// read along the index that its matrix product contracts, 16 bytes a lane, straight into the tensor cores'
+// registers. q8_0: all bytes of the head, then the f16 scales, keys [kKvBlock][head_dim / 32], values
+// [head_dim / 32][kKvBlock]; when head_dim is a multiple of 64, the bytes of a key's 64 dims are permuted
+// (kv_key_position).
 #pragma once
 
 #include <cstdint>
@@ -23,10 +24,10 @@ struct AttentionToken {
 
 /// Query tokens of one sequence that attend together; for a decode step exactly one.
 struct AttentionTile {
-  int32_t first = 0;         ///< its first query token in the step
-  int32_t n_tokens = 0;      ///< 0: padding; at most kAttentionTile
-  int32_t first_index = 0;   ///< cache index of that token
-  int32_t blocks = 0;        ///< where the sequence's block numbers begin in the table
+  int32_t first = 0;        ///< its first query token in the step
+  int32_t n_tokens = 0;     ///< 0: padding; at most kAttentionTile
+  int32_t first_index = 0;  ///< cache index of that token
+  int32_t blocks = 0;       ///< where the sequence's block numbers begin in the table
 };
 inline constexpr int kAttentionTile = 64;
 /// Pieces that a decode step cuts a sequence into at most.
@@ -35,7 +36,7 @@ inline constexpr int kMaxSplits = 32;
 inline constexpr int kMaxGroup = 8;
 
 struct AttentionQueries {
-  float* q = nullptr;           ///< [n_tokens][stride]: head h at h * 2 * head_dim: query, then gate
+  float* q = nullptr;  ///< [n_tokens][stride]: head h at h * 2 * head_dim: query, then gate
   int64_t stride = 0;
 };
 
@@ -65,16 +66,17 @@ struct AttentionScratch {
 int64_t attention_partial_floats(const AttentionShape& shape, int n);
 /// True for the shapes and types of attention_decode; others take attention_prefill.
 bool attention_decode_supported(const AttentionShape& shape, const KvCache& cache);
-/// One query token of each tile; `out` holds the step's tokens, n_heads * head_dim wide, gated. How a sequence is cut
-/// depends on its length alone.
+/// One query token of each tile; `out` holds the step's tokens, n_heads * head_dim wide, gated. How a
+/// sequence is cut depends on its length alone.
 void attention_decode(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
-                      const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles, const int32_t* blocks,
-                      const AttentionScratch& scratch, const Activations& out);
+                      const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles,
+                      const int32_t* blocks, const AttentionScratch& scratch, const Activations& out);
 
-/// Any number of query tokens, out [n_tokens][n_heads * head_dim] f32, gated; a query's arithmetic does not depend on its tile.
+/// Any number of query tokens, out [n_tokens][n_heads * head_dim] f32, gated; a query's arithmetic does not
+/// depend on its tile.
 void attention_prefill(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
-                       const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles, const int32_t* blocks,
-                       float* out);
+                       const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles,
+                       const int32_t* blocks, float* out);
 
 /// cos_sin of a step's positions [n_tokens][3] (t, y, x); frequency, axis [pairs] of RopeTable.
 void rope_angles(const Queue& queue, const float* frequency, const uint8_t* axis, float magnitude, int pairs,

@@ -1,8 +1,8 @@
-// One query token of each sequence. For heads of 256 with keys and values in f16 or q8_0: a block of 128 threads takes
-// one KV head with all its query heads and a run of the sequence's KV blocks, so that keys and values are read once.
-// The products are S^T = K Q^T and O^T = V^T P^T on tensor cores: keys and values are the wide operand, and both lie in
-// the cache as the fragments want them, so they go from memory to registers directly. The last run of a sequence to
-// finish adds all of them up, in order, and applies the output gate.
+// One query token of each sequence. For heads of 256 with keys and values in f16 or q8_0: a block of 128
+// threads takes one KV head with all its query heads and a run of the sequence's KV blocks, so that keys and
+// values are read once. The products are S^T = K Q^T and O^T = V^T P^T on tensor cores: keys and values are
+// the wide operand, and both lie in the cache as the fragments want them, so they go from memory to registers
+// directly. The last run of a sequence to finish adds all of them up, in order, and applies the output gate.
 #include "kernels/cuda/activations.cuh"
 #include "kernels/cuda/kv_layout.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -29,8 +29,8 @@ struct Args {
   int64_t stride;
   const AttentionTile* tiles;
   const int32_t* blocks;
-  float* partial;     // [n][kv_heads][kMaxSplits][kPartial]
-  int32_t* arrived;   // [n][kv_heads]
+  float* partial;    // [n][kv_heads][kMaxSplits][kPartial]
+  int32_t* arrived;  // [n][kv_heads]
   ActivationWriter out;
 };
 
@@ -43,7 +43,8 @@ __device__ __forceinline__ uint4 load_once(const void* p) {
 
 // 16 keys (rows g and g + 8 of the tile) against all query heads.
 template <DType kType>
-__device__ __forceinline__ void load_keys(const std::byte* keys, int token_g, int t, uint4 (&raw)[2][8], uint4 (&scales)[2]) {
+__device__ __forceinline__ void load_keys(const std::byte* keys, int token_g, int t, uint4 (&raw)[2][8],
+                                          uint4 (&scales)[2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int token = token_g + 8 * half;
@@ -66,7 +67,8 @@ __device__ __forceinline__ void load_keys(const std::byte* keys, int token_g, in
 
 __device__ __forceinline__ float half_of(const uint4& v, int i) {
   const uint32_t word = i / 2 == 0 ? v.x : i / 2 == 1 ? v.y : i / 2 == 2 ? v.z : v.w;
-  return __half2float(__ushort_as_half(static_cast<unsigned short>(i % 2 == 0 ? word & 0xFFFFU : word >> 16)));
+  return __half2float(
+      __ushort_as_half(static_cast<unsigned short>(i % 2 == 0 ? word & 0xFFFFU : word >> 16)));
 }
 
 // raw's 8 dims number `i` (of a group of 32, lane t's share) as two pairs of f16 registers.
@@ -85,8 +87,8 @@ __device__ __forceinline__ void key_fragment(const uint4 (&raw)[8], int group, u
 }
 
 template <DType kType>
-__device__ __forceinline__ void score(const uint4 (&raw)[2][8], const uint4 (&scales)[2], const __half (*q)[kQueryRow],
-                                      int g, int t, float (&s)[4]) {
+__device__ __forceinline__ void score(const uint4 (&raw)[2][8], const uint4 (&scales)[2],
+                                      const __half (*q)[kQueryRow], int g, int t, float (&s)[4]) {
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
     s[e] = 0;
@@ -117,7 +119,8 @@ __device__ __forceinline__ void score(const uint4 (&raw)[2][8], const uint4 (&sc
 
 // The warp's 64 dims of all 64 values: per dim row lane t has tokens 16t .. 16t + 15.
 template <DType kType>
-__device__ __forceinline__ void load_values(const std::byte* values, int dim0, int g, int t, uint4 (&raw)[8][2]) {
+__device__ __forceinline__ void load_values(const std::byte* values, int dim0, int g, int t,
+                                            uint4 (&raw)[8][2]) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const int dim = dim0 + 8 * i + g;
@@ -147,13 +150,14 @@ __device__ __forceinline__ void value_fragment(const uint4 (&raw)[2], int j, uin
 }
 
 __device__ __forceinline__ uint32_t multiply_half2(uint32_t a, uint32_t b) {
-  const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
+  const __half2 product =
+      __hmul2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
   return *reinterpret_cast<const uint32_t*>(&product);
 }
 
 template <DType kTypeV>
-__device__ __forceinline__ void accumulate(const uint4 (&raw)[8][2], const uint4 (&scales)[2][2], const __half (*p)[kProbRow],
-                                           int g, int t, float (&o)[4][4]) {
+__device__ __forceinline__ void accumulate(const uint4 (&raw)[8][2], const uint4 (&scales)[2][2],
+                                           const __half (*p)[kProbRow], int g, int t, float (&o)[4][4]) {
   uint4 prob[2];
   prob[0] = *reinterpret_cast<const uint4*>(&p[g][16 * t]);
   prob[1] = *reinterpret_cast<const uint4*>(&p[g][16 * t + 8]);
@@ -183,7 +187,8 @@ __device__ __forceinline__ void accumulate(const uint4 (&raw)[8][2], const uint4
   }
 }
 
-// Tokens from `left` on were never written: whatever lies there, NaN too, becomes zero. Lane t's 16 tokens as f16.
+// Tokens from `left` on were never written: whatever lies there, NaN too, becomes zero. Lane t's 16 tokens as
+// f16.
 __device__ __forceinline__ void clear_tail(uint4 (&x)[2], int t, int left) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -427,8 +432,8 @@ int64_t attention_partial_floats(const AttentionShape& shape, int n) {
 }
 
 void attention_decode(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
-                      const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles, const int32_t* blocks,
-                      const AttentionScratch& scratch, const Activations& out) {
+                      const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles,
+                      const int32_t* blocks, const AttentionScratch& scratch, const Activations& out) {
   if (n_tiles == 0) {
     return;
   }
@@ -446,8 +451,9 @@ void attention_decode(const Queue& queue, const AttentionShape& shape, const KvC
   const dim3 grid(kMaxSplits, static_cast<unsigned>(shape.n_kv_heads), static_cast<unsigned>(n_tiles));
   const bool quantised_k = cache.type_k == DType::q8_0;
   const bool quantised_v = cache.type_v == DType::q8_0;
-  auto* const kernel = quantised_k ? (quantised_v ? decode_256<DType::q8_0, DType::q8_0> : decode_256<DType::q8_0, DType::f16>)
-                                   : (quantised_v ? decode_256<DType::f16, DType::q8_0> : decode_256<DType::f16, DType::f16>);
+  auto* const kernel =
+      quantised_k ? (quantised_v ? decode_256<DType::q8_0, DType::q8_0> : decode_256<DType::q8_0, DType::f16>)
+                  : (quantised_v ? decode_256<DType::f16, DType::q8_0> : decode_256<DType::f16, DType::f16>);
   launch(queue, kernel, grid, kThreads, 0, "attention_decode", args);
 }
 

@@ -1,6 +1,7 @@
-// Many query tokens. For heads of 256 with keys and values in f16 or q8_0: a block takes 64 query tokens of one head
-// and walks over the sequence's KV blocks, scores and outputs in registers (FlashAttention-2, arXiv 2307.08691); while
-// one of K and V is multiplied the next of the other is on its way. Everything else runs a plain kernel.
+// Many query tokens. For heads of 256 with keys and values in f16 or q8_0: a block takes 64 query tokens of
+// one head and walks over the sequence's KV blocks, scores and outputs in registers (FlashAttention-2, arXiv
+// 2307.08691); while one of K and V is multiplied the next of the other is on its way. Everything else runs a
+// plain kernel.
 #include "kernels/cuda/kv_layout.cuh"
 #include "kernels/cuda/mma.cuh"
 
@@ -26,15 +27,15 @@ struct Args {
   float* out;
 };
 
-// A tile in shared memory: rows of kChunks 16-byte pieces, piece c of row r at c ^ (r % 8), so that the eight rows of
-// a matrix load lie in different banks.
+// A tile in shared memory: rows of kChunks 16-byte pieces, piece c of row r at c ^ (r % 8), so that the eight
+// rows of a matrix load lie in different banks.
 template <int kChunks>
 __device__ __forceinline__ uint4* piece(uint4* tile, int row, int chunk) {
   return tile + row * kChunks + (chunk ^ (row & 7));
 }
 
-constexpr int kRowChunks = kHeadDim / 8;   // of a query or key
-constexpr int kDimChunks = kBlock / 8;     // of a dim's values
+constexpr int kRowChunks = kHeadDim / 8;  // of a query or key
+constexpr int kDimChunks = kBlock / 8;    // of a dim's values
 constexpr int kTileChunks = kBlock * kRowChunks;
 constexpr size_t kSharedBytes = 3 * kTileChunks * sizeof(uint4);
 
@@ -57,7 +58,8 @@ __device__ __forceinline__ void fetch_keys(const std::byte* keys, uint4* tile) {
   if (kType == DType::f16) {
 #pragma unroll 4
     for (int e = thread; e < kTileChunks; e += kThreads) {
-      copy_async_16(piece<kRowChunks>(tile, e / kRowChunks, e % kRowChunks), reinterpret_cast<const uint4*>(keys) + e);
+      copy_async_16(piece<kRowChunks>(tile, e / kRowChunks, e % kRowChunks),
+                    reinterpret_cast<const uint4*>(keys) + e);
     }
   } else {
     // 16 bytes are 8 dims of each of two groups, see kv_key_position.
@@ -92,7 +94,8 @@ __device__ __forceinline__ void fetch_values(const std::byte* values, int left, 
     if (left >= kBlock) {
 #pragma unroll 4
       for (int e = thread; e < kTileChunks; e += kThreads) {
-        copy_async_16(piece<kDimChunks>(tile, e / kDimChunks, e % kDimChunks), reinterpret_cast<const uint4*>(values) + e);
+        copy_async_16(piece<kDimChunks>(tile, e / kDimChunks, e % kDimChunks),
+                      reinterpret_cast<const uint4*>(values) + e);
       }
       return;
     }
@@ -164,8 +167,8 @@ __global__ void __launch_bounds__(kThreads) prefill_256(const Args a) {
     const int chunk = e % kRowChunks;
     uint4 packed = make_uint4(0, 0, 0, 0);
     if (row < tile.n_tokens) {
-      const auto* from = reinterpret_cast<const float4*>(a.q + (tile.first + row) * a.stride +
-                                                         static_cast<int64_t>(head) * 2 * kHeadDim + chunk * 8);
+      const auto* from = reinterpret_cast<const float4*>(
+          a.q + (tile.first + row) * a.stride + static_cast<int64_t>(head) * 2 * kHeadDim + chunk * 8);
       const float4 x = from[0];
       const float4 y = from[1];
       const float by = a.scale * kLog2E;
@@ -245,7 +248,8 @@ __global__ void __launch_bounds__(kThreads) prefill_256(const Args a) {
     copy_async_commit();
 #pragma unroll
     for (int step = 0; step < kBlock / 16; ++step) {
-      const uint32_t fa[4] = {pack_half2(s[2 * step][0], s[2 * step][1]), pack_half2(s[2 * step][2], s[2 * step][3]),
+      const uint32_t fa[4] = {pack_half2(s[2 * step][0], s[2 * step][1]),
+                              pack_half2(s[2 * step][2], s[2 * step][3]),
                               pack_half2(s[2 * step + 1][0], s[2 * step + 1][1]),
                               pack_half2(s[2 * step + 1][2], s[2 * step + 1][3])};
 #pragma unroll
@@ -278,8 +282,8 @@ __global__ void __launch_bounds__(kThreads) prefill_256(const Args a) {
   }
 }
 
-// Any type and head size: a block takes one query token and head; its warps take the keys in turn. Grid: heads, tiles,
-// tokens of a tile.
+// Any type and head size: a block takes one query token and head; its warps take the keys in turn. Grid:
+// heads, tiles, tokens of a tile.
 __global__ void __launch_bounds__(kGeneralThreads) general(const Args a) {
   extern __shared__ float shared_floats[];  // the query, then an output per warp
   __shared__ float maxima[kGeneralWarps];
@@ -312,7 +316,8 @@ __global__ void __launch_bounds__(kGeneralThreads) general(const Args a) {
   float total = 0;
   const int n_keys = tile.first_index + i + 1;
   for (int j = warp; j < n_keys; j += kGeneralWarps) {
-    const int64_t block_head = static_cast<int64_t>(a.blocks[tile.blocks + j / kBlock]) * a.kv_heads + kv_head;
+    const int64_t block_head =
+        static_cast<int64_t>(a.blocks[tile.blocks + j / kBlock]) * a.kv_heads + kv_head;
     const std::byte* key = a.cache.k + block_head * kv_bytes(a.cache.type_k, hd);
     const std::byte* value = a.cache.v + block_head * kv_bytes(a.cache.type_v, hd);
     float dot = 0;
@@ -353,8 +358,9 @@ __global__ void __launch_bounds__(kGeneralThreads) general(const Args a) {
 
 template <DType kTypeK, DType kTypeV>
 void start(const Queue& queue, dim3 grid, const Args& args) {
-  static const cudaError_t raised = cudaFuncSetAttribute(
-      prefill_256<kTypeK, kTypeV>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kSharedBytes));
+  static const cudaError_t raised =
+      cudaFuncSetAttribute(prefill_256<kTypeK, kTypeV>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(kSharedBytes));
   check(raised, "shared memory of attention");
   launch(queue, prefill_256<kTypeK, kTypeV>, grid, kThreads, kSharedBytes, "attention_prefill", args);
 }
@@ -362,8 +368,8 @@ void start(const Queue& queue, dim3 grid, const Args& args) {
 }  // namespace
 
 void attention_prefill(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
-                       const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles, const int32_t* blocks,
-                       float* out) {
+                       const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles,
+                       const int32_t* blocks, float* out) {
   if (n_tiles == 0) {
     return;
   }
@@ -383,9 +389,11 @@ void attention_prefill(const Queue& queue, const AttentionShape& shape, const Kv
     const bool quantised_k = cache.type_k == DType::q8_0;
     const bool quantised_v = cache.type_v == DType::q8_0;
     if (quantised_k) {
-      quantised_v ? start<DType::q8_0, DType::q8_0>(queue, grid, args) : start<DType::q8_0, DType::f16>(queue, grid, args);
+      quantised_v ? start<DType::q8_0, DType::q8_0>(queue, grid, args)
+                  : start<DType::q8_0, DType::f16>(queue, grid, args);
     } else {
-      quantised_v ? start<DType::f16, DType::q8_0>(queue, grid, args) : start<DType::f16, DType::f16>(queue, grid, args);
+      quantised_v ? start<DType::f16, DType::q8_0>(queue, grid, args)
+                  : start<DType::f16, DType::f16>(queue, grid, args);
     }
     return;
   }

@@ -11,9 +11,10 @@ struct Shape {
   int heads, kv_heads, head_dim;
 };
 
-// A warp takes one head of one token: the queries' heads first, then keys, then values. Grid: tokens, tiles of heads.
-__global__ void __launch_bounds__(kWarps* kWarp) prepare(const Shape shape, const KvCache cache,
-                                                         const PrepareAttention in) {
+// A warp takes one head of one token: the queries' heads first, then keys, then values. Grid: tokens, tiles
+// of heads.
+__global__ void __launch_bounds__(kWarps* kWarp)
+    prepare(const Shape shape, const KvCache cache, const PrepareAttention in) {
   extern __shared__ float rows[];
   let_next_start();
   wait_for_previous();
@@ -30,7 +31,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) prepare(const Shape shape, cons
   const bool is_key = !is_query && unit < shape.heads + shape.kv_heads;
   const int head = is_query ? unit : is_key ? unit - shape.heads : unit - shape.heads - shape.kv_heads;
   float* const query = in.queries.q + token * in.queries.stride + static_cast<int64_t>(head) * 2 * hd;
-  const float* const from = is_query ? query : (is_key ? in.k : in.v) + token * in.kv_stride + static_cast<int64_t>(head) * hd;
+  const float* const from =
+      is_query ? query : (is_key ? in.k : in.v) + token * in.kv_stride + static_cast<int64_t>(head) * hd;
   float* const x = rows + warp * hd;
 
   float sum = 0;
@@ -65,9 +67,11 @@ __global__ void __launch_bounds__(kWarps* kWarp) prepare(const Shape shape, cons
         query[d] = value;
       }
     } else if (is_key) {
-      kv_store<true>(cache.type_k, cache.k + block_head * kv_bytes(cache.type_k, hd), hd, at, d, value, active);
+      kv_store<true>(cache.type_k, cache.k + block_head * kv_bytes(cache.type_k, hd), hd, at, d, value,
+                     active);
     } else {
-      kv_store<false>(cache.type_v, cache.v + block_head * kv_bytes(cache.type_v, hd), hd, at, d, value, active);
+      kv_store<false>(cache.type_v, cache.v + block_head * kv_bytes(cache.type_v, hd), hd, at, d, value,
+                      active);
     }
   }
 }
@@ -97,18 +101,20 @@ __global__ void angles(const float* frequency, const uint8_t* axis, float magnit
 void prepare_attention(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
                        const PrepareAttention& in) {
   static_assert(kWarps * kMaxHeadDim * sizeof(float) <= 48 * 1024);
-  const Shape s{static_cast<int>(shape.n_heads), static_cast<int>(shape.n_kv_heads), static_cast<int>(shape.head_dim)};
+  const Shape s{static_cast<int>(shape.n_heads), static_cast<int>(shape.n_kv_heads),
+                static_cast<int>(shape.head_dim)};
   const int units = s.heads + 2 * s.kv_heads;
-  launch(queue, prepare, dim3(static_cast<unsigned>(in.n_tokens), static_cast<unsigned>((units + kWarps - 1) / kWarps)),
-         kWarps * kWarp, static_cast<size_t>(kWarps * s.head_dim) * sizeof(float), "prepare_attention", s, cache, in);
+  launch(queue, prepare,
+         dim3(static_cast<unsigned>(in.n_tokens), static_cast<unsigned>((units + kWarps - 1) / kWarps)),
+         kWarps * kWarp, static_cast<size_t>(kWarps * s.head_dim) * sizeof(float), "prepare_attention", s,
+         cache, in);
 }
 
 void rope_angles(const Queue& queue, const float* frequency, const uint8_t* axis, float magnitude, int pairs,
                  const int32_t* positions, int n_tokens, float* cos_sin) {
   constexpr int kThreads = 128;
   launch(queue, angles, static_cast<unsigned>((n_tokens * pairs + kThreads - 1) / kThreads), kThreads, 0,
-         "rope_angles", frequency,
-         axis, magnitude, pairs, positions, n_tokens, cos_sin);
+         "rope_angles", frequency, axis, magnitude, pairs, positions, n_tokens, cos_sin);
 }
 
 }  // namespace fl::cuda

@@ -14,7 +14,8 @@ constexpr int kPiece = 4096;  // elements of a row that a block takes; a whole n
 
 using Bytes = const uint8_t*;
 
-__constant__ int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+__constant__ int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                      1,    13,   25,  38,  53,  69,  89,  113};
 
 __device__ __forceinline__ uint32_t u16(Bytes p) {
   return p[0] | static_cast<uint32_t>(p[1]) << 8;
@@ -49,9 +50,11 @@ __device__ float element(DType type, Bytes b, int e) {
     case DType::q4_1:
       return f16(b) * static_cast<float>(nibble32(b + 4, e)) + f16(b + 2);
     case DType::q5_0:
-      return f16(b) * static_cast<float>((nibble32(b + 6, e) | static_cast<int>(u32(b + 2) >> e & 1U) << 4) - 16);
+      return f16(b) *
+             static_cast<float>((nibble32(b + 6, e) | static_cast<int>(u32(b + 2) >> e & 1U) << 4) - 16);
     case DType::q5_1:
-      return f16(b) * static_cast<float>(nibble32(b + 8, e) | static_cast<int>(u32(b + 4) >> e & 1U) << 4) + f16(b + 2);
+      return f16(b) * static_cast<float>(nibble32(b + 8, e) | static_cast<int>(u32(b + 4) >> e & 1U) << 4) +
+             f16(b + 2);
     case DType::q8_0:
       return f16(b) * static_cast<float>(static_cast<int8_t>(b[2 + e]));
     case DType::iq4_nl:
@@ -90,11 +93,13 @@ __device__ float element(DType type, Bytes b, int e) {
       const int byte = b[64 * half + 32 * (g & 1) + l];
       const int low = g < 2 ? byte & 15 : byte >> 4;
       const int high = b[128 + 32 * half + l] >> (2 * g) & 3;
-      return f16(b + 208) * static_cast<float>(static_cast<int8_t>(b[192 + e / 16]) * ((low | high << 4) - 32));
+      return f16(b + 208) *
+             static_cast<float>(static_cast<int8_t>(b[192 + e / 16]) * ((low | high << 4) - 32));
     }
     case DType::iq4_xs: {
       const int k = e / 32;
-      const int scale = (b[4 + k / 2] >> (4 * (k & 1)) & 15) | static_cast<int>(u16(b + 2) >> (2 * k) & 3U) << 4;
+      const int scale = (b[4 + k / 2] >> (4 * (k & 1)) & 15) | static_cast<int>(u16(b + 2) >> (2 * k) & 3U)
+                                                                   << 4;
       return f16(b) * static_cast<float>((scale - 32) * kIq4Values[nibble32(b + 8 + 16 * k, e % 32)]);
     }
   }
@@ -102,9 +107,9 @@ __device__ float element(DType type, Bytes b, int e) {
 }
 
 // Grid: pieces of a row, tokens. The bytes come over first, in wide neighbouring reads: they may be far away.
-__global__ void __launch_bounds__(kThreads) embed_rows(const std::byte* data, DType type, int n_table, int cols,
-                                                       int block_elems, int block_bytes, const TokenSource tokens,
-                                                       float* out) {
+__global__ void __launch_bounds__(kThreads)
+    embed_rows(const std::byte* data, DType type, int n_table, int cols, int block_elems, int block_bytes,
+               const TokenSource tokens, float* out) {
   extern __shared__ __align__(16) uint8_t bytes[];
   let_next_start();
   wait_for_previous();
@@ -118,8 +123,8 @@ __global__ void __launch_bounds__(kThreads) embed_rows(const std::byte* data, DT
   const int n = min(kPiece, cols - first);
   const int n_bytes = n / block_elems * block_bytes;
   const int64_t row_bytes = static_cast<int64_t>(cols / block_elems) * block_bytes;
-  const auto* from =
-      reinterpret_cast<const uint8_t*>(data) + id * row_bytes + static_cast<int64_t>(first / block_elems) * block_bytes;
+  const auto* from = reinterpret_cast<const uint8_t*>(data) + id * row_bytes +
+                     static_cast<int64_t>(first / block_elems) * block_bytes;
   const auto misaligned = reinterpret_cast<uintptr_t>(from) | static_cast<uintptr_t>(n_bytes);
   if (misaligned % 16 == 0) {
     for (int e = static_cast<int>(threadIdx.x); e < n_bytes / 16; e += kThreads) {
@@ -136,7 +141,8 @@ __global__ void __launch_bounds__(kThreads) embed_rows(const std::byte* data, DT
   }
   __syncthreads();
   for (int e = static_cast<int>(threadIdx.x); e < n; e += kThreads) {
-    out[static_cast<int64_t>(i) * cols + first + e] = element(type, bytes + e / block_elems * block_bytes, e % block_elems);
+    out[static_cast<int64_t>(i) * cols + first + e] =
+        element(type, bytes + e / block_elems * block_bytes, e % block_elems);
   }
 }
 
@@ -150,8 +156,8 @@ void embed(const Queue& queue, const EmbeddingTable& table, const TokenSource& t
   const int elements = table.cols < kPiece ? table.cols : kPiece;
   launch(queue, embed_rows,
          dim3(static_cast<unsigned>((table.cols + kPiece - 1) / kPiece), static_cast<unsigned>(n)), kThreads,
-         static_cast<size_t>(elements / block_elems * block_bytes), "embed", table.data, table.type, table.n_tokens,
-         table.cols, block_elems, block_bytes, tokens, out);
+         static_cast<size_t>(elements / block_elems * block_bytes), "embed", table.data, table.type,
+         table.n_tokens, table.cols, block_elems, block_bytes, tokens, out);
 }
 
 }  // namespace fl::cuda

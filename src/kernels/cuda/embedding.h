@@ -1,5 +1,5 @@
-// Rows of the token embedding table on the device. The table may lie in page-locked host memory: a step reads a few
-// KiB of it a token.
+// Rows of the token embedding table on the device. The table may lie in page-locked host memory: a step reads
+// a few KiB of it a token.
 #pragma once
 
 #include "core/dtype.h"

@@ -20,8 +20,8 @@ inline DeltaDims delta_dims(const DeltaShape& s, const DeltaWeights& w) {
           static_cast<int>(s.value_dim), w.conv_kernel};
 }
 
-/// One channel of the convolution for the token with cache index p, whose own input is `u`; earlier inputs come from
-/// `earlier(distance)`, distance 1 .. min(kernel - 1, p).
+/// One channel of the convolution for the token with cache index p, whose own input is `u`; earlier inputs
+/// come from `earlier(distance)`, distance 1 .. min(kernel - 1, p).
 template <typename Earlier>
 __device__ __forceinline__ float convolve(const float* w, int kernel, int p, float u, Earlier&& earlier) {
   float sum = 0;
@@ -50,10 +50,11 @@ __device__ __forceinline__ float warp_rms_scale(const float* x, int n, float eps
   return rsqrtf(warp_sum(sum) / static_cast<float>(n) + eps);
 }
 
-/// Normed and gated o of one head of 128, by one warp, into the activations; `o` [128] in shared or global memory, at a
-/// multiple of 16 bytes. The last of an odd number of heads also clears the columns up to the superblock's end.
-__device__ __forceinline__ void store_head_128(const ActivationWriter& out, int token, int head, int n_heads, const float* o,
-                                               const float* z, const float* norm, float eps) {
+/// Normed and gated o of one head of 128, by one warp, into the activations; `o` [128] in shared or global
+/// memory, at a multiple of 16 bytes. The last of an odd number of heads also clears the columns up to the
+/// superblock's end.
+__device__ __forceinline__ void store_head_128(const ActivationWriter& out, int token, int head, int n_heads,
+                                               const float* o, const float* z, const float* norm, float eps) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const float scale = warp_rms_scale(o, 128, eps);
   const float4 v = reinterpret_cast<const float4*>(o)[lane];

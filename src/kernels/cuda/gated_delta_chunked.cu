@@ -1,10 +1,11 @@
-// The chunked form for heads of 128 by 128, in two kernels. With c_i the running sum of the log decays of a chunk,
-// T = (I + L)^-1 (kernels/gated_delta.h), the part without the carried state S is, for all chunks at once,
+// The chunked form for heads of 128 by 128, in two kernels. With c_i the running sum of the log decays of a
+// chunk, T = (I + L)^-1 (kernels/gated_delta.h), the part without the carried state S is, for all chunks at
+// once,
 //   U = T diag(beta) V,  W = T diag(beta e^c) K,  P_ij = e^(c_i - c_j) (q_i . k_j) for j <= i
 // and what remains for each chunk in turn
 //   D = U - W S,  O = diag(e^c) Q S + P D,  S <- e^(c_last) S + (diag(e^(c_last - c)) K)^T D.
-// Products run on the tensor cores with both operands split into two tf32 numbers: 21 bits of significand, so that a
-// long prompt's state is as good as float32 makes it.
+// Products run on the tensor cores with both operands split into two tf32 numbers: 21 bits of significand, so
+// that a long prompt's state is as good as float32 makes it.
 #include "kernels/cuda/gated_delta.cuh"
 #include "kernels/cuda/mma.cuh"
 
@@ -14,11 +15,12 @@ namespace {
 constexpr int kDim = 128;
 constexpr int kChunk = static_cast<int>(kDeltaChunk);
 constexpr int kThreads = 256;
-constexpr int kLane = kDim + 4;    // floats between rows of K and Q in shared memory: no bank conflicts for A and B^T
-constexpr int kLaneV = kDim + 8;   // of V, read as B
+constexpr int kLane =
+    kDim + 4;  // floats between rows of K and Q in shared memory: no bank conflicts for A and B^T
+constexpr int kLaneV = kDim + 8;  // of V, read as B
 constexpr int kLaneL = kChunk + 4;
-constexpr int kLeaf = 16;          // diagonal blocks of I + L that are inverted row by row
-constexpr int kColumns = 32;       // of S, per block of the second kernel
+constexpr int kLeaf = 16;             // diagonal blocks of I + L that are inverted row by row
+constexpr int kColumns = 32;          // of S, per block of the second kernel
 constexpr int kLaneS = kColumns + 2;  // its rows are read at distance 4, see scan_chunks
 
 struct ChunkArgs {
@@ -57,14 +59,15 @@ struct PrepareShared {
     float product[kChunk][kLaneL];  // between the two
   };
   float l[kChunk][kLaneL];  // L, then T
-  float c[kChunk];      // the running sums are c + c_rest
+  float c[kChunk];          // the running sums are c + c_rest
   float c_rest[kChunk];
   float beta[kChunk];
 };
 
 // Accumulators of `kTiles` n-tiles for rows m .. m + 15 += A B, A from rows of floats; b(k, n) gives B.
 template <int kTiles, typename LoadA, typename LoadB>
-__device__ __forceinline__ void product(float (&acc)[kTiles][4], int k_begin, int k_end, LoadA&& a, LoadB&& b) {
+__device__ __forceinline__ void product(float (&acc)[kTiles][4], int k_begin, int k_end, LoadA&& a,
+                                        LoadB&& b) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int g = lane / 4;
   const int t = lane % 4;
@@ -84,8 +87,8 @@ __device__ __forceinline__ void product(float (&acc)[kTiles][4], int k_begin, in
   }
 }
 
-// The inverse of the unit lower triangular matrix I + L in place: leaves by substitution, then pairs of blocks,
-// [A 0; B C]^-1 = [A^-1 0; -C^-1 B A^-1, C^-1]. Float arithmetic throughout: entries of L reach 1.
+// The inverse of the unit lower triangular matrix I + L in place: leaves by substitution, then pairs of
+// blocks, [A 0; B C]^-1 = [A^-1 0; -C^-1 B A^-1, C^-1]. Float arithmetic throughout: entries of L reach 1.
 __device__ void invert(PrepareShared& s) {
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < kChunk) {
@@ -164,8 +167,8 @@ __global__ void __launch_bounds__(kThreads) prepare_chunks(const ChunkArgs a) {
     *reinterpret_cast<float4*>(&s.k[i][d]) = i < n ? *reinterpret_cast<const float4*>(from + qk) : zero;
   }
   if (warp == 0) {
-    // The sums reach hundreds: in float their rounding alone would show in the state (docs/decisions/0001). A lane has
-    // two neighbouring tokens.
+    // The sums reach hundreds: in float their rounding alone would show in the state (docs/decisions/0001). A
+    // lane has two neighbouring tokens.
     double sums[2];
     for (int e = 0; e < 2; ++e) {
       const int i = 2 * lane + e;
@@ -200,8 +203,10 @@ __global__ void __launch_bounds__(kThreads) prepare_chunks(const ChunkArgs a) {
     float kk[4][4] = {};
     float qk_product[4][4] = {};
     const auto b = [&](int k, int col) { return s.k[n0 + col][k]; };
-    product(kk, 0, kDim, [&](int r, int k) { return s.k[m + r][k]; }, b);
-    product(qk_product, 0, kDim, [&](int r, int k) { return s.q[m + r][k]; }, b);
+    product(
+        kk, 0, kDim, [&](int r, int k) { return s.k[m + r][k]; }, b);
+    product(
+        qk_product, 0, kDim, [&](int r, int k) { return s.q[m + r][k]; }, b);
 #pragma unroll
     for (int tile = 0; tile < 4; ++tile) {
 #pragma unroll
@@ -222,17 +227,20 @@ __global__ void __launch_bounds__(kThreads) prepare_chunks(const ChunkArgs a) {
     const int i = e / (kDim / 4);
     const int d = e % (kDim / 4) * 4;
     *reinterpret_cast<float4*>(&s.v[i][d]) =
-        i < n ? *reinterpret_cast<const float4*>(rows + i * width + 2 * qk + head * kDim + d) : make_float4(0, 0, 0, 0);
+        i < n ? *reinterpret_cast<const float4*>(rows + i * width + 2 * qk + head * kDim + d)
+              : make_float4(0, 0, 0, 0);
   }
   __syncthreads();
   {  // U and W: 16 rows and 64 columns of both; T ends at the diagonal
     const int n0 = warp / 4 * 64;
     float u[8][4] = {};
     float w[8][4] = {};
-    product(u, 0, m + 16, [&](int r, int k) { return s.l[m + r][k] * s.beta[k]; },
-            [&](int k, int col) { return s.v[k][n0 + col]; });
-    product(w, 0, m + 16, [&](int r, int k) { return s.l[m + r][k] * (s.beta[k] * __expf(s.c[k])); },
-            [&](int k, int col) { return s.k[k][n0 + col]; });
+    product(
+        u, 0, m + 16, [&](int r, int k) { return s.l[m + r][k] * s.beta[k]; },
+        [&](int k, int col) { return s.v[k][n0 + col]; });
+    product(
+        w, 0, m + 16, [&](int r, int k) { return s.l[m + r][k] * (s.beta[k] * __expf(s.c[k])); },
+        [&](int k, int col) { return s.k[k][n0 + col]; });
 #pragma unroll
     for (int tile = 0; tile < 8; ++tile) {
 #pragma unroll
@@ -255,12 +263,13 @@ __device__ __forceinline__ float4 load4(const float* from, bool there) {
   return there ? *reinterpret_cast<const float4*>(from) : make_float4(0, 0, 0, 0);
 }
 
-// acc (16 rows, kTiles * 8 columns) += A B. A comes straight from global memory, float4s: in a window of 16 columns
-// lane t holds columns 4t .. 4t + 3, which are the k of two instructions in another order; so the rows of B are read
-// in that order (hence kLaneS). row(r) gives A's row r or null for zeros.
+// acc (16 rows, kTiles * 8 columns) += A B. A comes straight from global memory, float4s: in a window of 16
+// columns lane t holds columns 4t .. 4t + 3, which are the k of two instructions in another order; so the
+// rows of B are read in that order (hence kLaneS). row(r) gives A's row r or null for zeros.
 template <int kWindows, int kTiles>
-__device__ __forceinline__ void product_global(float (&acc)[kTiles][4], const float* row_g, const float* row_g8,
-                                               int n_windows, const float (*b)[kLaneS], int n0) {
+__device__ __forceinline__ void product_global(float (&acc)[kTiles][4], const float* row_g,
+                                               const float* row_g8, int n_windows, const float (*b)[kLaneS],
+                                               int n0) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int g = lane / 4;
   const int t = lane % 4;
@@ -319,7 +328,8 @@ __global__ void __launch_bounds__(kThreads) scan_chunks(const ChunkArgs a) {
   const DeltaRun first = a.chunks[begin];
   const int64_t width = a.dims.conv_channels();
   const int qk = a.dims.qk_channels();
-  float* global = a.state.base + first.state_row * a.state.row_stride + static_cast<int64_t>(head) * kDim * kDim + column0;
+  float* global = a.state.base + first.state_row * a.state.row_stride +
+                  static_cast<int64_t>(head) * kDim * kDim + column0;
 
   // The warp's 16 rows of S (dims); rows g and g + 8 of the accumulator are dims 2g and 2g + 1.
   const int dim0 = warp * 16;
@@ -330,17 +340,18 @@ __global__ void __launch_bounds__(kThreads) scan_chunks(const ChunkArgs a) {
     for (int half = 0; half < 2; ++half) {
       const int row = dim0 + 2 * g + half;
       const int col = tile * 8 + 2 * t;
-      const float2 v = first.n_cached == 0
-                           ? make_float2(0, 0)
-                           : *reinterpret_cast<const float2*>(global + static_cast<int64_t>(row) * kDim + col);
+      const float2 v =
+          first.n_cached == 0
+              ? make_float2(0, 0)
+              : *reinterpret_cast<const float2*>(global + static_cast<int64_t>(row) * kDim + col);
       acc[tile][2 * half] = v.x;
       acc[tile][2 * half + 1] = v.y;
       *reinterpret_cast<float2*>(&s[row][col]) = v;
     }
   }
 
-  const int m = warp % 4 * 16;       // rows (tokens) of D and O
-  const int n0 = warp / 4 * 16;      // their columns
+  const int m = warp % 4 * 16;   // rows (tokens) of D and O
+  const int n0 = warp / 4 * 16;  // their columns
   for (int index = begin; index < end; ++index) {
     const DeltaRun chunk = a.chunks[index];
     const int n = chunk.n_tokens;
@@ -356,17 +367,19 @@ __global__ void __launch_bounds__(kThreads) scan_chunks(const ChunkArgs a) {
     float du[2][4] = {};
     float o[2][4] = {};
     product_global<kDim / 16>(du, has_g ? a.spare + spare_w(a.dims, token_g, head) : nullptr,
-                              has_g8 ? a.spare + spare_w(a.dims, token_g + 8, head) : nullptr, kDim / 16, s, n0);
+                              has_g8 ? a.spare + spare_w(a.dims, token_g + 8, head) : nullptr, kDim / 16, s,
+                              n0);
     product_global<kDim / 16>(o, has_g ? a.mixed + token_g * width + key_head * kDim : nullptr,
-                              has_g8 ? a.mixed + (token_g + 8) * width + key_head * kDim : nullptr, kDim / 16, s, n0);
+                              has_g8 ? a.mixed + (token_g + 8) * width + key_head * kDim : nullptr, kDim / 16,
+                              s, n0);
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int i = m + g + 8 * half;
         const int col = n0 + tile * 8 + 2 * t;
-        const float2 u = i < n ? *reinterpret_cast<const float2*>(a.mixed + (chunk.first + i) * width + 2 * qk +
-                                                                  head * kDim + column0 + col)
+        const float2 u = i < n ? *reinterpret_cast<const float2*>(a.mixed + (chunk.first + i) * width +
+                                                                  2 * qk + head * kDim + column0 + col)
                                : make_float2(0, 0);
         *reinterpret_cast<float2*>(&d[i][col]) =
             i < n ? make_float2(u.x - du[tile][2 * half], u.y - du[tile][2 * half + 1]) : make_float2(0, 0);
@@ -376,19 +389,22 @@ __global__ void __launch_bounds__(kThreads) scan_chunks(const ChunkArgs a) {
     }
     __syncthreads();
     product_global<kChunk / 16>(o, has_g ? a.spare + spare_p(a.dims, token_g, head) : nullptr,
-                                has_g8 ? a.spare + spare_p(a.dims, token_g + 8, head) : nullptr, m / 16 + 1, d, n0);
+                                has_g8 ? a.spare + spare_p(a.dims, token_g + 8, head) : nullptr, m / 16 + 1,
+                                d, n0);
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int i = m + g + 8 * half;
         if (i < n) {
-          *reinterpret_cast<float2*>(a.mixed + (chunk.first + i) * width + 2 * qk + head * kDim + column0 + n0 +
-                                     tile * 8 + 2 * t) = make_float2(o[tile][2 * half], o[tile][2 * half + 1]);
+          *reinterpret_cast<float2*>(a.mixed + (chunk.first + i) * width + 2 * qk + head * kDim + column0 +
+                                     n0 + tile * 8 + 2 * t) =
+              make_float2(o[tile][2 * half], o[tile][2 * half + 1]);
         }
       }
     }
-    // S <- e^(c_last) S + (e^(c_last - c) K)^T D: A is K transposed, its columns in the order in which D's rows are read.
+    // S <- e^(c_last) S + (e^(c_last - c) K)^T D: A is K transposed, its columns in the order in which D's
+    // rows are read.
     const float all = decay[n - 1];
 #pragma unroll
     for (int tile = 0; tile < kColumns / 8; ++tile) {
@@ -397,7 +413,8 @@ __global__ void __launch_bounds__(kThreads) scan_chunks(const ChunkArgs a) {
         acc[tile][e] *= all;
       }
     }
-    const float* keys = a.mixed + static_cast<int64_t>(chunk.first) * width + qk + key_head * kDim + dim0 + 2 * g;
+    const float* keys =
+        a.mixed + static_cast<int64_t>(chunk.first) * width + qk + key_head * kDim + dim0 + 2 * g;
 #pragma unroll
     for (int window = 0; window < kChunk / 16; ++window) {
       float2 k[4];
@@ -439,8 +456,8 @@ __global__ void __launch_bounds__(kThreads) scan_chunks(const ChunkArgs a) {
   for (int tile = 0; tile < kColumns / 8; ++tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      *reinterpret_cast<float2*>(global + static_cast<int64_t>(dim0 + 2 * g + half) * kDim + tile * 8 + 2 * t) =
-          make_float2(acc[tile][2 * half], acc[tile][2 * half + 1]);
+      *reinterpret_cast<float2*>(global + static_cast<int64_t>(dim0 + 2 * g + half) * kDim + tile * 8 +
+                                 2 * t) = make_float2(acc[tile][2 * half], acc[tile][2 * half + 1]);
     }
   }
 }
@@ -452,9 +469,9 @@ bool delta_chunked_supported(const DeltaShape& s) {
   return s.key_dim == kDim && s.value_dim == kDim && spare <= s.conv_channels();
 }
 
-void delta_chunked(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const DeltaState& state,
-                   const DeltaProjections& in, const DeltaRun* chunks, int n_chunks, const int32_t* sequence_begin,
-                   int n_sequences, float* mixed, float* spare) {
+void delta_chunked(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w,
+                   const DeltaState& state, const DeltaProjections& in, const DeltaRun* chunks, int n_chunks,
+                   const int32_t* sequence_begin, int n_sequences, float* mixed, float* spare) {
   if (n_chunks == 0) {
     return;
   }
@@ -465,8 +482,8 @@ void delta_chunked(const Queue& queue, const DeltaShape& shape, const DeltaWeigh
   check(raised, "shared memory of the delta rule's chunks");
   const Queue serial{queue.stream, false};
   const auto heads = static_cast<unsigned>(args.dims.value_heads);
-  launch(serial, prepare_chunks, dim3(heads, static_cast<unsigned>(n_chunks)), kThreads, sizeof(PrepareShared),
-         "delta_chunks", args);
+  launch(serial, prepare_chunks, dim3(heads, static_cast<unsigned>(n_chunks)), kThreads,
+         sizeof(PrepareShared), "delta_chunks", args);
   launch(serial, scan_chunks, dim3(kDim / kColumns, heads, static_cast<unsigned>(n_sequences)), kThreads, 0,
          "delta_scan", args);
 }

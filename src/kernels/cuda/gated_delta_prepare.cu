@@ -118,8 +118,9 @@ unsigned tiles(int n, int size) {
 
 }  // namespace
 
-void delta_convolve(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const DeltaState& state,
-                    const float* qkv, const DeltaRun* runs, int n_runs, int max_run_tokens, float* mixed) {
+void delta_convolve(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w,
+                    const DeltaState& state, const float* qkv, const DeltaRun* runs, int n_runs,
+                    int max_run_tokens, float* mixed) {
   if (n_runs == 0) {
     return;
   }
@@ -127,19 +128,22 @@ void delta_convolve(const Queue& queue, const DeltaShape& shape, const DeltaWeig
   const auto heads = static_cast<unsigned>(2 * args.dims.key_heads + args.dims.value_heads);
   launch(queue, convolve_heads, dim3(heads, tiles(max_run_tokens, kWarps), static_cast<unsigned>(n_runs)),
          kWarps * kWarp, 0, "delta_convolve", args);
-  launch(queue, update_rings, dim3(tiles(args.dims.conv_channels(), kWarps * kWarp), static_cast<unsigned>(n_runs)),
+  launch(queue, update_rings,
+         dim3(tiles(args.dims.conv_channels(), kWarps * kWarp), static_cast<unsigned>(n_runs)),
          kWarps * kWarp, 0, "delta_rings", args);
 }
 
-void delta_norm(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const float* mixed, const float* z,
-                const DeltaRun* runs, int n_runs, int max_run_tokens, const DeltaOutput& out) {
+void delta_norm(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const float* mixed,
+                const float* z, const DeltaRun* runs, int n_runs, int max_run_tokens,
+                const DeltaOutput& out) {
   if (n_runs == 0) {
     return;
   }
-  const NormArgs args{delta_dims(shape, w),     w,                  mixed, z, runs, out.y,
-                      writer(out.activations), delta_fuses(shape)};
+  const NormArgs args{delta_dims(shape, w), w, mixed, z, runs, out.y, writer(out.activations),
+                      delta_fuses(shape)};
   launch(queue, norm_heads,
-         dim3(static_cast<unsigned>(args.dims.value_heads), tiles(max_run_tokens, kWarps), static_cast<unsigned>(n_runs)),
+         dim3(static_cast<unsigned>(args.dims.value_heads), tiles(max_run_tokens, kWarps),
+              static_cast<unsigned>(n_runs)),
          kWarps * kWarp, 0, "delta_norm", args);
 }
 

@@ -1,11 +1,12 @@
-// The recurrent form: one token of each sequence with everything around it (decode), or short runs of prepared tokens.
+// The recurrent form: one token of each sequence with everything around it (decode), or short runs of
+// prepared tokens.
 #include "kernels/cuda/gated_delta.cuh"
 
 namespace fl::cuda {
 namespace {
 
-constexpr int kDim = 128;      // of keys and values in the fast kernels
-constexpr int kParts = 4;      // threads that share a column of S
+constexpr int kDim = 128;  // of keys and values in the fast kernels
+constexpr int kParts = 4;  // threads that share a column of S
 constexpr int kRows = kDim / kParts;
 constexpr int kStepThreads = kDim * kParts;
 constexpr int kGenericThreads = 256;
@@ -17,8 +18,8 @@ struct StepArgs {
   DeltaState state;
   DeltaProjections in;
   const DeltaRun* runs;
-  float* mixed;  // prepared q, k, v; o replaces v (runs only)
-  float* y;      // step only, any dims
+  float* mixed;          // prepared q, k, v; o replaces v (runs only)
+  float* y;              // step only, any dims
   ActivationWriter out;  // step only, 128
 };
 
@@ -28,12 +29,12 @@ __device__ __forceinline__ float* ring_slot(const StepArgs& a, float* row, int p
 }
 
 // Convolution, SiLU of channel c of the one token; the ring gets the input when this head owns the channel.
-__device__ __forceinline__ float convolve_step(const StepArgs& a, float* row, const DeltaRun& run, int c, bool owner) {
+__device__ __forceinline__ float convolve_step(const StepArgs& a, float* row, const DeltaRun& run, int c,
+                                               bool owner) {
   const int k = a.dims.conv_kernel;
   const float u = a.in.qkv[static_cast<int64_t>(run.first) * a.dims.conv_channels() + c];
-  const float value = convolve(a.w.conv + static_cast<int64_t>(c) * k, k, run.n_cached, u, [&](int distance) {
-    return ring_slot(a, row, run.n_cached - distance)[c];
-  });
+  const float value = convolve(a.w.conv + static_cast<int64_t>(c) * k, k, run.n_cached, u,
+                               [&](int distance) { return ring_slot(a, row, run.n_cached - distance)[c]; });
   if (owner) {
     ring_slot(a, row, run.n_cached)[c] = u;
   }
@@ -46,8 +47,9 @@ __device__ __forceinline__ void gates(const StepArgs& a, int token, int head, fl
   beta = sigmoid(a.in.beta[at]);
 }
 
-// Block: one value head of one run. Thread (part, column) holds kRows elements of its column of S in registers; with
-// p = S^T k and r = S^T q of the old state, d = beta (v - decay p), o = decay r + (k . q) d needs one pass over it.
+// Block: one value head of one run. Thread (part, column) holds kRows elements of its column of S in
+// registers; with p = S^T k and r = S^T q of the old state, d = beta (v - decay p), o = decay r + (k . q) d
+// needs one pass over it.
 template <bool kStep>
 __global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
   __shared__ __align__(16) float q[kDim];
@@ -157,7 +159,8 @@ __global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
       __syncthreads();
       if (thread < kWarp) {
         store_head_128(a.out, token, head, a.dims.value_heads, o,
-                       a.in.z + static_cast<int64_t>(token) * a.dims.v_channels() + head * kDim, a.w.norm, a.w.eps);
+                       a.in.z + static_cast<int64_t>(token) * a.dims.v_channels() + head * kDim, a.w.norm,
+                       a.w.eps);
       }
     } else {
       if (part == 0) {
@@ -201,7 +204,9 @@ __global__ void __launch_bounds__(kGenericThreads) delta_generic(const StepArgs 
     for (int e = thread; e < 2 * dk + dv; e += kGenericThreads) {
       const int part = e < dk ? 0 : e < 2 * dk ? 1 : 2;
       const int at = part == 0 ? e : part == 1 ? e - dk : e - 2 * dk;
-      const int channel = part == 0 ? key_head * dk + at : part == 1 ? qk + key_head * dk + at : 2 * qk + head * dv + at;
+      const int channel = part == 0   ? key_head * dk + at
+                          : part == 1 ? qk + key_head * dk + at
+                                      : 2 * qk + head * dv + at;
       float* const to = part == 0 ? q : part == 1 ? k : v;
       to[at] = kStep ? convolve_step(a, row, run, channel, part == 2 || head < a.dims.key_heads)
                      : a.mixed[static_cast<int64_t>(token) * a.dims.conv_channels() + channel];
@@ -269,15 +274,18 @@ bool delta_fuses(const DeltaShape& shape) {
   return shape.key_dim == kDim && shape.value_dim == kDim;
 }
 
-void gated_delta_step(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const DeltaState& state,
-                      const DeltaProjections& in, const DeltaRun* runs, int n_runs, const DeltaOutput& out) {
-  start<true>(queue, {delta_dims(shape, w), w, state, in, runs, nullptr, out.y, writer(out.activations)}, n_runs,
-              delta_fuses(shape));
+void gated_delta_step(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w,
+                      const DeltaState& state, const DeltaProjections& in, const DeltaRun* runs, int n_runs,
+                      const DeltaOutput& out) {
+  start<true>(queue, {delta_dims(shape, w), w, state, in, runs, nullptr, out.y, writer(out.activations)},
+              n_runs, delta_fuses(shape));
 }
 
-void delta_recurrent(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const DeltaState& state,
-                     const DeltaProjections& in, const DeltaRun* runs, int n_runs, float* mixed) {
-  start<false>(queue, {delta_dims(shape, w), w, state, in, runs, mixed, nullptr, {}}, n_runs, delta_fuses(shape));
+void delta_recurrent(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w,
+                     const DeltaState& state, const DeltaProjections& in, const DeltaRun* runs, int n_runs,
+                     float* mixed) {
+  start<false>(queue, {delta_dims(shape, w), w, state, in, runs, mixed, nullptr, {}}, n_runs,
+               delta_fuses(shape));
 }
 
 }  // namespace fl::cuda

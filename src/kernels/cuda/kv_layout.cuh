@@ -12,8 +12,8 @@ namespace fl::cuda {
 inline constexpr int kBlock = static_cast<int>(kKvBlock);
 inline constexpr int kGroup32 = static_cast<int>(kKvQuantGroup);
 
-/// Byte of dim d among the q8_0 bytes of a key: of 64 dims, lane t of four has 8 dims of the first group of 32, then
-/// the same 8 of the second, so that one 16-byte load feeds two matrix products with one scale each.
+/// Byte of dim d among the q8_0 bytes of a key: of 64 dims, lane t of four has 8 dims of the first group of
+/// 32, then the same 8 of the second, so that one 16-byte load feeds two matrix products with one scale each.
 __host__ __device__ __forceinline__ int kv_key_position(int d, int head_dim) {
   return head_dim % 64 != 0 ? d : d / 64 * 64 + d / 8 % 4 * 16 + d / 32 % 2 * 8 + d % 8;
 }
@@ -23,7 +23,8 @@ __device__ __forceinline__ int64_t kv_bytes(DType type, int head_dim) {
   return type == DType::f32 ? 4 * n : type == DType::q8_0 ? n + n / kGroup32 * 2 : 2 * n;
 }
 
-/// One element, whatever the type: what the general kernels and the tests use. `at` is the token's index in the block.
+/// One element, whatever the type: what the general kernels and the tests use. `at` is the token's index in
+/// the block.
 template <bool kKeys>
 __device__ __forceinline__ float kv_load(DType type, const std::byte* head, int head_dim, int at, int d) {
   const int64_t i = kKeys ? static_cast<int64_t>(at) * head_dim + d : static_cast<int64_t>(d) * kBlock + at;
@@ -46,10 +47,11 @@ __device__ __forceinline__ float kv_load(DType type, const std::byte* head, int 
 
 inline constexpr float kLargestHalf = 65504.0F;
 
-/// Stores element d of a token; lanes of a warp take 32 neighbouring dims (a quantisation group), all of them or none.
+/// Stores element d of a token; lanes of a warp take 32 neighbouring dims (a quantisation group), all of them
+/// or none.
 template <bool kKeys>
-__device__ __forceinline__ void kv_store(DType type, std::byte* head, int head_dim, int at, int d, float value,
-                                         bool active) {
+__device__ __forceinline__ void kv_store(DType type, std::byte* head, int head_dim, int at, int d,
+                                         float value, bool active) {
   const int64_t i = kKeys ? static_cast<int64_t>(at) * head_dim + d : static_cast<int64_t>(d) * kBlock + at;
   if (type == DType::q8_0) {
     const float largest = fminf(warp_max(active ? fabsf(value) : 0.0F), kLargestHalf * 127.0F);

@@ -29,8 +29,8 @@ __device__ __forceinline__ float warp_max(float v) {
   return v;
 }
 
-/// Every thread gets the sum over the block. `partial` holds a float per warp; the block has whole warps. A barrier
-/// stands at the beginning and one in the middle, so `partial` may be used again at once.
+/// Every thread gets the sum over the block. `partial` holds a float per warp; the block has whole warps. A
+/// barrier stands at the beginning and one in the middle, so `partial` may be used again at once.
 __device__ __forceinline__ float block_sum(float v, float* partial) {
   const int warps = static_cast<int>(blockDim.x) / kWarp;
   v = warp_sum(v);

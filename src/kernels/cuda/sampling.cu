@@ -37,8 +37,8 @@ struct SelectShared {
   int count;
 };
 
-// Chooses the k largest of pair(0 .. n - 1), k <= n, and gives each once to take(position, pair), in any order. Digit by
-// digit from the top: count, find the digit in which the k-th lies, go on among those.
+// Chooses the k largest of pair(0 .. n - 1), k <= n, and gives each once to take(position, pair), in any
+// order. Digit by digit from the top: count, find the digit in which the k-th lies, go on among those.
 template <typename Pair, typename Take>
 __device__ void select_largest(SelectShared& s, int n, int k, Pair&& pair, Take&& take) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -64,7 +64,8 @@ __device__ void select_largest(SelectShared& s, int n, int k, Pair&& pair, Take&
     }
     __syncthreads();
     if (thread < kWarp) {
-      // Lane l has bins 8l .. 8l + 7; the k-th largest lies in the highest bin with `need` elements at or above it.
+      // Lane l has bins 8l .. 8l + 7; the k-th largest lies in the highest bin with `need` elements at or
+      // above it.
       int own[kBins / kWarp];
       int sum = 0;
       for (int i = kBins / kWarp - 1; i >= 0; --i) {
@@ -166,8 +167,9 @@ __global__ void __launch_bounds__(kThreads) select_part(const Args a) {
     }
     return;
   }
-  select_largest(s, n, k, [&](int i) { return make_pair(logits[i], first + i); },
-                 [&](int at, uint64_t p) { out[at] = p; });
+  select_largest(
+      s, n, k, [&](int i) { return make_pair(logits[i], first + i); },
+      [&](int at, uint64_t p) { out[at] = p; });
   if (thread == 0) {
     out[kMaxTopK] = static_cast<uint64_t>(k);
   }
@@ -268,7 +270,8 @@ __global__ void __launch_bounds__(kThreads) choose_token(const Args a) {
   __syncthreads();
   const int n = offset[kSamplingParts];
   const int k = min(row.top_k, n);
-  select_largest(s, n, k, [&](int i) { return all[i]; }, [&](int at, uint64_t p) { sorted[at] = p; });
+  select_largest(
+      s, n, k, [&](int i) { return all[i]; }, [&](int at, uint64_t p) { sorted[at] = p; });
   // Bitonic, descending; the zeros at the end are smaller than every pair.
   for (int size = 2; size <= kMaxTopK; size *= 2) {
     for (int step = size / 2; step > 0; step /= 2) {
@@ -311,7 +314,8 @@ void sample(const Queue& queue, const float* logits, int n_vocab, const Sampling
     return;
   }
   const Args args{logits, n_vocab, rows, scratch, sampled};
-  launch(queue, select_part, dim3(kSamplingParts, static_cast<unsigned>(n_rows)), kThreads, 0, "select_part", args);
+  launch(queue, select_part, dim3(kSamplingParts, static_cast<unsigned>(n_rows)), kThreads, 0, "select_part",
+         args);
   launch(queue, choose_token, static_cast<unsigned>(n_rows), kThreads,
          static_cast<size_t>(kSamplingParts) * kMaxTopK * sizeof(uint64_t), "choose_token", args);
 }

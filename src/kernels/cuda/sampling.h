@@ -1,5 +1,5 @@
-// The choice of a token from its logits, on the device: the steps of model/batch.h (DeviceSampling), exactly, with
-// candidates selected by radix selection over (logit, id) and probabilities in double precision.
+// The choice of a token from its logits, on the device: the steps of model/batch.h (DeviceSampling), exactly,
+// with candidates selected by radix selection over (logit, id) and probabilities in double precision.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,8 @@ struct SamplingRow {
 using SamplingCandidate = uint64_t;
 int64_t sampling_scratch(int n_rows);  ///< in candidates
 
-/// sampled [n_rows]: the token, or -1 when a row has a NaN or its largest logit is not finite. logits [..][n_vocab].
+/// sampled [n_rows]: the token, or -1 when a row has a NaN or its largest logit is not finite. logits
+/// [..][n_vocab].
 void sample(const Queue& queue, const float* logits, int n_vocab, const SamplingRow* rows, int n_rows,
             SamplingCandidate* scratch, int32_t* sampled);
 
