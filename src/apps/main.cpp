@@ -14,14 +14,16 @@ namespace {
 using fl::apps::Command;
 
 // A command is listed here once its file exists.
-constexpr std::array<Command, 6> kCommands{{
+constexpr auto kCommands = std::to_array<Command>({
+    {"inspect", "what is in a GGUF file", fl::apps::run_inspect},
+    {"plan", "where every MiB goes, and what fits", fl::apps::run_plan},
     {"bench", "how fast a model's steps are, and how far from the machine's limit", fl::apps::run_bench},
     {"eval", "how good a model's answers are: coding tasks", fl::apps::run_eval},
     {"tokenize", "the token ids of a text", fl::apps::run_tokenize},
     {"convert", "a Hugging Face checkpoint to GGUF", fl::apps::run_convert},
     {"quantize", "a GGUF file to another type", fl::apps::run_quantize},
     {"synth", "a model of a published size with random weights", fl::apps::run_synth},
-}};
+});
 
 void print_help(std::FILE* out) {
   fmt::print(out, "freelunch: Qwen3.5 on one GPU or on the CPU\n\nusage: freelunch <command> [options]\n\n");

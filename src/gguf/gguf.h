@@ -131,6 +131,9 @@ class Writer {
   Status write(std::span<const std::byte> bytes);
   /// Error if data is missing. Syncs and renames.
   Status finish();
+  /// Instead of all data: a hole that reads as zeros and takes no room on the disk. For planning by a file's
+  /// directory alone.
+  Status finish_hollow();
 
  private:
   struct Impl;

@@ -162,6 +162,18 @@ struct Writer::Impl {
     return {};
   }
 
+  /// Syncs and gives the file its name.
+  Status publish() {
+    if (::fsync(fd) != 0) {
+      return os_error("sync");
+    }
+    if (::rename(partial.c_str(), path.c_str()) != 0) {
+      return os_error("rename to");
+    }
+    done = true;
+    return {};
+  }
+
   Status pad(uint64_t n) const {
     static constexpr char kZeros[kDefaultAlignment] = {};
     return write_all(kZeros, aligned(n) - n);
@@ -265,14 +277,22 @@ Status Writer::finish() {
     return fail(ErrorCode::internal, fmt::format("'{}': the data of '{}' is missing", impl.path.string(),
                                                  impl.tensors[impl.current].name));
   }
-  if (::fsync(impl.fd) != 0) {
-    return impl.os_error("sync");
+  return impl.publish();
+}
+
+Status Writer::finish_hollow() {
+  Impl& impl = *impl_;
+  FL_CHECK(!impl.data, "a hollow file has no data");
+  FL_TRY(begin_data());
+  uint64_t bytes = 0;
+  for (const Declared& tensor : impl.tensors) {
+    bytes += aligned(tensor.bytes);
   }
-  if (::rename(impl.partial.c_str(), impl.path.c_str()) != 0) {
-    return impl.os_error("rename to");
+  const off_t head = ::lseek(impl.fd, 0, SEEK_END);
+  if (head < 0 || ::ftruncate(impl.fd, head + static_cast<off_t>(bytes)) != 0) {
+    return impl.os_error("extend");
   }
-  impl.done = true;
-  return {};
+  return impl.publish();
 }
 
 }  // namespace fl::gguf

@@ -27,6 +27,18 @@ Capacity capacity_of(const RunnerOptions& options, const Config& config) {
   return capacity;
 }
 
+std::vector<MemoryItem> memory_items(const CpuWeightBytes& bytes, const CpuMemoryPlan& plan) {
+  std::vector<MemoryItem> items{{"weights", bytes.trunk, false},
+                                {"kv cache", plan.kv_cache, false},
+                                {"recurrent state", plan.state, false},
+                                {"activations", plan.activations, false},
+                                {"logits", plan.logits, false}};
+  if (bytes.mtp > 0) {
+    items.insert(items.begin() + 1, {"weights of the draft block", bytes.mtp, false});
+  }
+  return items;
+}
+
 class CpuRunner final : public Runner {
  public:
   CpuRunner(const Weights& weights, const RunnerOptions& options, cpu::Isa isa,
@@ -48,17 +60,7 @@ class CpuRunner final : public Runner {
   }
 
   std::vector<MemoryItem> memory() const override {
-    const CpuWeightBytes bytes = cpu_weight_bytes(weights_);
-    const CpuMemoryPlan plan = forward_.reserved();
-    std::vector<MemoryItem> items{{"weights", bytes.trunk, false},
-                                  {"kv cache", plan.kv_cache, false},
-                                  {"recurrent state", plan.state, false},
-                                  {"activations", plan.activations, false},
-                                  {"logits", plan.logits, false}};
-    if (bytes.mtp > 0) {
-      items.insert(items.begin() + 1, {"weights of the draft block", bytes.mtp, false});
-    }
-    return items;
+    return memory_items(cpu_weight_bytes(weights_), forward_.reserved());
   }
 
   DeviceLimits measure_limits() override {
@@ -109,6 +111,13 @@ class CpuRunner final : public Runner {
 }  // namespace
 
 static_assert(kBlockTokens == kKvBlock && kBlockTokens == kDeltaChunk, "one grid for blocks and chunks");
+
+Result<std::vector<MemoryItem>> plan_cpu_runner(const Weights& weights, const RunnerOptions& options) {
+  FL_TRY(check_options(weights.config, options));
+  const int n_threads = options.n_threads > 0 ? options.n_threads : cpu::ThreadPool::default_size();
+  return memory_items(cpu_weight_bytes(weights, cpu::best_isa()),
+                      plan_cpu_memory(weights.config, options, n_threads));
+}
 
 Result<std::unique_ptr<Runner>> make_cpu_runner(const Weights& weights, const RunnerOptions& options,
                                                 Progress progress, void* context) {

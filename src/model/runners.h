@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "base/result.h"
 #include "model/runner.h"
@@ -15,6 +16,9 @@ using Progress = void (*)(void* context, uint64_t done, uint64_t total);
 
 Result<std::unique_ptr<Runner>> make_cpu_runner(const Weights& weights, const RunnerOptions& options,
                                                 Progress progress = nullptr, void* context = nullptr);
+
+/// What memory() of such a runner will say, by the same sums, without making it.
+Result<std::vector<MemoryItem>> plan_cpu_runner(const Weights& weights, const RunnerOptions& options);
 
 /// ErrorCode::device when there is no toolkit in the build, no driver or no device.
 Result<std::unique_ptr<Runner>> make_cuda_runner(const Weights& weights, const RunnerOptions& options,

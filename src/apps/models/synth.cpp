@@ -1,7 +1,10 @@
 // `freelunch synth`: a model of a published size with random weights in a published mix of types, for speed
 // and memory work.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <future>
 #include <map>
 #include <thread>
@@ -15,6 +18,7 @@
 #include "apps/convert/tensors.h"
 #include "apps/models/random_blocks.h"
 #include "apps/models/recipe.h"
+#include "apps/models/synth.h"
 #include "apps/progress.h"
 
 namespace fl::apps {
@@ -251,36 +255,48 @@ struct Options {
   uint64_t seed = 1;
 };
 
+struct Declared {
+  std::vector<Mapping> mappings;
+  std::vector<DType> types;
+  std::vector<uint64_t> sizes;
+  uint64_t total = 0;
+};
+
+Result<Declared> declare_model(const HfConfig& config, const Options& options, const Recipe& recipe,
+                               gguf::Writer& writer) {
+  set_metadata(config, fmt::format("synthetic {}", options.size), writer);
+  writer.set("general.size_label", options.size);
+  writer.set("general.description",
+             fmt::format("random weights, seed {}: for speed and memory work only", options.seed));
+  writer.set("general.file_type", recipe.file_type);
+  if (options.vocab.empty()) {
+    set_own_vocabulary(config.n_vocab, writer);
+  } else {
+    FL_TRY(set_vocabulary_of(options.vocab, config.n_vocab, writer));
+  }
+  Declared out;
+  out.mappings = make_mappings(config);
+  for (const Mapping& mapping : out.mappings) {
+    out.types.push_back(
+        type_of(recipe, mapping.gguf, mapping.ne, config.n_layers + config.n_mtp_layers, mapping.is_output));
+    out.sizes.push_back(row_bytes(out.types.back(), static_cast<uint64_t>(mapping.ne[0])) *
+                        static_cast<uint64_t>(mapping.ne.size() > 1 ? mapping.ne[1] : 1));
+    writer.declare(mapping.gguf, out.types.back(), mapping.ne);
+    out.total += out.sizes.back();
+  }
+  return out;
+}
+
 Status run(const Options& options) {
   const std::optional<Recipe> recipe = find_recipe(options.type);
   if (!recipe) {
     return fail(ErrorCode::invalid_argument, fmt::format("--type: expected one of {}, found '{}'",
                                                          fmt::join(recipe_names(), ", "), options.type));
   }
-  const HfConfig config = make_config(options.size, options.mtp);
   FL_ASSIGN(gguf::Writer writer, gguf::Writer::create(options.out));
-  set_metadata(config, fmt::format("synthetic {}", options.size), writer);
-  writer.set("general.size_label", options.size);
-  writer.set("general.description",
-             fmt::format("random weights, seed {}: for speed and memory work only", options.seed));
-  writer.set("general.file_type", recipe->file_type);
-  if (options.vocab.empty()) {
-    set_own_vocabulary(config.n_vocab, writer);
-  } else {
-    FL_TRY(set_vocabulary_of(options.vocab, config.n_vocab, writer));
-  }
-  const std::vector<Mapping> mappings = make_mappings(config);
-  std::vector<DType> types;
-  std::vector<uint64_t> sizes;
-  uint64_t total = 0;
-  for (const Mapping& mapping : mappings) {
-    types.push_back(
-        type_of(*recipe, mapping.gguf, mapping.ne, config.n_layers + config.n_mtp_layers, mapping.is_output));
-    sizes.push_back(row_bytes(types.back(), static_cast<uint64_t>(mapping.ne[0])) *
-                    static_cast<uint64_t>(mapping.ne.size() > 1 ? mapping.ne[1] : 1));
-    writer.declare(mapping.gguf, types.back(), mapping.ne);
-    total += sizes.back();
-  }
+  const HfConfig config = make_config(options.size, options.mtp);
+  FL_ASSIGN(const Declared declared, declare_model(config, options, *recipe, writer));
+  const auto& [mappings, types, sizes, total] = declared;
   FL_TRY(writer.begin_data());
   Progress progress("synth", total, options.quiet);
   const unsigned n_threads = std::max(1U, std::thread::hardware_concurrency());
@@ -293,6 +309,25 @@ Status run(const Options& options) {
 }
 
 }  // namespace
+
+Result<gguf::File> hollow_model(const std::string& size, const std::string& type) {
+  const std::optional<Recipe> recipe = find_recipe(type);
+  if (!recipe) {
+    return fail(ErrorCode::invalid_argument,
+                fmt::format("--type: expected one of {}, found '{}'", fmt::join(recipe_names(), ", "), type));
+  }
+  Options options;
+  options.size = size;
+  std::error_code error;
+  const std::filesystem::path path =
+      std::filesystem::temp_directory_path(error) / fmt::format("freelunch-plan-{}.gguf", ::getpid());
+  FL_ASSIGN(gguf::Writer writer, gguf::Writer::create(path));
+  FL_TRY(declare_model(make_config(size, false), options, *recipe, writer));
+  FL_TRY(writer.finish_hollow());
+  auto file = gguf::File::open(path);
+  std::filesystem::remove(path, error);  // the mapping keeps it
+  return file;
+}
 
 int run_synth(int argc, char** argv) {
   Options options;

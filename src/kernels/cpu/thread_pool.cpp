@@ -5,7 +5,10 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <fstream>
 #include <mutex>
+#include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -156,9 +159,29 @@ struct ThreadPool::Impl {
 };
 
 ThreadPool::ThreadPool(int n_threads)
-    : impl_(std::make_unique<Impl>(
-          n_threads > 0 ? n_threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency())))) {}
+    : impl_(std::make_unique<Impl>(n_threads > 0 ? n_threads : default_size())) {}
 ThreadPool::~ThreadPool() = default;
+
+// Threads of one core share its vector units and its path to memory: the second one only adds waiting.
+int ThreadPool::default_size() {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) {
+    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  }
+  std::set<std::string> cores;
+  for (size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &allowed)) {
+      std::string siblings;
+      std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
+                         "/topology/thread_siblings_list");
+      if (!std::getline(file, siblings)) {
+        siblings = std::to_string(cpu);
+      }
+      cores.insert(siblings);
+    }
+  }
+  return std::max(1, static_cast<int>(cores.size()));
+}
 
 int ThreadPool::size() const {
   return impl_->size;

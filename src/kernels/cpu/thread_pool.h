@@ -17,6 +17,8 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const;
+  /// Physical cores that this process may use.
+  static int default_size();
   /// Runs body(thread) on every thread, thread in [0, size()); returns when all are done. Exceptions are a
   /// bug.
   template <typename F>

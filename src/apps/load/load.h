@@ -1,0 +1,55 @@
+// From options to a model that answers: files, device, context, runner, engine.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "apps/flags/options.h"
+#include "apps/load/context.h"
+#include "base/result.h"
+#include "model/runner.h"
+#include "server/server.h"
+
+namespace fl::apps {
+
+/// Thrown by load_model when `interrupted` says so.
+struct LoadInterrupted {};
+
+struct LoadHooks {
+  std::string_view command;           ///< for the progress line
+  bool quiet = false;                 ///< no progress line
+  std::function<bool()> interrupted;  ///< asked while weights are read; may be empty
+};
+
+struct Loaded {
+  server::LoadedModel model;
+  ContextPlan context;
+  std::string device;  ///< Runner::describe()
+  std::vector<model::MemoryItem> memory;
+};
+
+/// The file that --model names, or the demo model: $FREELUNCH_DATA/models/demo, then models/demo beside the
+/// program or above it.
+Result<std::string> resolve_model(const Options& options);
+
+/// The file's general.sampling.* become defaults where no flag was given. Reads the header only.
+Status take_file_sampling(const std::string& path, Options& options);
+
+/// Whether the model goes to the GPU. Says on the log, once, when layers were asked for and there is no GPU.
+Result<bool> choose_cuda(const Options& options);
+
+Result<Loaded> load_model(const Options& options, const std::string& path, const LoadHooks& hooks);
+
+/// The file is a vision tower whose output the model takes: architecture, projector, width, tensors.
+Status check_projector(const std::string& path, int64_t n_embd);
+
+/// Memory that a runner may take here: of the GPU when it can be asked, else of this machine. 0: unknown.
+uint64_t memory_available(bool cuda);
+
+/// "cpu: AMD EPYC ...", one line a device.
+std::string list_devices();
+
+/// The log goes to stderr at the level of --verbosity.
+void set_up_log(int64_t verbosity);
+
+}  // namespace fl::apps
