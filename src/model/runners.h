@@ -10,8 +10,8 @@
 
 namespace fl::model {
 
-/// Repacks the weights for this machine's instruction set; the file may be unmapped afterwards. `progress`, if given,
-/// is called with (bytes done, bytes in all).
+/// Repacks the weights for this machine's instruction set; the file may be unmapped afterwards. `progress`,
+/// if given, is called with (bytes done, bytes in all).
 using Progress = void (*)(void* context, uint64_t done, uint64_t total);
 
 Result<std::unique_ptr<Runner>> make_cpu_runner(const Weights& weights, const RunnerOptions& options,
