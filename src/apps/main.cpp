@@ -15,6 +15,9 @@ using fl::apps::Command;
 
 // A command is listed here once its file exists.
 constexpr auto kCommands = std::to_array<Command>({
+    {"serve", "answer over HTTP: the OpenAI API and llama-server's routes", fl::apps::run_serve},
+    {"run", "one prompt in, text out", fl::apps::run_prompt},
+    {"chat", "talk in the terminal", fl::apps::run_chat},
     {"inspect", "what is in a GGUF file", fl::apps::run_inspect},
     {"plan", "where every MiB goes, and what fits", fl::apps::run_plan},
     {"bench", "how fast a model's steps are, and how far from the machine's limit", fl::apps::run_bench},
@@ -36,6 +39,9 @@ void print_help(std::FILE* out) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc > 0 && std::filesystem::path(argv[0]).filename() == "llama-server") {
+    return fl::apps::run_serve(argc, argv);
+  }
   if (argc < 2) {
     print_help(stderr);
     return fl::apps::kUsage;
