@@ -100,18 +100,23 @@ constexpr int32_t rms_partials(int64_t rows) {
   return padded_rows(rows) / kTileRows;
 }
 
+/// Where up to 8 tokens' activations lie during a product. automatic: in shared memory when they fit.
+enum class ActivationPlacement : uint8_t { automatic, l2 };
+
 struct MatmulOptions {
   bool library = true;            ///< use cuBLASLt for long prompts when it can be loaded
   int library_from_tokens = 129;  ///< prompts from this length on (measured; see docs/decisions)
+  ActivationPlacement placement = ActivationPlacement::automatic;
 };
 
 /// Products on one device. Holds no weights. Not thread-safe; calls only enqueue (and can be captured in a
 /// graph).
 class Matmul {
  public:
-  /// Device bytes that products of up to max_tokens tokens need, given the largest matrix of the model.
-  static uint64_t workspace_bytes(int32_t max_tokens, int64_t max_rows, int64_t max_cols,
-                                  const MatmulOptions& options);
+  /// Device bytes that products of up to max_tokens tokens need: `swiglu_rows` is the longest feed-forward
+  /// dimension, `max_cols` the widest input of any matrix.
+  static uint64_t workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_t max_cols,
+                                  const MatmulOptions& options = {});
 
   Matmul(const DeviceInfo& device, std::byte* workspace, uint64_t bytes, MatmulOptions options = {});
   ~Matmul();

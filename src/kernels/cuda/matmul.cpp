@@ -1,0 +1,340 @@
+// Chooses the kernel, its shared memory and its grid for each product.
+#include "kernels/cuda/matmul.h"
+
+#include <algorithm>
+
+#include "base/result.h"
+#include "kernels/cuda/library_matmul.h"
+#include "kernels/cuda/matmul_params.h"
+#include "kernels/cuda/slices.h"
+
+namespace fl::cuda {
+namespace {
+
+constexpr int kReservedPerBlock = 1024;  // shared memory that the driver keeps of each block
+constexpr int kWantedSlots = 4;          // tiles a warp wants: two at work, two under way
+
+using Launcher = void (*)(cudaStream_t, bool, int, int, const MatmulParams&);
+
+struct KernelChoice {
+  Launcher launch = nullptr;
+  int partial_slots = 0;
+  int ring_slots = 0;
+  int shared_bytes = 0;
+};
+
+// The most ring slots that fit in `budget`, at least `least`; nothing if they do not.
+bool fit(KernelChoice& choice, int budget, int least, int n_tokens, int n_superblocks, bool resident,
+         int partial_slots, int slot_bytes) {
+  const SharedPlan bare = shared_plan(n_tokens, n_superblocks, resident, partial_slots, 0, slot_bytes);
+  const int slots = std::min((budget - bare.total) / (kMatmulWarps * slot_bytes), kMaxRingSlots);
+  if (bare.total > budget || slots < least) {
+    return false;
+  }
+  choice.partial_slots = partial_slots;
+  choice.ring_slots = slots;
+  choice.shared_bytes = bare.total + kMatmulWarps * slots * slot_bytes;
+  return true;
+}
+
+uint64_t aligned(uint64_t bytes) {
+  return (bytes + 255) / 256 * 256;
+}
+
+uint64_t slices_bytes(int32_t max_tokens, int64_t max_cols) {
+  const int32_t n = std::min(max_tokens, int32_t{kMaxColumns});
+  return aligned(activation_bytes(n, max_cols)) + aligned(activation_bytes((n + 1) / 2 + 8, max_cols));
+}
+
+uint64_t gate_and_up_bytes(int32_t max_tokens, int64_t rows) {
+  return aligned(static_cast<uint64_t>(std::min(max_tokens, int32_t{kMaxColumns})) *
+                 static_cast<uint64_t>(rows) * 8);
+}
+
+}  // namespace
+
+struct Matmul::Impl {
+  DeviceInfo device;
+  MatmulOptions options;
+  std::byte* workspace = nullptr;
+  uint64_t workspace_size = 0;
+  std::unique_ptr<LibraryMatmul> library;
+
+  bool overlap() const { return device.arch >= 90; }
+
+  /// What a launch of n_tokens columns uses; `launch` is empty when this many do not fit the device.
+  KernelChoice choose(int n_tokens, int n_superblocks, int slot_bytes) const {
+    const int full = device.max_shared_per_block;
+    // half of an SM, so that the next kernel's blocks start beside this one's and fetch their first weights
+    const int half = std::min(full, device.max_shared_per_sm / 2 - kReservedPerBlock);
+    KernelChoice choice;
+    if (n_tokens <= 8) {
+      if (options.placement != ActivationPlacement::l2) {
+        choice.launch = launch_matmul_resident;
+        for (const int budget : {overlap() ? half : full, full}) {
+          for (const int partial_slots : {4, 2}) {
+            if (fit(choice, budget, kWantedSlots, n_tokens, n_superblocks, true, partial_slots, slot_bytes)) {
+              return choice;
+            }
+          }
+        }
+      }
+      choice.launch = launch_matmul_8;
+      for (const int budget : {overlap() ? half : full, full}) {
+        for (const int partial_slots : {4, 2}) {
+          if (fit(choice, budget, kWantedSlots, n_tokens, n_superblocks, false, partial_slots, slot_bytes)) {
+            return choice;
+          }
+        }
+      }
+    }
+    if (n_tokens > 8) {
+      choice.launch = n_tokens <= 16   ? launch_matmul_16
+                      : n_tokens <= 32 ? launch_matmul_32
+                                       : launch_matmul_64;
+    }
+    for (const int least : {kWantedSlots, 2}) {
+      for (const int partial_slots : {2, 1}) {
+        if (n_tokens <= 8 && partial_slots == 1) {
+          continue;  // one warp finishes a step while the others write the next
+        }
+        if (fit(choice, full, least, n_tokens, n_superblocks, false, partial_slots, slot_bytes)) {
+          return choice;
+        }
+      }
+    }
+    return {};
+  }
+
+  void add_segment(MatmulParams& p, const PackedMatrix& w, const PackedMatrix* up, float* y,
+                   int64_t stride) const {
+    MatmulSegment& s = p.segments[p.n_segments++];
+    s.w = reinterpret_cast<const uint8_t*>(w.data);
+    s.w_up = up != nullptr ? reinterpret_cast<const uint8_t*>(up->data) : nullptr;
+    s.y = y;
+    s.stride = stride;
+    s.type = static_cast<int32_t>(w.type);
+    s.tile_bytes = tile_bytes(w.type);
+    s.first = p.n_tiles;
+    s.rows = w.rows;
+    s.cost = static_cast<uint32_t>(s.tile_bytes) / 16 * static_cast<uint32_t>(p.n_superblocks) *
+             (up != nullptr ? 2 : 1);
+    p.n_tiles += padded_rows(w.rows) / kTileRows;
+    p.slot_bytes = std::max(p.slot_bytes, s.tile_bytes);
+  }
+
+  /// At most kMaxColumns tokens in records.
+  void run(cudaStream_t stream, const Activations& x, MatmulParams p) const {
+    const KernelChoice choice = choose(x.n_tokens, p.n_superblocks, p.slot_bytes);
+    if (choice.launch == nullptr) {
+      run_halves(stream, x, p);
+      return;
+    }
+    p.activations = reinterpret_cast<const uint8_t*>(x.data);
+    p.n_tokens = x.n_tokens;
+    p.partial_slots = choice.partial_slots;
+    p.ring_slots = choice.ring_slots;
+    uint64_t cost = 0;
+    for (int i = 0; i < p.n_segments; ++i) {
+      const int end = i + 1 < p.n_segments ? p.segments[i + 1].first : p.n_tiles;
+      cost += static_cast<uint64_t>(end - p.segments[i].first) * p.segments[i].cost;
+    }
+    FL_CHECK(cost < (uint64_t{1} << 31), "a launch reads less than 32 GiB of weights");
+    const int grid = std::min(device.n_sms, p.n_tiles);
+    p.cost_per_block =
+        static_cast<uint32_t>((cost + static_cast<uint64_t>(grid) - 1) / static_cast<uint64_t>(grid));
+    choice.launch(stream, overlap(), grid, choice.shared_bytes, p);
+  }
+
+  // A device whose shared memory is too small for this many tokens at once takes the first half, then the
+  // second.
+  void run_halves(cudaStream_t stream, const Activations& x, const MatmulParams& p) const {
+    FL_CHECK(x.n_tokens > 8, "eight tokens fit every device");
+    const int half = (x.n_tokens / 2 + 7) / 8 * 8;
+    for (int first = 0; first < x.n_tokens; first += half) {
+      const Activations part = slice(kMaxColumns, std::min(half, x.n_tokens - first), x.cols);
+      copy_records(stream, overlap(), x, first, part);
+      run(stream, part, shifted(p, first));
+    }
+  }
+
+  /// A place for n tokens behind those of `after` tokens.
+  Activations slice(int after, int n, int32_t cols) const {
+    const uint64_t at = after == 0 ? 0 : aligned(activation_bytes(after, cols));
+    FL_CHECK(at + activation_bytes(n, cols) <= workspace_size, "the workspace holds a slice");
+    return {workspace + at, n, cols};
+  }
+
+  /// The same launch with outputs from token `first` on.
+  static MatmulParams shifted(MatmulParams p, int first) {
+    for (int i = 0; i < p.n_segments; ++i) {
+      p.segments[i].y = p.segments[i].y != nullptr ? p.segments[i].y + first * p.segments[i].stride : nullptr;
+    }
+    p.out_first_token += first;
+    if (p.sum_of_squares != nullptr) {
+      p.sum_of_squares += static_cast<int64_t>(first) * rms_partials(p.segments[0].rows);
+    }
+    if (p.scale.sum_of_squares != nullptr) {
+      p.scale.sum_of_squares += static_cast<int64_t>(first) * p.scale.n_partials;
+    }
+    return p;
+  }
+
+  void run_any(cudaStream_t stream, const Activations& x, const MatmulParams& p) const {
+    if (x.layout() == ActivationLayout::records) {
+      run(stream, x, p);
+      return;
+    }
+    for (int first = 0; first < x.n_tokens; first += kMaxColumns) {
+      const Activations part = slice(0, std::min(kMaxColumns, x.n_tokens - first), x.cols);
+      rows_to_records(stream, overlap(), x, first, part);
+      run(stream, part, shifted(p, first));
+    }
+  }
+
+  static MatmulParams params(const Activations& x, Epilogue epilogue, const RmsScale& scale) {
+    MatmulParams p{};
+    p.n_superblocks = padded_cols(x.cols) / kSuperblock;
+    p.epilogue = epilogue;
+    p.scale = scale;
+    return p;
+  }
+
+  // Two products and their combination, slice by slice: files that mix types within a pair are rare.
+  void swiglu_of_two_types(cudaStream_t stream, const Activations& x, const PackedMatrix& gate,
+                           const PackedMatrix& up, const Activations& out, const RmsScale& scale) const {
+    for (int first = 0; first < x.n_tokens; first += kMaxColumns) {
+      const int n = std::min(kMaxColumns, x.n_tokens - first);
+      const uint64_t at = slices_bytes(kMaxColumns, x.cols);
+      FL_CHECK(at + gate_and_up_bytes(n, gate.rows) <= workspace_size, "the workspace holds gate and up");
+      auto* g = reinterpret_cast<float*>(workspace + at);
+      float* u = g + static_cast<int64_t>(n) * gate.rows;
+      MatmulParams p = params(x, Epilogue::store, scale);
+      add_segment(p, gate, nullptr, g, gate.rows);
+      add_segment(p, up, nullptr, u, up.rows);
+      Activations part = x;
+      if (x.layout() == ActivationLayout::rows) {
+        part = slice(0, n, x.cols);
+        rows_to_records(stream, overlap(), x, first, part);
+      }
+      run(stream, part, p);
+      swiglu_f32(stream, overlap(), g, u, gate.rows, first, n, out);
+    }
+  }
+
+  bool use_library(const Activations& x, std::span<const Output> outputs) const {
+    for (const Output& o : outputs) {
+      if (o.w->rows % kTileRows != 0) {
+        return false;
+      }
+    }
+    return library != nullptr && x.layout() == ActivationLayout::rows &&
+           x.n_tokens >= options.library_from_tokens;
+  }
+};
+
+uint64_t Matmul::workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_t max_cols,
+                                 const MatmulOptions& options) {
+  const uint64_t own = slices_bytes(max_tokens, max_cols) + gate_and_up_bytes(max_tokens, swiglu_rows);
+  const bool library = options.library && max_tokens >= options.library_from_tokens;
+  return library ? std::max(own, LibraryMatmul::workspace_bytes(max_tokens)) : own;
+}
+
+Matmul::Matmul(const DeviceInfo& device, std::byte* workspace, uint64_t bytes, MatmulOptions options)
+    : impl_(std::make_unique<Impl>()) {
+  impl_->device = device;
+  impl_->options = options;
+  impl_->workspace = workspace;
+  impl_->workspace_size = bytes;
+  if (options.library) {
+    impl_->library = LibraryMatmul::open(device, workspace, bytes);
+  }
+}
+
+Matmul::~Matmul() = default;
+
+bool Matmul::overlap() const {
+  return impl_->overlap();
+}
+
+std::string Matmul::describe() const {
+  return impl_->library != nullptr ? "tiles + " + impl_->library->describe() : "tiles";
+}
+
+void Matmul::store(cudaStream_t stream, const Activations& x, std::span<const Output> outputs,
+                   const RmsScale& scale) {
+  FL_CHECK(!outputs.empty() && outputs.size() <= static_cast<size_t>(kMaxOutputs), "1 to 6 outputs");
+  for (const Output& o : outputs) {
+    FL_CHECK(o.w->cols == x.cols, "the matrix takes these activations");
+  }
+  if (impl_->use_library(x, outputs)) {
+    FL_CHECK(scale.sum_of_squares == nullptr, "long prompts are normalised before the product");
+    for (const Output& o : outputs) {
+      impl_->library->multiply(stream, x, *o.w, o.y, o.stride, false);
+    }
+    return;
+  }
+  MatmulParams p = impl_->params(x, Epilogue::store, scale);
+  for (const Output& o : outputs) {
+    impl_->add_segment(p, *o.w, nullptr, o.y, o.stride);
+  }
+  impl_->run_any(stream, x, p);
+}
+
+void Matmul::add(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* residual,
+                 int64_t stride) {
+  FL_CHECK(w.cols == x.cols, "the matrix takes these activations");
+  if (const Output output{&w, residual, stride}; impl_->use_library(x, {&output, 1})) {
+    impl_->library->multiply(stream, x, w, residual, stride, true);
+    return;
+  }
+  MatmulParams p = impl_->params(x, Epilogue::add, {});
+  impl_->add_segment(p, w, nullptr, residual, stride);
+  impl_->run_any(stream, x, p);
+}
+
+void Matmul::add_and_norm(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* residual,
+                          int64_t stride, const float* norm_weight, const Activations& out,
+                          float* sum_of_squares) {
+  FL_CHECK(w.cols == x.cols && out.cols == w.rows && out.n_tokens == x.n_tokens, "shapes agree");
+  FL_CHECK(x.layout() == ActivationLayout::records && w.rows % kSuperblock == 0,
+           "a product that prepares the next writes whole superblocks of records");
+  MatmulParams p = impl_->params(x, Epilogue::add_and_norm, {});
+  impl_->add_segment(p, w, nullptr, residual, stride);
+  p.out = out.data;
+  p.out_tokens = out.n_tokens;
+  p.out_padded_cols = padded_cols(out.cols);
+  p.out_records = 1;
+  p.norm_weight = norm_weight;
+  p.sum_of_squares = sum_of_squares;
+  impl_->run_any(stream, x, p);
+}
+
+void Matmul::swiglu(cudaStream_t stream, const Activations& x, const PackedMatrix& gate,
+                    const PackedMatrix& up, const Activations& out, const RmsScale& scale) {
+  FL_CHECK(gate.cols == x.cols && up.cols == x.cols && gate.rows == up.rows && out.cols == gate.rows &&
+               out.n_tokens == x.n_tokens,
+           "shapes agree");
+  if (out.cols % kSuperblock != 0) {  // the padding of the records must be zero
+    check(cudaMemsetAsync(out.data, 0, activation_bytes(out.n_tokens, out.cols), stream),
+          "clear activations");
+  }
+  if (const Output output{&gate, nullptr, 0}; impl_->use_library(x, {&output, 1})) {
+    FL_CHECK(scale.sum_of_squares == nullptr, "long prompts are normalised before the product");
+    impl_->library->swiglu(stream, x, gate, up, out);
+    return;
+  }
+  if (gate.type != up.type) {
+    impl_->swiglu_of_two_types(stream, x, gate, up, out, scale);
+    return;
+  }
+  MatmulParams p = impl_->params(x, Epilogue::swiglu, scale);
+  impl_->add_segment(p, gate, &up, nullptr, 0);
+  p.out = out.data;
+  p.out_tokens = out.n_tokens;
+  p.out_padded_cols = padded_cols(out.cols);
+  p.out_records = out.layout() == ActivationLayout::records ? 1 : 0;
+  impl_->run_any(stream, x, p);
+}
+
+}  // namespace fl::cuda

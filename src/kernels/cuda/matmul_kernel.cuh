@@ -1,0 +1,434 @@
+// The product kernel: weights stream once through shared memory, whatever the number of tokens.
+//
+// A block owns a contiguous run of row tiles (equal bytes a block) and works through them in steps of two
+// tiles. Its eight warps split the input dimension into eight classes (contiguous runs of superblocks); each
+// warp has its own ring of tiles and its own sums, so the warps drift apart freely. Which warp has which
+// class rotates from step to step, which evens out runs of unequal length. Finished sums go to shared memory;
+// one step later they are added pairwise and meet the epilogue. No row is shared between blocks: there is no
+// scratch in global memory, no ticket, no atomic, and the bits of a row depend neither on the grid nor on the
+// number of tokens.
+#pragma once
+
+#include "kernels/cuda/activations.cuh"
+#include "kernels/cuda/async_copy.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/matmul_params.h"
+#include "kernels/cuda/tile_math.cuh"
+
+namespace fl::cuda {
+
+// Activations of one superblock as the products' second operand; lanes of absent tokens read the last one.
+template <int NT>
+struct SharedActivations {
+  const uint8_t* superblock;
+  int step;         ///< bytes of a sub-block: n_tokens * 64
+  int lane_offset;  ///< NT == 1
+  __device__ uint4 load(int s, int) const { return load16(superblock + s * step + lane_offset); }
+};
+template <int NT>
+struct GlobalActivations {
+  const uint8_t* superblock;
+  int step;
+  int lane_offset[NT];
+  // past L1, which may hold what an earlier kernel read there
+  __device__ uint4 load(int s, int nt) const {
+    return __ldcg(reinterpret_cast<const uint4*>(superblock + s * step + lane_offset[nt]));
+  }
+};
+
+// The run of tiles of one block, step by step, and the superblocks of this warp's class in each.
+class StepCursor {
+ public:
+  __device__ StepCursor(const MatmulParams& p, int first, int end, int warp)
+      : tile_(first), end_(end), warp_(warp) {
+    if (valid()) {
+      open(p);
+    }
+  }
+  __device__ bool valid() const { return tile_ < end_; }
+  __device__ void next(const MatmulParams& p) {
+    tile_ += pairs_ ? 1 : count_;
+    ++step_;
+    if (valid()) {
+      open(p);
+    }
+  }
+
+  __device__ int step() const { return step_; }
+  __device__ int class_of_warp() const { return (warp_ - step_) & (kClasses - 1); }
+  __device__ int segment() const { return segment_; }
+  __device__ int tile_in_segment() const { return local_; }
+  __device__ int count() const { return count_; }  ///< tiles of this step, 1 or 2
+  __device__ int first_superblock(const MatmulParams& p) const {
+    return p.n_superblocks * class_of_warp() / kClasses;
+  }
+  __device__ int end_superblock(const MatmulParams& p) const {
+    return p.n_superblocks * (class_of_warp() + 1) / kClasses;
+  }
+  __device__ const uint8_t* tile(const MatmulParams& p, int i, int superblock) const {
+    const MatmulSegment& s = p.segments[segment_];
+    const uint8_t* base = pairs_ && i > 0 ? s.w_up : s.w;
+    const int64_t row_tile = local_ + (pairs_ ? 0 : i);
+    return base + (row_tile * p.n_superblocks + superblock) * s.tile_bytes;
+  }
+
+ private:
+  __device__ void open(const MatmulParams& p) {
+    while (segment_ + 1 < p.n_segments && tile_ >= p.segments[segment_ + 1].first) {
+      ++segment_;
+    }
+    local_ = tile_ - p.segments[segment_].first;
+    pairs_ = p.epilogue == Epilogue::swiglu;
+    const int segment_end = segment_ + 1 < p.n_segments ? p.segments[segment_ + 1].first : p.n_tiles;
+    count_ = pairs_ ? 2 : min(2, min(segment_end, end_) - tile_);
+  }
+
+  int tile_;
+  int end_;
+  int warp_;
+  int step_ = 0;
+  int segment_ = 0;
+  int local_ = 0;
+  int count_ = 0;
+  bool pairs_ = false;
+};
+
+// First tile of block b: the first whose cost from the start is at least b equal shares.
+__device__ __forceinline__ int first_tile(const MatmulParams& p, uint32_t target) {
+  uint32_t before = 0;
+  for (int i = 0; i < p.n_segments; ++i) {
+    const MatmulSegment& s = p.segments[i];
+    const int end = i + 1 < p.n_segments ? p.segments[i + 1].first : p.n_tiles;
+    const uint32_t tiles = static_cast<uint32_t>(end - s.first);
+    if (target <= before + tiles * s.cost) {
+      return s.first + static_cast<int>((target - before + s.cost - 1) / s.cost);
+    }
+    before += tiles * s.cost;
+  }
+  return p.n_tiles;
+}
+
+// 1 / sqrt(mean(x²) + eps) of each token, by the warp whose turn the token is.
+__device__ __forceinline__ void rms_factors(const MatmulParams& p, float* factors, int warp, int lane) {
+  for (int token = warp; token < p.n_tokens; token += kMatmulWarps) {
+    float factor = 1.0f;
+    if (p.scale.sum_of_squares != nullptr) {
+      const float* parts = p.scale.sum_of_squares + static_cast<int64_t>(token) * p.scale.n_partials;
+      float sum = 0;
+      for (int i = lane; i < p.scale.n_partials; i += 32) {
+        sum += __ldcg(parts + i);
+      }
+      for (int o = 16; o > 0; o /= 2) {
+        sum += __shfl_xor_sync(~0U, sum, o);
+      }
+      factor = 1.0f / sqrtf(sum / static_cast<float>(p.scale.n) + p.scale.eps);
+    }
+    if (lane == 0) {
+      factors[token] = factor / kActivationScale;
+    }
+  }
+}
+
+__device__ __forceinline__ float silu(float x) {
+  return x / (1.0f + __expf(-x));
+}
+
+__device__ __forceinline__ float4 sum_classes(const float* partial, int class_stride) {
+  float4 v[kClasses];
+#pragma unroll
+  for (int c = 0; c < kClasses; ++c) {
+    v[c] = *reinterpret_cast<const float4*>(partial + c * class_stride);
+  }
+#pragma unroll
+  for (int o = 1; o < kClasses; o *= 2) {
+#pragma unroll
+    for (int c = 0; c < kClasses; c += 2 * o) {
+      v[c].x += v[c + o].x;
+      v[c].y += v[c + o].y;
+      v[c].z += v[c + o].z;
+      v[c].w += v[c + o].w;
+    }
+  }
+  return v[0];
+}
+
+__device__ __forceinline__ void store_rows4(float* to, int n, float4 v) {
+  if (n >= 4 && (reinterpret_cast<uintptr_t>(to) & 15U) == 0) {
+    *reinterpret_cast<float4*>(to) = v;
+    return;
+  }
+  to[0] = v.x;
+  if (n > 1) {
+    to[1] = v.y;
+  }
+  if (n > 2) {
+    to[2] = v.z;
+  }
+  if (n > 3) {
+    to[3] = v.w;
+  }
+}
+__device__ __forceinline__ float4 load_rows4(const float* from, int n) {
+  if (n >= 4 && (reinterpret_cast<uintptr_t>(from) & 15U) == 0) {
+    return *reinterpret_cast<const float4*>(from);
+  }
+  return {from[0], n > 1 ? from[1] : 0.0f, n > 2 ? from[2] : 0.0f, n > 3 ? from[3] : 0.0f};
+}
+
+// One step's sums to its outputs. Tasks are (tile, token, four rows), four neighbouring lanes to the 16 rows
+// of a tile.
+__device__ __forceinline__ void finish_step(const MatmulParams& p, const float* partial, const float* factors,
+                                            const MatmulSegment& segment, int local, int count,
+                                            int first_task, int task_stride) {
+  const bool pairs = p.epilogue == Epilogue::swiglu;
+  const int per_tile = p.n_tokens * 4;
+  const int n_tasks = pairs ? per_tile : count * per_tile;
+  const int tile_stride = p.n_tokens * kTileRows;
+  const int class_stride = 2 * tile_stride;
+  for (int task = first_task; task < n_tasks; task += task_stride) {
+    const int tile = task / per_tile;
+    const int token = task % per_tile / 4;
+    const int quad = task % 4;
+    const float* from = partial + tile * tile_stride + token * kTileRows + quad * 4;
+    const float factor = factors[token];
+    float4 v = sum_classes(from, class_stride);
+    v = {v.x * factor, v.y * factor, v.z * factor, v.w * factor};
+    const int row = (local + tile) * kTileRows + quad * 4;
+    const int n = segment.rows - row;
+    if (pairs) {
+      float4 up = sum_classes(from + tile_stride, class_stride);
+      v = {silu(v.x) * (up.x * factor), silu(v.y) * (up.y * factor), silu(v.z) * (up.z * factor),
+           silu(v.w) * (up.w * factor)};
+      const ActivationWriter out{p.out, p.out_tokens, p.out_padded_cols, p.out_records != 0};
+      store_activations4(out, p.out_first_token + token, row, v);
+      continue;
+    }
+    float* y = segment.y + token * segment.stride + row;
+    if (p.epilogue == Epilogue::store) {
+      if (n > 0) {
+        store_rows4(y, n, v);
+      }
+      continue;
+    }
+    if (n > 0) {
+      const float4 x = load_rows4(y, n);
+      v = {v.x + x.x, v.y + x.y, v.z + x.z, v.w + x.w};
+      store_rows4(y, n, v);
+    }
+    if (p.epilogue ==
+        Epilogue::add_and_norm) {  // rows are a multiple of 16: whole groups of four lanes are here
+      float squares = (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
+      const unsigned group = 0xFU << (threadIdx.x & 28U);
+      squares += __shfl_xor_sync(group, squares, 1);
+      squares += __shfl_xor_sync(group, squares, 2);
+      if (quad == 0) {
+        p.sum_of_squares[static_cast<int64_t>(token) * (segment.rows / kTileRows) + local + tile] = squares;
+      }
+      const float4 g = load_rows4(p.norm_weight + row, 4);
+      const ActivationWriter out{p.out, p.out_tokens, p.out_padded_cols, p.out_records != 0};
+      store_activations4(out, p.out_first_token + token, row, {v.x * g.x, v.y * g.y, v.z * g.z, v.w * g.w});
+    }
+  }
+}
+
+template <int NT, typename Acts>
+__device__ __forceinline__ void unit(Accumulators<NT>& acc, int type, const uint8_t* const (&w)[kUnitTiles],
+                                     const Acts& acts, int lane) {
+  switch (static_cast<PackedType>(type)) {
+    case PackedType::q4_k:
+      unit_k45<NT, false>(acc, w, acts, lane);
+      break;
+    case PackedType::q5_k:
+      unit_k45<NT, true>(acc, w, acts, lane);
+      break;
+    case PackedType::q6_k:
+      unit_q6<NT>(acc, w, acts, lane);
+      break;
+    case PackedType::q8_0:
+      unit_q8<NT>(acc, w, acts, lane);
+      break;
+    case PackedType::f16:
+      unit_f16<NT>(acc, w, acts, lane);
+      break;
+  }
+}
+
+/// NT: tiles of 8 tokens. kResident: all activations lie in shared memory (NT == 1).
+template <int NT, bool kResident, int kBlocksPerSm>
+__global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
+    matmul_kernel(const __grid_constant__ MatmulParams p) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  let_next_start();
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const SharedPlan plan =
+      shared_plan(p.n_tokens, p.n_superblocks, kResident, p.partial_slots, p.ring_slots, p.slot_bytes);
+  uint64_t* ring_barriers = reinterpret_cast<uint64_t*>(shared) + warp * kMaxRingSlots;
+  uint64_t* class_barriers = reinterpret_cast<uint64_t*>(shared) + kMatmulWarps * kMaxRingSlots;
+  uint64_t* step_barriers = class_barriers + kClasses;
+  float* factors = reinterpret_cast<float*>(shared + plan.factors);
+  float* partials = reinterpret_cast<float*>(shared + plan.partials);
+
+  if (lane == 0) {
+    for (int i = 0; i < p.ring_slots; ++i) {
+      barrier_init(ring_barriers + i, 1);
+    }
+    barrier_init(class_barriers + warp, 1);
+    if (warp < p.partial_slots) {
+      barrier_init(step_barriers + warp, kMatmulWarps);
+    }
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+  }
+  __syncthreads();
+
+  const int first = first_tile(p, blockIdx.x * p.cost_per_block);
+  const int end = first_tile(p, (blockIdx.x + 1) * p.cost_per_block);
+  TileRing ring(shared + plan.rings + warp * p.ring_slots * p.slot_bytes, ring_barriers, p.ring_slots,
+                p.slot_bytes, lane);
+  StepCursor ahead(p, first, end, warp);
+  int ahead_superblock = ahead.valid() ? ahead.first_superblock(p) : 0;
+  const auto fill_ring = [&] {
+    while (ahead.valid()) {
+      if (ahead_superblock >= ahead.end_superblock(p)) {
+        ahead.next(p);
+        ahead_superblock = ahead.valid() ? ahead.first_superblock(p) : 0;
+        continue;
+      }
+      if (ring.free_slots() < ahead.count()) {
+        break;
+      }
+      const int bytes = p.segments[ahead.segment()].tile_bytes;
+      for (int i = 0; i < ahead.count(); ++i) {
+        ring.fill(ahead.tile(p, i, ahead_superblock), bytes);
+      }
+      ++ahead_superblock;
+    }
+  };
+  fill_ring();
+  wait_for_previous();
+
+  const int record = p.n_tokens * 576;
+  if constexpr (kResident) {
+    // each warp fetches one class; a class is waited for where it is first used
+    const int from = p.n_superblocks * warp / kClasses;
+    const int bytes = (p.n_superblocks * (warp + 1) / kClasses - from) * record;
+    uint8_t* to = shared + plan.activations + from * record;
+    const uint8_t* source = p.activations + static_cast<int64_t>(from) * record;
+#if __CUDA_ARCH__ >= 900
+    if (lane == 0) {
+      asm volatile("fence.proxy.async;" ::: "memory");
+      barrier_expect(class_barriers + warp, static_cast<uint32_t>(bytes));
+      if (bytes > 0) {
+        bulk_copy(to, source, static_cast<uint32_t>(bytes), class_barriers + warp);
+      }
+    }
+#else
+    for (int at = lane * 16; at < bytes; at += 32 * 16) {
+      *reinterpret_cast<uint4*>(to + at) = __ldcg(reinterpret_cast<const uint4*>(source + at));
+    }
+    __syncwarp();
+    if (lane == 0) {
+      barrier_arrive(class_barriers + warp);
+    }
+#endif
+  }
+  rms_factors(p, factors, warp, lane);
+
+  using Acts = std::conditional_t<kResident, SharedActivations<NT>, GlobalActivations<NT>>;
+  Acts acts;
+  acts.step = p.n_tokens * 64;
+  if constexpr (kResident) {
+    acts.lane_offset = min(lane >> 2, p.n_tokens - 1) * 64 + (lane & 3) * 16;
+  } else {
+#pragma unroll
+    for (int nt = 0; nt < NT; ++nt) {
+      acts.lane_offset[nt] = min(nt * 8 + (lane >> 2), p.n_tokens - 1) * 64 + (lane & 3) * 16;
+    }
+  }
+  const uint8_t* activations = kResident ? shared + plan.activations : p.activations;
+
+  const int tile_stride = p.n_tokens * kTileRows;
+  const int slot_stride = kClasses * 2 * tile_stride;
+  const bool few = 2 * p.n_tokens * 4 <= 64;  // one warp finishes a step alone, the others go on
+  const int slots = p.partial_slots;
+  const auto step_barrier = [&](int step) { return step_barriers + step % slots; };
+  const auto step_parity = [&](int step) { return static_cast<uint32_t>(step / slots) & 1U; };
+  const auto finish = [&](const StepCursor& at) {
+    const int step = at.step();
+    if (few && (step & (kMatmulWarps - 1)) != warp) {
+      return;
+    }
+    barrier_wait(step_barrier(step), step_parity(step));
+    finish_step(p, partials + step % slots * slot_stride, factors, p.segments[at.segment()],
+                at.tile_in_segment(), at.count(), few ? lane : static_cast<int>(threadIdx.x),
+                few ? 32 : kMatmulThreads);
+  };
+
+  StepCursor now(p, first, end, warp);
+  StepCursor before = now;
+  while (now.valid()) {
+    const int step = now.step();
+    const int type = p.segments[now.segment()].type;
+    const int c = now.class_of_warp();
+    Accumulators<NT> acc;
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+#pragma unroll
+      for (int nt = 0; nt < NT; ++nt) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          acc[mt][nt][i] = 0.0f;
+        }
+      }
+    }
+    if constexpr (kResident) {
+      barrier_wait(class_barriers + c, 0);
+    }
+    const int count = now.count();
+    for (int k = now.first_superblock(p); k < now.end_superblock(p); ++k) {
+      const uint8_t* tiles[kUnitTiles];
+      ring.take(count, tiles);
+      acts.superblock = activations + static_cast<int64_t>(k) * record;
+      unit<NT>(acc, type, tiles, acts, lane);
+      ring.release(count);
+      fill_ring();
+    }
+    if (step > 0) {
+      finish(before);
+    }
+    if (slots == 1) {
+      __syncthreads();  // everyone has read the only slot
+    } else if (step >= slots) {
+      barrier_wait(step_barrier(step - slots + 1), step_parity(step - slots + 1));
+    }
+    float* mine = partials + step % slots * slot_stride + c * 2 * tile_stride;
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+      if (mt < count) {
+#pragma unroll
+        for (int nt = 0; nt < NT; ++nt) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int token = nt * 8 + 2 * (lane & 3) + (i & 1);
+            if (token < p.n_tokens) {
+              mine[mt * tile_stride + token * kTileRows + (lane >> 2) + 8 * (i >> 1)] = acc[mt][nt][i];
+            }
+          }
+        }
+      }
+    }
+    __syncwarp();
+    if (lane == 0) {
+      barrier_arrive(step_barrier(step));
+    }
+    before = now;
+    now.next(p);
+  }
+  if (before.valid()) {
+    finish(before);
+  }
+}
+
+}  // namespace fl::cuda

@@ -1,0 +1,104 @@
+// What one launch of the product kernel is told. Shared by the host's dispatch and the kernel's instances.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/matmul.h"
+
+namespace fl::cuda {
+
+enum class Epilogue : int32_t { store, add, add_and_norm, swiglu };
+
+/// Rows of one matrix in a launch. For swiglu one segment holds gate and up: tile i of both is one step of
+/// the work.
+struct MatmulSegment {
+  const uint8_t* w;
+  const uint8_t* w_up;
+  float* y;
+  int64_t stride;
+  int32_t type;        ///< PackedType
+  int32_t tile_bytes;  ///< of this type
+  int32_t first;       ///< tiles of the segments before it
+  int32_t rows;
+  uint32_t cost;  ///< of a tile, 16-byte pieces
+};
+
+struct MatmulParams {
+  MatmulSegment segments[Matmul::kMaxOutputs];
+  int32_t n_segments;
+  int32_t n_tiles;  ///< of all segments
+  int32_t n_superblocks;
+  int32_t n_tokens;
+  uint32_t cost_per_block;
+  const uint8_t* activations;
+  RmsScale scale;
+  Epilogue epilogue;
+  // add_and_norm, swiglu
+  std::byte* out;
+  int32_t out_tokens;
+  int32_t out_padded_cols;
+  int32_t out_records;
+  int32_t out_first_token;
+  const float* norm_weight;
+  float* sum_of_squares;
+  // shared memory
+  int32_t ring_slots;     ///< tiles that each warp holds or awaits
+  int32_t slot_bytes;     ///< largest tile of the launch
+  int32_t partial_slots;  ///< work items whose partial sums are kept apart: 1, 2 or 4
+};
+
+inline constexpr int kMatmulWarps = 8;
+inline constexpr int kMatmulThreads = 32 * kMatmulWarps;
+/// The input dimension of every product is cut into this many runs of superblocks; each run is one chain of
+/// sums, and the chains are added pairwise. This order is part of the contract.
+inline constexpr int kClasses = 8;
+
+constexpr int tile_bytes(PackedType type) {
+  switch (type) {
+    case PackedType::q4_k:
+      return 2304;
+    case PackedType::q5_k:
+      return 2816;
+    case PackedType::q6_k:
+      return 3360;
+    case PackedType::q8_0:
+      return 4352;
+    case PackedType::f16:
+      return 8192;
+  }
+  return 0;
+}
+
+/// Offsets in a block's shared memory.
+struct SharedPlan {
+  int factors;   ///< [n_tokens] f32
+  int partials;  ///< [slot][class][tile][token][16] f32
+  int activations;
+  int rings;  ///< [warp][slot]
+  int total;
+};
+
+constexpr int kBarrierBytes = 1024;  ///< [warp][<= 12 slots], [8 classes], [4 partial slots], 8 bytes each
+
+constexpr SharedPlan shared_plan(int n_tokens, int n_superblocks, bool resident, int partial_slots,
+                                 int ring_slots, int slot_bytes) {
+  SharedPlan plan{};
+  plan.factors = kBarrierBytes;
+  plan.partials = plan.factors + (n_tokens * 4 + 127) / 128 * 128;
+  plan.activations = plan.partials + partial_slots * kClasses * 2 * n_tokens * kTileRows * 4;
+  plan.rings = plan.activations + (resident ? n_superblocks * n_tokens * 576 : 0);
+  plan.rings = (plan.rings + 127) / 128 * 128;
+  plan.total = plan.rings + kMatmulWarps * ring_slots * slot_bytes;
+  return plan;
+}
+inline constexpr int kMaxRingSlots = 12;
+
+/// The instances: columns in tiles of 8, activations in shared memory or read from L2.
+void launch_matmul_resident(cudaStream_t stream, bool overlap, int grid, int shared_bytes,
+                            const MatmulParams& p);
+void launch_matmul_8(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_matmul_16(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_matmul_32(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_matmul_64(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+
+}  // namespace fl::cuda

@@ -1,0 +1,412 @@
+// Products of tiles (tile_layout.h) with activation records (activations.cuh) by one warp, in f16 tensor-core
+// instructions with f32 sums.
+//
+// A quantised weight is used as the f16 number 1024 + q or 1024 + 16 q, which one logical operation makes.
+// The product over a sub-block then gets its scale as one f32 multiply-add per output; what the 1024 and the
+// formats' minima add is constant over a sub-block, so it is a product of the scales with the sums of the
+// activations, taken off with two small products per superblock.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/matmul.h"
+#include "kernels/cuda/tile_layout.h"
+
+namespace fl::cuda {
+
+inline constexpr float kUnscaleSums = 1.0f / kSumScale;
+
+__device__ __forceinline__ uint4 load16(const uint8_t* p) {
+  return *reinterpret_cast<const uint4*>(p);
+}
+__device__ __forceinline__ uint32_t word_of(const uint4& v, int i) {
+  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+__device__ __forceinline__ float half_to_float(uint32_t bits) {
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+}
+
+/// c += A B: 16 rows x 16 columns of weights, 16 x 8 of activations.
+__device__ __forceinline__ void mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                    uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// 2^23 + byte b of w, as a float.
+__device__ __forceinline__ float byte_plus_2_23(uint32_t w, int b) {
+  return __uint_as_float(__byte_perm(w, 0x4B000000U, 0x7540U | static_cast<uint32_t>(b)));
+}
+inline constexpr float k2_23 = 8388608.0f;
+
+// (byte lo, byte hi) of w as two f16 integers.
+__device__ __forceinline__ __half2 bytes_as_half2(uint32_t w, int lo, int hi) {
+  const uint32_t bits = __byte_perm(w, 0x64646464U, 0x4040U | static_cast<uint32_t>(lo | hi << 8));
+  return __hsub2(*reinterpret_cast<const __half2*>(&bits), __float2half2_rn(1024.0f));
+}
+__device__ __forceinline__ uint32_t bits_of(const __half2& h) {
+  return *reinterpret_cast<const uint32_t*>(&h);
+}
+
+/// Scales and minima of a row of Q4_K or Q5_K: sub-blocks 0..3 and 4..7, a byte each.
+struct RowHeader {
+  uint32_t scales[2];
+  uint32_t mins[2];
+  float d;
+  float dmin;
+};
+__device__ __forceinline__ RowHeader row_header(const uint8_t* p) {
+  const uint4 h = load16(p);
+  RowHeader r;
+  r.d = half_to_float(h.x & 0xFFFFU);
+  r.dmin = half_to_float(h.x >> 16);
+  r.scales[0] = h.y & 0x3F3F3F3FU;
+  r.mins[0] = h.z & 0x3F3F3F3FU;
+  r.scales[1] = (h.w & 0x0F0F0F0FU) | ((h.y >> 2) & 0x30303030U);
+  r.mins[1] = ((h.w >> 4) & 0x0F0F0F0FU) | ((h.z >> 2) & 0x30303030U);
+  return r;
+}
+
+inline constexpr uint32_t kMagic = 0x64006400U;  // (1024, 1024)
+
+/// Operands of a sub-block of 32 columns: two products of 16.
+using Operands = uint32_t[8];
+
+// The nibbles of four words (pair r of rows g and g + 8 in word r) at bits 0..3 (high = 0) or 4..7.
+template <int kHigh>
+__device__ __forceinline__ void nibble_operands(Operands& a, const uint4& q) {
+  constexpr uint32_t kMask = kHigh ? 0x00F000F0U : 0x000F000FU;
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+    const uint32_t w = word_of(q, r);
+    const int at = (r >> 1) * 4 + (r & 1) * 2;
+    a[at] = (w & kMask) | kMagic;
+    a[at + 1] = ((w >> 8) & kMask) | kMagic;
+  }
+}
+template <int kShift>
+__device__ __forceinline__ uint32_t shifted(uint32_t w) {
+  if constexpr (kShift >= 0) {
+    return w >> kShift;
+  } else {
+    return w << -kShift;
+  }
+}
+
+template <int kHigh>
+__device__ __forceinline__ void add_high_bits(Operands& a, uint32_t h) {
+  constexpr uint32_t kMask = kHigh ? 0x01000100U : 0x00100010U;
+  // operand (r, row8) is at (r >> 1) * 4 + (r & 1) * 2 + row8; its bit index i = 4 row8 + r
+  a[0] |= shifted<tile::high_bit_shift(0)>(h) & kMask;
+  a[2] |= shifted<tile::high_bit_shift(1)>(h) & kMask;
+  a[4] |= shifted<tile::high_bit_shift(2)>(h) & kMask;
+  a[6] |= shifted<tile::high_bit_shift(3)>(h) & kMask;
+  a[1] |= shifted<tile::high_bit_shift(4)>(h) & kMask;
+  a[3] |= shifted<tile::high_bit_shift(5)>(h) & kMask;
+  a[5] |= shifted<tile::high_bit_shift(6)>(h) & kMask;
+  a[7] |= shifted<tile::high_bit_shift(7)>(h) & kMask;
+}
+template <int kHigh>
+__device__ __forceinline__ void add_high_pairs(Operands& a, uint32_t low_rows, uint32_t high_rows) {
+  constexpr uint32_t kMask = kHigh ? 0x03000300U : 0x00300030U;
+  a[0] |= shifted<tile::high_pair_shift(0)>(low_rows) & kMask;
+  a[2] |= shifted<tile::high_pair_shift(1)>(low_rows) & kMask;
+  a[4] |= shifted<tile::high_pair_shift(2)>(low_rows) & kMask;
+  a[6] |= shifted<tile::high_pair_shift(3)>(low_rows) & kMask;
+  a[1] |= shifted<tile::high_pair_shift(0)>(high_rows) & kMask;
+  a[3] |= shifted<tile::high_pair_shift(1)>(high_rows) & kMask;
+  a[5] |= shifted<tile::high_pair_shift(2)>(high_rows) & kMask;
+  a[7] |= shifted<tile::high_pair_shift(3)>(high_rows) & kMask;
+}
+
+inline constexpr int kUnitTiles = 2;  ///< row tiles that share each read of the activations
+
+template <int NT>
+using Accumulators = float[kUnitTiles][NT][4];
+
+// acc -= factor(row) * (A x sums), A given for both tiles.
+template <int NT, typename Acts>
+__device__ __forceinline__ void take_off(Accumulators<NT>& acc, const uint32_t (&a)[kUnitTiles][4],
+                                         const float (&factor)[kUnitTiles][2], const Acts& acts) {
+#pragma unroll
+  for (int nt = 0; nt < NT; ++nt) {
+    const uint4 sums = acts.load(8, nt);
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+      float c[4] = {0, 0, 0, 0};
+      mma(c, a[mt][0], a[mt][1], a[mt][2], a[mt][3], sums.z, sums.w);
+      mma(c, a[mt][0], a[mt][1], a[mt][2], a[mt][3], sums.x, sums.y);
+      float* y = acc[mt][nt];
+      y[0] -= factor[mt][0] * c[0];
+      y[1] -= factor[mt][0] * c[1];
+      y[2] -= factor[mt][1] * c[2];
+      y[3] -= factor[mt][1] * c[3];
+    }
+  }
+}
+
+// acc += scale(row) * (A x activations of sub-block s).
+template <int NT, typename Acts>
+__device__ __forceinline__ void add_sub_block(Accumulators<NT>& acc, const Operands (&a)[kUnitTiles],
+                                              const float (&scale)[kUnitTiles][2], const Acts& acts, int s) {
+#pragma unroll
+  for (int nt = 0; nt < NT; ++nt) {
+    const uint4 b = acts.load(s, nt);
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+      float c[4] = {0, 0, 0, 0};
+      mma(c, a[mt][0], a[mt][1], a[mt][2], a[mt][3], b.x, b.y);
+      mma(c, a[mt][4], a[mt][5], a[mt][6], a[mt][7], b.z, b.w);
+      float* y = acc[mt][nt];
+      y[0] += scale[mt][0] * c[0];
+      y[1] += scale[mt][0] * c[1];
+      y[2] += scale[mt][1] * c[2];
+      y[3] += scale[mt][1] * c[3];
+    }
+  }
+}
+
+// The same with a scale for each 16 columns.
+template <int NT, typename Acts>
+__device__ __forceinline__ void add_sub_block16(Accumulators<NT>& acc, const Operands (&a)[kUnitTiles],
+                                                const float (&scale)[kUnitTiles][2][2], const Acts& acts,
+                                                int s) {
+#pragma unroll
+  for (int nt = 0; nt < NT; ++nt) {
+    const uint4 b = acts.load(s, nt);
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+      float* y = acc[mt][nt];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float c[4] = {0, 0, 0, 0};
+        const uint32_t* o = a[mt] + 4 * half;
+        mma(c, o[0], o[1], o[2], o[3], half ? b.z : b.x, half ? b.w : b.y);
+        y[0] += scale[mt][half][0] * c[0];
+        y[1] += scale[mt][half][0] * c[1];
+        y[2] += scale[mt][half][1] * c[2];
+        y[3] += scale[mt][half][1] * c[3];
+      }
+    }
+  }
+}
+
+template <int NT, bool kFive, typename Acts>
+__device__ __forceinline__ void unit_k45(Accumulators<NT>& acc, const uint8_t* const (&w)[kUnitTiles],
+                                         const Acts& acts, int lane) {
+  constexpr int kHeader = kFive ? tile::kQ5Header : tile::kQuants;
+  const int g = lane >> 2;
+  const int t = lane & 3;
+  uint32_t scales[kUnitTiles][2][2];
+  float d[kUnitTiles][2];
+  uint4 high[kUnitTiles];
+  {
+    uint32_t offsets[kUnitTiles][4];
+    uint32_t mins[kUnitTiles][4];
+    float d_sums[kUnitTiles][2];
+    float dmin_sums[kUnitTiles][2];
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        const RowHeader r = row_header(w[mt] + kHeader + (g + 8 * row) * 16);
+        scales[mt][row][0] = r.scales[0];
+        scales[mt][row][1] = r.scales[1];
+        d[mt][row] = r.d;
+        d_sums[mt][row] = r.d * kUnscaleSums;
+        dmin_sums[mt][row] = r.dmin * kUnscaleSums;
+        offsets[mt][row] = bits_of(__hmul2(bytes_as_half2(r.scales[0], t, t), __float2half2_rn(1024.0f)));
+        offsets[mt][2 + row] = bits_of(__hmul2(bytes_as_half2(r.scales[1], t, t), __float2half2_rn(64.0f)));
+        mins[mt][row] = bits_of(bytes_as_half2(r.mins[0], t, t));
+        mins[mt][2 + row] = bits_of(bytes_as_half2(r.mins[1], t, t));
+      }
+      if (kFive) {
+        high[mt] = load16(w[mt] + tile::kQ5High + lane * 16);
+      }
+    }
+    take_off<NT>(acc, offsets, d_sums, acts);
+    take_off<NT>(acc, mins, dmin_sums, acts);
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    uint4 q[kUnitTiles];
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+      q[mt] = load16(w[mt] + j * 512 + lane * 16);
+    }
+    Operands a[kUnitTiles];
+    float scale[kUnitTiles][2];
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+      nibble_operands<0>(a[mt], q[mt]);
+      if (kFive) {
+        add_high_bits<0>(a[mt], word_of(high[mt], j));
+      }
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        scale[mt][row] = fmaf(byte_plus_2_23(scales[mt][row][0], j), d[mt][row], -k2_23 * d[mt][row]);
+      }
+    }
+    add_sub_block<NT>(acc, a, scale, acts, j);
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+      nibble_operands<1>(a[mt], q[mt]);
+      if (kFive) {
+        add_high_bits<1>(a[mt], word_of(high[mt], j));
+      }
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        const float d16 = d[mt][row] * 0.0625f;
+        scale[mt][row] = fmaf(byte_plus_2_23(scales[mt][row][1], j), d16, -k2_23 * d16);
+      }
+    }
+    add_sub_block<NT>(acc, a, scale, acts, j + 4);
+  }
+}
+
+template <int NT, typename Acts>
+__device__ __forceinline__ void unit_q6(Accumulators<NT>& acc, const uint8_t* const (&w)[kUnitTiles],
+                                        const Acts& acts, int lane) {
+  const int g = lane >> 2;
+  const int t = lane & 3;
+  float d[kUnitTiles][2];
+  {
+    // q - 32 is 1024 + q - 1056 in sub-blocks 0..3 and (1024 + 16 q) / 16 - 96 in 4..7; 1056 = 11 * 96
+    uint32_t offsets[kUnitTiles][4];
+    float d_sums[kUnitTiles][2];
+    const __half2 bias = __float2half2_rn(128.0f);
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        const int r = g + 8 * row;
+        d[mt][row] = half_to_float(*reinterpret_cast<const uint16_t*>(w[mt] + tile::kQ6D + 2 * r));
+        d_sums[mt][row] = d[mt][row] * (96.0f * kUnscaleSums);
+        const uint8_t* s = w[mt] + tile::kQ6Scales + r * 16 + 2 * t;
+        const uint32_t low = *reinterpret_cast<const uint16_t*>(s) ^ 0x8080U;
+        const uint32_t high = *reinterpret_cast<const uint16_t*>(s + 8) ^ 0x8080U;
+        offsets[mt][row] =
+            bits_of(__hmul2(__hsub2(bytes_as_half2(low, 0, 1), bias), __float2half2_rn(11.0f)));
+        offsets[mt][2 + row] = bits_of(__hsub2(bytes_as_half2(high, 0, 1), bias));
+      }
+    }
+    take_off<NT>(acc, offsets, d_sums, acts);
+  }
+  uint4 high[kUnitTiles];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    uint4 q[kUnitTiles];
+    uint32_t scale_bytes[kUnitTiles][2];
+    Operands a[kUnitTiles];
+    float scale[kUnitTiles][2][2];
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+      q[mt] = load16(w[mt] + j * 512 + lane * 16);
+      if ((j & 1) == 0) {
+        high[mt] = load16(w[mt] + tile::kQ6High + (j >> 1) * 512 + lane * 16);
+      }
+      nibble_operands<0>(a[mt], q[mt]);
+      add_high_pairs<0>(a[mt], word_of(high[mt], 2 * (j & 1)), word_of(high[mt], 2 * (j & 1) + 1));
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        const uint8_t* s = w[mt] + tile::kQ6Scales + (g + 8 * row) * 16 + 2 * j;
+        scale_bytes[mt][row] = (*reinterpret_cast<const uint16_t*>(s) |
+                                uint32_t{*reinterpret_cast<const uint16_t*>(s + 8)} << 16) ^
+                               0x80808080U;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          scale[mt][half][row] = (byte_plus_2_23(scale_bytes[mt][row], half) - (k2_23 + 128.0f)) * d[mt][row];
+        }
+      }
+    }
+    add_sub_block16<NT>(acc, a, scale, acts, j);
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+      nibble_operands<1>(a[mt], q[mt]);
+      add_high_pairs<1>(a[mt], word_of(high[mt], 2 * (j & 1)), word_of(high[mt], 2 * (j & 1) + 1));
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          scale[mt][half][row] =
+              (byte_plus_2_23(scale_bytes[mt][row], 2 + half) - (k2_23 + 128.0f)) * (d[mt][row] * 0.0625f);
+        }
+      }
+    }
+    add_sub_block16<NT>(acc, a, scale, acts, j + 4);
+  }
+}
+
+template <int NT, typename Acts>
+__device__ __forceinline__ void unit_q8(Accumulators<NT>& acc, const uint8_t* const (&w)[kUnitTiles],
+                                        const Acts& acts, int lane) {
+  const int g = lane >> 2;
+  const int t = lane & 3;
+  {
+    uint32_t offsets[kUnitTiles][4];  // the scales themselves, once for each half of a sub-block
+    const float factor[kUnitTiles][2] = {{1152.0f * kUnscaleSums, 1152.0f * kUnscaleSums},
+                                         {1152.0f * kUnscaleSums, 1152.0f * kUnscaleSums}};
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        const uint8_t* s = w[mt] + tile::kQ8D + (g + 8 * row) * 16 + 2 * t;
+        offsets[mt][row] = *reinterpret_cast<const uint16_t*>(s) * 0x10001U;
+        offsets[mt][2 + row] = *reinterpret_cast<const uint16_t*>(s + 8) * 0x10001U;
+      }
+    }
+    take_off<NT>(acc, offsets, factor, acts);
+  }
+#pragma unroll
+  for (int s = 0; s < 8; ++s) {
+    Operands a[kUnitTiles];
+    float scale[kUnitTiles][2];
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+      const uint4 q = load16(w[mt] + s * 512 + lane * 16);
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+#pragma unroll
+        for (int row = 0; row < 2; ++row) {
+          a[mt][(r >> 1) * 4 + (r & 1) * 2 + row] =
+              __byte_perm(word_of(q, 2 * row + (r >> 1)), 0x64646464U, (r & 1) ? 0x4342U : 0x4140U);
+        }
+      }
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        scale[mt][row] = half_to_float(
+            *reinterpret_cast<const uint16_t*>(w[mt] + tile::kQ8D + (g + 8 * row) * 16 + 2 * s));
+      }
+    }
+    add_sub_block<NT>(acc, a, scale, acts, s);
+  }
+}
+
+template <int NT, typename Acts>
+__device__ __forceinline__ void unit_f16(Accumulators<NT>& acc, const uint8_t* const (&w)[kUnitTiles],
+                                         const Acts& acts, int lane) {
+#pragma unroll
+  for (int s = 0; s < 8; ++s) {
+    uint4 a[kUnitTiles][2];
+#pragma unroll
+    for (int mt = 0; mt < kUnitTiles; ++mt) {
+      a[mt][0] = load16(w[mt] + (2 * s) * 512 + lane * 16);
+      a[mt][1] = load16(w[mt] + (2 * s + 1) * 512 + lane * 16);
+    }
+#pragma unroll
+    for (int nt = 0; nt < NT; ++nt) {
+      const uint4 b = acts.load(s, nt);
+#pragma unroll
+      for (int mt = 0; mt < kUnitTiles; ++mt) {
+        mma(acc[mt][nt], a[mt][0].x, a[mt][0].y, a[mt][0].z, a[mt][0].w, b.x, b.y);
+        mma(acc[mt][nt], a[mt][1].x, a[mt][1].y, a[mt][1].z, a[mt][1].w, b.z, b.w);
+      }
+    }
+  }
+}
+
+}  // namespace fl::cuda
