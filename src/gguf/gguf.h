@@ -115,9 +115,11 @@ class Value {
 };
 
 /// Writes version 3: declare all metadata and tensors, then the data in the same order, in pieces of any
-/// size. The file appears under its name only when finish() succeeded.
+/// size. The file appears under its name only when finish() succeeded (in the place of one that was there);
+/// before that a failure or a killed process leaves nothing.
 class Writer {
  public:
+  /// invalid_argument: the path is a folder or a device; io: the system refuses.
   static Result<Writer> create(const std::filesystem::path& path);
   Writer(Writer&&) noexcept;
   Writer& operator=(Writer&&) noexcept;
@@ -125,7 +127,8 @@ class Writer {
 
   void set(std::string key, Value value);
   void declare(std::string name, DType type, std::vector<int64_t> ne);
-  /// Ends the declarations and writes the header.
+  /// Ends the declarations, reserves the space of the whole file (io when the disk has not that much) and
+  /// writes the header.
   Status begin_data();
   /// Appends to the current tensor; moves on to the next when it is full.
   Status write(std::span<const std::byte> bytes);

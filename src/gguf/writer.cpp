@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -124,12 +125,13 @@ uint64_t aligned(uint64_t n) {
 
 struct Writer::Impl {
   std::filesystem::path path;
-  std::filesystem::path partial;
+  std::filesystem::path partial;  ///< the name to finish under; until then it may exist or not
   int fd = -1;
   std::vector<std::pair<std::string, Value>> values;
   std::vector<Declared> tensors;
   size_t current = 0;    ///< tensor being written
   uint64_t written = 0;  ///< bytes of it
+  bool named = false;    ///< `partial` is in its folder
   bool data = false;
   bool done = false;
 
@@ -137,13 +139,22 @@ struct Writer::Impl {
     if (fd >= 0) {
       ::close(fd);
     }
-    if (!done && !partial.empty()) {
+    if (!done && named) {
       ::unlink(partial.c_str());
     }
   }
 
   tl::unexpected<Error> os_error(const char* what) const {
     return fail(ErrorCode::io, fmt::format("cannot {} '{}': {}", what, path.string(), std::strerror(errno)));
+  }
+
+  // The whole size at once: a full disk is said before the work, not after it.
+  Status reserve(uint64_t bytes) const {
+    if (::fallocate(fd, 0, 0, static_cast<off_t>(bytes)) != 0 && errno != EOPNOTSUPP && errno != ENOSYS) {
+      const auto error = os_error("write");
+      return fail(ErrorCode::io, fmt::format("{} ({} bytes are needed)", error.value().message, bytes));
+    }
+    return {};
   }
 
   Status write_all(const void* data_begin, size_t size) const {
@@ -162,10 +173,48 @@ struct Writer::Impl {
     return {};
   }
 
+  /// The directory of everything declared.
+  Status write_head(bool reserved) {
+    std::string head = "GGUF";
+    put<uint32_t>(head, kVersion);
+    put<uint64_t>(head, tensors.size());
+    put<uint64_t>(head, values.size());
+    for (const auto& [key, value] : values) {
+      put_string(head, key);
+      put_value(head, value);
+    }
+    uint64_t offset = 0;
+    for (Declared& tensor : tensors) {
+      tensor.offset = offset;
+      offset += aligned(tensor.bytes);
+      put_string(head, tensor.name);
+      put<uint32_t>(head, static_cast<uint32_t>(tensor.ne.size()));
+      for (int64_t size : tensor.ne) {
+        put<int64_t>(head, size);
+      }
+      put<uint32_t>(head, static_cast<uint32_t>(tensor.type));
+      put<uint64_t>(head, tensor.offset);
+    }
+    data = true;
+    if (reserved) {
+      FL_TRY(reserve(aligned(head.size()) + offset));
+    }
+    FL_TRY(write_all(head.data(), head.size()));
+    return pad(head.size());
+  }
+
   /// Syncs and gives the file its name.
   Status publish() {
     if (::fsync(fd) != 0) {
       return os_error("sync");
+    }
+    if (!named) {
+      const std::string held = fmt::format("/proc/self/fd/{}", fd);
+      ::unlink(partial.c_str());  // of a process that had our number and was killed
+      if (::linkat(AT_FDCWD, held.c_str(), AT_FDCWD, partial.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+        return os_error("name");
+      }
+      named = true;
     }
     if (::rename(partial.c_str(), path.c_str()) != 0) {
       return os_error("rename to");
@@ -186,14 +235,26 @@ Writer& Writer::operator=(Writer&&) noexcept = default;
 Writer::~Writer() = default;
 
 Result<Writer> Writer::create(const std::filesystem::path& path) {
+  std::error_code ignored;
+  const std::filesystem::file_status status = std::filesystem::status(path, ignored);
+  if (path.filename().empty() ||
+      (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))) {
+    return fail(
+        ErrorCode::invalid_argument,
+        fmt::format("'{}': expected the name of a file to write, found a folder or a device", path.string()));
+  }
   auto impl = std::make_unique<Impl>();
   impl->path = path;
   impl->partial = path.string() + fmt::format(".partial-{}", ::getpid());
-  impl->fd = ::open(impl->partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  // A file without a name leaves nothing behind when the process is killed; some file systems have none.
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+  impl->fd = ::open(folder.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0644);
+  if (impl->fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
+    impl->fd = ::open(impl->partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    impl->named = impl->fd >= 0;
+  }
   if (impl->fd < 0) {
-    const auto error = impl->os_error("create");
-    impl->partial.clear();
-    return error;
+    return impl->os_error("create");
   }
   return Writer(std::move(impl));
 }
@@ -222,31 +283,9 @@ void Writer::declare(std::string name, DType type, std::vector<int64_t> ne) {
 }
 
 Status Writer::begin_data() {
-  Impl& impl = *impl_;
-  FL_CHECK(!impl.data, "begin_data once");
-  std::string head = "GGUF";
-  put<uint32_t>(head, kVersion);
-  put<uint64_t>(head, impl.tensors.size());
-  put<uint64_t>(head, impl.values.size());
-  for (const auto& [key, value] : impl.values) {
-    put_string(head, key);
-    put_value(head, value);
-  }
-  uint64_t offset = 0;
-  for (Declared& tensor : impl.tensors) {
-    tensor.offset = offset;
-    offset += aligned(tensor.bytes);
-    put_string(head, tensor.name);
-    put<uint32_t>(head, static_cast<uint32_t>(tensor.ne.size()));
-    for (int64_t size : tensor.ne) {
-      put<int64_t>(head, size);
-    }
-    put<uint32_t>(head, static_cast<uint32_t>(tensor.type));
-    put<uint64_t>(head, tensor.offset);
-  }
-  impl.data = true;
-  FL_TRY(impl.write_all(head.data(), head.size()));
-  return impl.pad(head.size());
+  FL_CHECK(!impl_->data, "begin_data once");
+  FL_TRY(impl_->write_head(true));
+  return {};
 }
 
 Status Writer::write(std::span<const std::byte> bytes) {
@@ -283,7 +322,7 @@ Status Writer::finish() {
 Status Writer::finish_hollow() {
   Impl& impl = *impl_;
   FL_CHECK(!impl.data, "a hollow file has no data");
-  FL_TRY(begin_data());
+  FL_TRY(impl.write_head(false));
   uint64_t bytes = 0;
   for (const Declared& tensor : impl.tensors) {
     bytes += aligned(tensor.bytes);

@@ -18,7 +18,8 @@ TEST(BenchPlan, ListsAndRanges) {
 }
 
 TEST(BenchPlan, BadListsNameThePiece) {
-  for (const char* text : {"", "a", "1,,2", "-1", "1-", "99999999999999999999", "1 ", "0-8*2", "1-8*1", "1-8+0", "0-16777216"}) {
+  for (const char* text :
+       {"", "a", "1,,2", "-1", "1-", "99999999999999999999", "1 ", "0-8*2", "1-8*1", "1-8+0", "0-16777216"}) {
     EXPECT_FALSE(parse_numbers(text)) << text;
   }
   EXPECT_THAT(parse_numbers("1,x2").error().message, HasSubstr("'x2'"));
@@ -40,9 +41,9 @@ TEST(BenchPlan, CrossProductInOrder) {
   for (const bench::Test& test : make_tests(lists)) {
     names.push_back(test.name());
   }
-  EXPECT_THAT(names, ElementsAre("pp512", "tg128", "pp16+tg8", "pp512 @ d4096", "tg128 @ d4096", "pp16+tg8 @ d4096",
-                                 "pp512 x4", "tg128 x4", "pp16+tg8 x4", "pp512 x4 @ d4096", "tg128 x4 @ d4096",
-                                 "pp16+tg8 x4 @ d4096"));
+  EXPECT_THAT(names, ElementsAre("pp512", "tg128", "pp16+tg8", "pp512 @ d4096", "tg128 @ d4096",
+                                 "pp16+tg8 @ d4096", "pp512 x4", "tg128 x4", "pp16+tg8 x4",
+                                 "pp512 x4 @ d4096", "tg128 x4 @ d4096", "pp16+tg8 x4 @ d4096"));
 }
 
 }  // namespace

@@ -1,90 +1,12 @@
 // Logits against the official implementation; data and weights by tools/export_golden/export.py.
-#include <cmath>
-#include <fstream>
-
-#include <nlohmann/json.hpp>
-
-#include "tests/model/harness.h"
-#include "tests/support/tolerances.h"
+#include "tests/model/golden.h"
 
 namespace fl {
 namespace {
 
-using nlohmann::json;
-
-test::TinyModel describe(const json& j) {
-  test::TinyModel m;
-  m.name = j.at("name");
-  m.seed = j.at("seed");
-  m.hidden = j.at("hidden");
-  m.ff = j.at("ff");
-  m.layers = j.at("layers");
-  m.heads = j.at("heads");
-  m.kv_heads = j.at("kv_heads");
-  m.head_dim = j.at("head_dim");
-  m.key_heads = j.at("key_heads");
-  m.value_heads = j.at("value_heads");
-  m.key_dim = j.at("key_dim");
-  m.value_dim = j.at("value_dim");
-  m.vocab = j.at("vocab");
-  m.tied = j.at("tied");
-  m.sections = j.at("sections").get<std::vector<int32_t>>();
-  m.recurrent.clear();
-  for (const json& kind : j.at("kinds")) {
-    m.recurrent.push_back(kind == "linear_attention");
-  }
-  if (j.contains("yarn")) {
-    m.yarn_factor = j["yarn"].at("factor");
-    m.yarn_original = j["yarn"].at("original");
-  }
-  return m;
-}
-
 TEST(Golden, LogitsOfTheOfficialImplementation) {
-  const std::filesystem::path directory = std::filesystem::path(FL_SOURCE_DIR) / "tests" / "golden";
-  std::ifstream text(directory / "tiny.json");
-  ASSERT_TRUE(text) << "tests/golden/tiny.json is part of the repository";
-  const json golden = json::parse(text);
-  std::ifstream binary(directory / "tiny.f32", std::ios::binary);
-  std::vector<float> stored(std::filesystem::file_size(directory / "tiny.f32") / sizeof(float));
-  binary.read(reinterpret_cast<char*>(stored.data()),
-              static_cast<std::streamsize>(stored.size() * sizeof(float)));
-  ASSERT_TRUE(binary);
-
-  ASSERT_GE(golden.at("models").size(), 4U);
-  for (const json& described : golden["models"]) {
-    const test::TinyModel m = describe(described);
-    SCOPED_TRACE(m.name);
-    auto runner = test::load(test::draft_model(m), test::tiny_options());
-    ASSERT_TRUE(runner) << runner.error().message;
-    for (const json& one : described.at("cases")) {
-      const int64_t n = one.at("n_tokens");
-      test::Sequence s = test::sequence(0);
-      test::Feed feed{&s, test::tiny_prompt(m, n), {}};
-      if (one.contains("positions")) {
-        for (const json& p : one["positions"]) {
-          feed.positions.push_back({p[0], p[1], p[2]});
-        }
-      }
-      const test::Logits got = test::step(**runner, {feed})[0];
-      size_t at = one.at("offset");
-      for (const json& row : one.at("rows")) {
-        const std::vector<float>& logits = got[row.get<size_t>()];
-        double largest = 0;
-        double difference = 0;
-        for (int64_t i = 0; i < m.vocab; ++i) {
-          const double want = stored.at(at++);
-          largest = std::max(largest, std::abs(want));
-          difference =
-              std::max(difference, std::abs(want - static_cast<double>(logits[static_cast<size_t>(i)])));
-        }
-        // Negated so that NaN fails.
-        EXPECT_TRUE(difference <= test::kOfficialLogits * largest)
-            << "prompt of " << n << (one.contains("positions") ? " with an image" : "") << ", row " << row
-            << ": off by " << difference << " of " << largest;
-      }
-    }
-  }
+  test::expect_official_logits(
+      [](const test::TinyModel& m) { return test::load(test::draft_model(m), test::tiny_options()); });
 }
 
 }  // namespace

@@ -18,9 +18,11 @@ struct HfConfig {
   int64_t rope_dims = 0;
   double rope_base = 0, rms_eps = 0;
   std::array<int32_t, 4> rope_sections{};
+  double yarn_factor = 1;  ///< above 1: YaRN, with the context it starts from
+  int64_t yarn_original_ctx = 0;
   bool tied_embeddings = false;
   std::vector<bool> is_recurrent;  ///< of each trunk layer
-  /// "model." or "model.language_model.": in front of the names of the trunk.
+  /// In front of the names of the trunk: one of kPrefixes.
   std::string prefix;
 
   int64_t key_channels() const { return n_key_heads * key_dim; }
@@ -28,6 +30,11 @@ struct HfConfig {
   int64_t conv_channels() const { return 2 * key_channels() + value_channels(); }
 };
 
+/// Of checkpoints with and without a vision part.
+inline constexpr const char* kPrefixes[] = {"model.language_model.", "model."};
+
+/// bad_file names the key, what was expected and what was found; unsupported: another architecture, or a
+/// rope scaling that the model does not know.
 Result<HfConfig> read_config(const std::filesystem::path& dir);
 
 void set_metadata(const HfConfig& config, const std::string& name, gguf::Writer& writer);

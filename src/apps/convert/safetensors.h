@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,12 +16,14 @@
 namespace fl::apps::convert {
 
 struct SafeTensor {
-  enum class Type { f32, f16, bf16 };
-  Type type = Type::f32;
+  std::string dtype;           ///< as the file says it; F32, F16 and BF16 can be read
   std::vector<int64_t> shape;  ///< outermost first, as PyTorch prints it
   std::span<const std::byte> bytes;
+  std::string file;
 
   int64_t elements() const;
+  /// Elements [first, first + out.size()) as float. The dtype is one that can be read.
+  void read(int64_t first, std::span<float> out) const;
 };
 
 class Checkpoint {
@@ -28,10 +31,9 @@ class Checkpoint {
   /// Errors name the file and what is wrong with it; every offset is checked.
   static Result<Checkpoint> open(const std::filesystem::path& dir);
 
-  const std::map<std::string, SafeTensor, std::less<>>& tensors() const { return tensors_; }
-  /// As float. bad_file: absent, or another shape (both in the text).
-  Result<std::vector<float>> read(std::string_view name, const std::vector<int64_t>& shape) const;
   bool has(std::string_view name) const { return tensors_.contains(name); }
+  /// bad_file: absent, of another shape, or of a type that cannot be read (expected and found in the text).
+  Result<const SafeTensor*> find(std::string_view name, const std::vector<int64_t>& shape) const;
 
  private:
   Status add_file(const std::filesystem::path& path);

@@ -47,10 +47,10 @@ class Builder {
  private:
   void matrix(std::string gguf, std::string hf, int64_t in, int64_t n_out,
               Transform transform = Transform::none) {
-    out_.push_back({std::move(gguf), std::move(hf), {n_out, in}, {in, n_out}, transform, false, false});
+    out_.push_back({std::move(gguf), std::move(hf), {n_out, in}, {in, n_out}, transform, false});
   }
   void vector(std::string gguf, std::string hf, int64_t n, Transform transform = Transform::none) {
-    out_.push_back({std::move(gguf), std::move(hf), {n}, {n}, transform, true, false});
+    out_.push_back({std::move(gguf), std::move(hf), {n}, {n}, transform, false});
   }
 
   void common(const std::string& gguf, const std::string& hf) {
@@ -88,7 +88,6 @@ class Builder {
                     {c_.conv_channels(), 1, c_.conv_kernel},
                     {c_.conv_kernel, c_.conv_channels()},
                     Transform::value_head_tail,
-                    true,
                     false});
     matrix(gguf + "ssm_out.weight", hf + "out_proj.weight", c_.value_channels(), c_.n_embd,
            Transform::value_head_cols);
@@ -99,14 +98,32 @@ class Builder {
 };
 
 // The checkpoint groups value heads by key head (head = key * r + j); GGUF tiles them (head = j * n_key_heads
-// + key). Blocks of `block` floats, one per value head.
-void tile_heads(const HfConfig& c, float* values, int64_t block) {
+// + key). The checkpoint's number of the GGUF head.
+int64_t grouped_head(const HfConfig& c, int64_t tiled) {
   const int64_t r = c.n_value_heads / c.n_key_heads;
-  const std::vector<float> grouped(values, values + c.n_value_heads * block);
-  for (int64_t head = 0; head < c.n_value_heads; ++head) {
-    const int64_t from = head % c.n_key_heads * r + head / c.n_key_heads;
-    std::copy_n(grouped.data() + from * block, block, values + head * block);
+  return tiled % c.n_key_heads * r + tiled / c.n_key_heads;
+}
+
+// Where element `i` of an axis of value heads, `width` elements each, comes from.
+int64_t grouped_element(const HfConfig& c, int64_t i, int64_t width) {
+  return grouped_head(c, i / width) * width + i % width;
+}
+
+// Where item `i` of the outermost axis comes from.
+int64_t source_item(const HfConfig& c, const Mapping& mapping, int64_t i) {
+  const int64_t head = 2 * c.key_channels();  // q and k in front of the value heads
+  switch (mapping.transform) {
+    case Transform::none:
+    case Transform::add_one:
+    case Transform::value_head_cols:
+      return i;
+    case Transform::negative_exp:
+    case Transform::value_head_rows:
+      return grouped_element(c, i, mapping.hf_shape[0] / c.n_value_heads);
+    case Transform::value_head_tail:
+      return i < head ? i : head + grouped_element(c, i - head, c.value_dim);
   }
+  return i;
 }
 
 }  // namespace
@@ -115,37 +132,35 @@ std::vector<Mapping> make_mappings(const HfConfig& config) {
   return Builder(config).build();
 }
 
-Result<std::vector<float>> read_transformed(const Checkpoint& checkpoint, const HfConfig& config,
-                                            const Mapping& mapping) {
-  FL_ASSIGN(std::vector<float> values, checkpoint.read(mapping.hf, mapping.hf_shape));
-  const int64_t row = static_cast<int64_t>(values.size()) / mapping.hf_shape[0];
-  switch (mapping.transform) {
-    case Transform::none:
-      break;
-    case Transform::add_one:
-      for (float& value : values) {
-        value += 1.0F;
-      }
-      break;
-    case Transform::negative_exp:
-      for (float& value : values) {
-        value = -std::exp(value);
-      }
-      tile_heads(config, values.data(), 1);
-      break;
-    case Transform::value_head_rows:
-      tile_heads(config, values.data(), mapping.hf_shape[0] / config.n_value_heads * row);
-      break;
-    case Transform::value_head_tail:
-      tile_heads(config, values.data() + 2 * config.key_channels() * row, config.value_dim * row);
-      break;
-    case Transform::value_head_cols:
-      for (int64_t i = 0; i < mapping.hf_shape[0]; ++i) {
-        tile_heads(config, values.data() + i * row, config.value_dim);
-      }
-      break;
+void read_rows(const SafeTensor& tensor, const HfConfig& config, const Mapping& mapping, int64_t first,
+               std::span<float> out) {
+  // An item is an index of the outermost axis: an element of a vector, a row of a matrix.
+  const int64_t width = tensor.elements() / mapping.hf_shape[0];
+  const int64_t first_item = first * mapping.ne[0] / width;
+  const auto n = static_cast<int64_t>(out.size()) / width;
+  std::vector<float> grouped(static_cast<size_t>(width));
+  for (int64_t i = 0; i < n; ++i) {
+    const auto item = out.subspan(static_cast<size_t>(i * width), static_cast<size_t>(width));
+    const int64_t from = source_item(config, mapping, first_item + i) * width;
+    if (mapping.transform != Transform::value_head_cols) {
+      tensor.read(from, item);
+      continue;
+    }
+    tensor.read(from, grouped);
+    for (int64_t k = 0; k < width; ++k) {
+      item[static_cast<size_t>(k)] =
+          grouped[static_cast<size_t>(grouped_element(config, k, config.value_dim))];
+    }
   }
-  return values;
+  if (mapping.transform == Transform::add_one) {
+    for (float& value : out) {
+      value += 1.0F;
+    }
+  } else if (mapping.transform == Transform::negative_exp) {
+    for (float& value : out) {
+      value = -std::exp(value);
+    }
+  }
 }
 
 }  // namespace fl::apps::convert

@@ -3,6 +3,7 @@
 // convert_hf_to_gguf.py (Qwen3.5).
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,14 +26,14 @@ struct Mapping {
   std::vector<int64_t> hf_shape;  ///< outermost first
   std::vector<int64_t> ne;        ///< of the GGUF tensor
   Transform transform = Transform::none;
-  bool keep_f32 = false;   ///< vectors, norms, the convolution
   bool is_output = false;  ///< the output matrix, or the embeddings when tied
 };
 
 std::vector<Mapping> make_mappings(const HfConfig& config);
 
-/// The values in GGUF order.
-Result<std::vector<float>> read_transformed(const Checkpoint& checkpoint, const HfConfig& config,
-                                            const Mapping& mapping);
+/// Rows [first, first + out.size() / ne[0]) of the GGUF tensor from the checkpoint's `tensor` of the
+/// mapping's shape, as float.
+void read_rows(const SafeTensor& tensor, const HfConfig& config, const Mapping& mapping, int64_t first,
+               std::span<float> out);
 
 }  // namespace fl::apps::convert

@@ -14,6 +14,8 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
+constexpr int64_t kMaxTopK = 1 << 24;
+
 // tokenizer.ggml.token_type (ggml-org/llama.cpp, include/llama.h, llama_token_type).
 enum TokenType : int32_t { kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5 };
 
@@ -22,13 +24,14 @@ struct Vocabulary {
   std::vector<int32_t> types;
 
   Status put(const std::string& text, const Json& id, TokenType type, const fs::path& path) {
-    if (!id.is_number_integer() || id.get<int64_t>() < 0 ||
-        id.get<int64_t>() >= static_cast<int64_t>(tokens.size())) {
+    if (!id.is_number_unsigned() || id.get<uint64_t>() >= tokens.size()) {
       return fail(ErrorCode::bad_file, fmt::format("'{}': token '{}' has the id {}, expected one below {}",
                                                    path.string(), text, id.dump(), tokens.size()));
     }
     const auto at = id.get<size_t>();
-    if (types[at] != kUnused) {
+    const bool known = types[at] != kUnused;
+    // Some files list an added token among the ordinary ones too.
+    if (known && tokens[at] != text) {
       return fail(ErrorCode::bad_file, fmt::format("'{}': '{}' and '{}' have the same id {}", path.string(),
                                                    tokens[at], text, at));
     }
@@ -43,23 +46,101 @@ bool looks_like_control(const std::string& text) {
   return text.starts_with("<|") && text.ends_with("|>");
 }
 
+// The splitter of the family as its tokenizer.json spells it; the engine has no other.
+constexpr std::string_view kSplitter =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| "
+    "?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
+// Another kind of tokenizer would give other ids without any sign of it.
+Status check_kind(const Json& json, const Json& model, const fs::path& path) {
+  const auto expect = [&](const char* what, std::string_view expected, const std::string& found) -> Status {
+    return fail(ErrorCode::unsupported,
+                fmt::format("'{}': {}: expected {}, found {}", path.string(), what, expected, found));
+  };
+  FL_ASSIGN(const std::string type, json_text_or(model, "type", "no type", path));
+  if (type != "BPE") {
+    return expect("model", "BPE", type);
+  }
+  for (const char* flag : {"byte_fallback", "ignore_merges", "fuse_unk"}) {
+    FL_ASSIGN(const bool on, json_bool_or(model, flag, false, path));
+    if (on) {
+      return expect(flag, "false", "true");
+    }
+  }
+  const Json normalizer = json.value("normalizer", Json());
+  if (!normalizer.is_null() && (!normalizer.is_object() || normalizer.value("type", Json()) != "NFC")) {
+    return expect(
+        "normalizer", "NFC or none",
+        normalizer.is_object() ? json_brief(normalizer.value("type", Json())) : json_brief(normalizer));
+  }
+  const Json splitter = json.value("pre_tokenizer", Json());
+  const Json* first = &splitter;
+  if (splitter.is_object() && splitter.value("pretokenizers", Json()).is_array() &&
+      !splitter["pretokenizers"].empty()) {
+    first = &splitter["pretokenizers"][0];
+  }
+  const Json pattern = first->is_object() ? first->value("pattern", Json()) : Json();
+  const Json regex = pattern.is_object() ? pattern.value("Regex", Json()) : Json();
+  if (!regex.is_string() || regex.get<std::string>() != kSplitter) {
+    return expect("pre_tokenizer", "the pattern of Qwen3.5 (letters with combining marks, digits one by one)",
+                  json_brief(regex.is_null() ? splitter : regex));
+  }
+  return {};
+}
+
 Result<std::vector<std::string>> read_merges(const Json& model, const fs::path& path) {
   const auto found = model.find("merges");
   if (found == model.end() || !found->is_array() || found->empty()) {
-    return fail(ErrorCode::bad_file, fmt::format("'{}': no merges", path.string()));
+    return fail(ErrorCode::bad_file,
+                fmt::format("'{}': expected a list 'merges', found none", path.string()));
   }
+  const Json& vocab = model["vocab"];
   std::vector<std::string> merges;
   for (const Json& merge : *found) {
+    std::string left;
+    std::string right;
     if (merge.is_string()) {
-      merges.push_back(merge);
+      const auto text = merge.get<std::string>();
+      const size_t space = text.find(' ');
+      left = text.substr(0, space);
+      right = space == std::string::npos ? "" : text.substr(space + 1);
     } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-      merges.push_back(merge[0].get<std::string>() + " " + merge[1].get<std::string>());
+      left = merge[0];
+      right = merge[1];
     } else {
       return fail(ErrorCode::bad_file,
-                  fmt::format("'{}': merge {} is neither a text nor a pair", path.string(), merges.size()));
+                  fmt::format("'{}': merge {}: expected a text or a pair of texts, found {}", path.string(),
+                              merges.size(), json_brief(merge)));
     }
+    for (const std::string& part : {left, right, left + right}) {
+      if (!vocab.contains(part)) {
+        return fail(ErrorCode::bad_file,
+                    fmt::format("'{}': merge {}: expected parts of the vocabulary, found '{}'", path.string(),
+                                merges.size(), part));
+      }
+    }
+    merges.push_back(left + " " + right);
   }
   return merges;
+}
+
+// The text of a template: one, or several by name of which "default" counts.
+Result<std::string> read_template(const fs::path& dir, const Json& config, const fs::path& config_path) {
+  const fs::path file_path = dir / "chat_template.jinja";
+  if (fs::exists(file_path)) {
+    FL_ASSIGN(const MappedFile file, MappedFile::open(file_path));
+    return std::string(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  }
+  const Json found = config.value("chat_template", Json());
+  if (!found.is_array()) {
+    return json_text_or(config, "chat_template", "", config_path);
+  }
+  for (const Json& named : found) {
+    if (named.is_object() && named.value("name", Json()) == "default") {
+      return json_text_or(named, "template", "", config_path);
+    }
+  }
+  return std::string();
 }
 
 Status set_special_ids(const fs::path& dir, const Vocabulary& vocabulary, gguf::Writer& writer) {
@@ -71,7 +152,8 @@ Status set_special_ids(const fs::path& dir, const Vocabulary& vocabulary, gguf::
     }
     return std::nullopt;
   };
-  FL_ASSIGN(const Json config, read_json(dir / "tokenizer_config.json"));
+  const fs::path path = dir / "tokenizer_config.json";
+  FL_ASSIGN(const Json config, read_json(path));
   for (const auto& [name, key] : {std::pair{"eos_token", "tokenizer.ggml.eos_token_id"},
                                   std::pair{"pad_token", "tokenizer.ggml.padding_token_id"},
                                   std::pair{"bos_token", "tokenizer.ggml.bos_token_id"}}) {
@@ -82,18 +164,13 @@ Status set_special_ids(const fs::path& dir, const Vocabulary& vocabulary, gguf::
     }
     const std::optional<uint32_t> id = id_of(text);
     if (!id) {
-      return fail(ErrorCode::bad_file,
-                  fmt::format("'{}': {} {} is not in the vocabulary",
-                              (dir / "tokenizer_config.json").string(), name, text.dump()));
+      return fail(ErrorCode::bad_file, fmt::format("'{}': {}: expected a token of the vocabulary, found {}",
+                                                   path.string(), name, json_brief(text)));
     }
     writer.set(key, *id);
   }
   writer.set("tokenizer.ggml.add_bos_token", false);
-  std::string chat_template = config.value("chat_template", "");
-  if (fs::exists(dir / "chat_template.jinja")) {
-    FL_ASSIGN(const MappedFile file, MappedFile::open(dir / "chat_template.jinja"));
-    chat_template.assign(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-  }
+  FL_ASSIGN(const std::string chat_template, read_template(dir, config, path));
   if (!chat_template.empty()) {
     writer.set("tokenizer.chat_template", chat_template);
   }
@@ -115,7 +192,7 @@ Status set_sampling(const fs::path& dir, gguf::Writer& writer) {
     writer.set("general.sampling.top_p", static_cast<float>(value));
   }
   if (config.contains("top_k")) {
-    FL_ASSIGN(const int64_t value, json_int(config, "top_k", path));
+    FL_ASSIGN(const int64_t value, json_int(config, "top_k", path, 0, kMaxTopK));
     writer.set("general.sampling.top_k", static_cast<int32_t>(value));
   }
   return {};
@@ -127,27 +204,34 @@ Status set_vocabulary(const fs::path& dir, int64_t n_vocab, gguf::Writer& writer
   const fs::path path = dir / "tokenizer.json";
   FL_ASSIGN(const Json json, read_json(path));
   const auto model = json.find("model");
-  if (model == json.end() || !model->is_object() || model->value("type", "") != "BPE" ||
-      !model->contains("vocab") || !(*model)["vocab"].is_object()) {
+  if (model == json.end() || !model->is_object()) {
     return fail(ErrorCode::bad_file,
-                fmt::format("'{}': expected a BPE model with a vocabulary", path.string()));
+                fmt::format("'{}': expected an object 'model', found none", path.string()));
+  }
+  FL_TRY(check_kind(json, *model, path));
+  const auto vocab = model->find("vocab");
+  if (vocab == model->end() || !vocab->is_object()) {
+    return fail(ErrorCode::bad_file,
+                fmt::format("'{}': expected an object 'vocab', found none", path.string()));
   }
   Vocabulary vocabulary;
   for (int64_t i = 0; i < n_vocab; ++i) {
     vocabulary.tokens.push_back(fmt::format("[PAD{}]", i));
     vocabulary.types.push_back(kUnused);
   }
-  for (const auto& [text, id] : (*model)["vocab"].items()) {
+  for (const auto& [text, id] : vocab->items()) {
     FL_TRY(vocabulary.put(text, id, kNormal, path));
   }
   for (const Json& added : json.value("added_tokens", Json::array())) {
     if (!added.is_object() || !added.contains("content") || !added["content"].is_string() ||
         !added.contains("id")) {
       return fail(ErrorCode::bad_file,
-                  fmt::format("'{}': an added token without content or id", path.string()));
+                  fmt::format("'{}': added token: expected an object with content and id, found {}",
+                              path.string(), json_brief(added)));
     }
     const std::string text = added["content"];
-    const bool control = added.value("special", false) || looks_like_control(text);
+    FL_ASSIGN(const bool special, json_bool_or(added, "special", false, path));
+    const bool control = special || looks_like_control(text);
     FL_TRY(vocabulary.put(text, added["id"], control ? kControl : kUserDefined, path));
   }
   FL_ASSIGN(std::vector<std::string> merges, read_merges(*model, path));

@@ -1,13 +1,12 @@
 // `freelunch quantize`: a GGUF file in another type or mix.
-#include <algorithm>
-#include <atomic>
-#include <thread>
+#include <filesystem>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <CLI/CLI.hpp>
 
 #include "apps/command.h"
+#include "apps/models/encode.h"
 #include "apps/models/recipe.h"
 #include "apps/progress.h"
 #include "core/quants.h"
@@ -43,31 +42,6 @@ std::vector<int64_t> dims_of(const TensorView& view) {
   return ne;
 }
 
-std::vector<std::byte> encode(const TensorView& view, DType type, unsigned n_threads) {
-  const auto cols = static_cast<size_t>(view.cols());
-  const uint64_t stride = row_bytes(type, cols);
-  std::vector<std::byte> out(stride * static_cast<uint64_t>(view.rows()));
-  std::atomic<int64_t> next = 0;
-  constexpr int64_t kRowsAtOnce = 16;
-  std::vector<std::thread> threads;
-  for (unsigned t = 0; t < n_threads; ++t) {
-    threads.emplace_back([&] {
-      std::vector<float> row(cols);
-      for (int64_t first = next.fetch_add(kRowsAtOnce); first < view.rows();
-           first = next.fetch_add(kRowsAtOnce)) {
-        for (int64_t r = first; r < std::min(first + kRowsAtOnce, view.rows()); ++r) {
-          dequantize_row(view.type, view.row(r), row);
-          quantize_row(type, row, {}, out.data() + stride * static_cast<uint64_t>(r));
-        }
-      }
-    });
-  }
-  for (std::thread& thread : threads) {
-    thread.join();
-  }
-  return out;
-}
-
 Status run(const Options& options) {
   const std::optional<Recipe> recipe = find_recipe(options.type);
   if (!recipe) {
@@ -81,6 +55,15 @@ Status run(const Options& options) {
                 fmt::format("'{}': expected the architecture qwen35, found '{}'", options.in, architecture));
   }
   FL_ASSIGN(const int64_t n_blocks, file.get_int("qwen35.block_count"));
+  if (n_blocks < 1 || n_blocks > kMaxBlocks) {
+    return fail(ErrorCode::bad_file, fmt::format("'{}': qwen35.block_count: expected 1 to {}, found {}",
+                                                 options.in, kMaxBlocks, n_blocks));
+  }
+  std::error_code ignored;
+  if (std::filesystem::equivalent(options.in, options.out, ignored)) {
+    return fail(ErrorCode::invalid_argument,
+                fmt::format("OUT: '{}' is the file to read; give the result another name", options.out));
+  }
   FL_ASSIGN(gguf::Writer writer, gguf::Writer::create(options.out));
   for (const gguf::File::Entry& entry : file.entries()) {
     if (!entry.key.starts_with("split.")) {
@@ -108,16 +91,18 @@ Status run(const Options& options) {
   }
   FL_TRY(writer.begin_data());
   Progress progress("quantize", total, options.quiet);
-  const unsigned n_threads = options.n_threads > 0 ? static_cast<unsigned>(options.n_threads)
-                                                   : std::max(1U, std::thread::hardware_concurrency());
+  const unsigned n_threads = threads_of(options.n_threads);
   for (size_t i = 0; i < types.size(); ++i) {
     const TensorView& view = file.tensors()[i].view;
     if (types[i] == view.type) {
       FL_TRY(writer.write({view.data, view.bytes()}));
-    } else {
-      FL_TRY(writer.write(encode(view, types[i], n_threads)));
+      progress.add(static_cast<uint64_t>(view.cols() * view.rows()));
+      continue;
     }
-    progress.add(static_cast<uint64_t>(view.cols() * view.rows()));
+    const auto read = [&](int64_t first, std::span<float> out) {
+      dequantize_row(view.type, view.row(first), out);
+    };
+    FL_TRY(write_rows(writer, types[i], view.rows(), view.cols(), n_threads, read, progress));
   }
   return writer.finish();
 }
@@ -129,7 +114,9 @@ int run_quantize(int argc, char** argv) {
   CLI::App app{"Writes a GGUF file in another type or mix", "freelunch quantize"};
   app.footer(kExamples);
   app.add_option("IN", options.in, "GGUF file, best in f32, bf16 or f16")->required();
-  app.add_option("OUT", options.out, "GGUF file to write; appears when complete")->required();
+  app.add_option("OUT", options.out,
+                 "GGUF file to write; appears when complete, in the place of an older one")
+      ->required();
   app.add_option("TYPE", options.type, fmt::format("{}", fmt::join(recipe_names(), ", ")))->required();
   app.add_flag("--allow-requantize", options.requantize, "Take tensors that are quantised already");
   app.add_option("-t,--threads", options.n_threads, "0: one per core")->check(CLI::Range(0, 1024));

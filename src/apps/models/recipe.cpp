@@ -1,6 +1,8 @@
 #include "apps/models/recipe.h"
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <charconv>
 
 namespace fl::apps {
@@ -70,11 +72,13 @@ bool fits(DType type, int64_t n) {
 }  // namespace
 
 std::optional<Recipe> find_recipe(std::string_view name) {
-  if (name == "Q4_K_M" || name == "q4_k_m") {
-    return Recipe{"Q4_K_M", DType::q4_k, DType::q6_k, DType::q6_k, 15};
+  std::string upper(name);
+  std::ranges::transform(upper, upper.begin(), [](unsigned char c) { return std::toupper(c); });
+  if (upper == "Q4_K_M") {
+    return Recipe{upper, DType::q4_k, DType::q6_k, DType::q6_k, 15};
   }
-  if (name == "Q5_K_M" || name == "q5_k_m") {
-    return Recipe{"Q5_K_M", DType::q5_k, DType::q6_k, DType::q6_k, 17};
+  if (upper == "Q5_K_M") {
+    return Recipe{upper, DType::q5_k, DType::q6_k, DType::q6_k, 17};
   }
   const std::optional<DType> type = dtype_from_name(name);
   if (!type) {

@@ -20,7 +20,10 @@ struct Recipe {
   uint32_t file_type;  ///< general.file_type (include/llama.h, llama_ftype)
 };
 
-/// A mix (Q4_K_M, Q5_K_M) or any supported type for all matrices.
+/// More blocks than any file of the family has; a file that claims more is damaged.
+inline constexpr int64_t kMaxBlocks = 4096;
+
+/// A mix (Q4_K_M, Q5_K_M) or any supported type for all matrices, in any case of letters.
 std::optional<Recipe> find_recipe(std::string_view name);
 std::vector<std::string> recipe_names();
 
