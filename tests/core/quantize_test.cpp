@@ -6,22 +6,10 @@
 #include <gtest/gtest.h>
 
 #include "core/quants.h"
+#include "tests/support/qualities.h"
 
 namespace fl {
 namespace {
-
-// Largest relative RMS error of rounding Gaussian weights, about 10 % above what these encoders reach; the
-// published encoders lie within a few per cent of the same values.
-struct Quality {
-  DType type;
-  double rms;
-};
-
-const Quality kQualities[] = {{DType::q8_0, 0.006},   {DType::q6_k, 0.020}, {DType::q5_k, 0.040},
-                              {DType::q5_1, 0.046},   {DType::q5_0, 0.046}, {DType::q4_k, 0.080},
-                              {DType::q4_1, 0.092},   {DType::q4_0, 0.092}, {DType::iq4_nl, 0.085},
-                              {DType::iq4_xs, 0.085}, {DType::q3_k, 0.170}, {DType::q2_k, 0.320},
-                              {DType::f16, 0.0004},   {DType::bf16, 0.003}, {DType::f32, 0}};
 
 double rms_error(DType type, const std::vector<float>& x, std::span<const float> importance = {}) {
   std::vector<std::byte> blocks(row_bytes(type, x.size()));
@@ -49,7 +37,9 @@ std::vector<float> gaussian(size_t n, float scale, uint32_t seed) {
   return x;
 }
 
-class Encoders : public testing::TestWithParam<Quality> {};
+using test::kQualities;
+
+class Encoders : public testing::TestWithParam<test::Quality> {};
 
 TEST_P(Encoders, StayWithinTheirError) {
   for (const float scale : {1e-3F, 0.02F, 1.0F, 100.0F}) {

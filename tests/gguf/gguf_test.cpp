@@ -1,7 +1,10 @@
 #include "gguf/gguf.h"
 
+#include <fcntl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstring>
 #include <fstream>
 
@@ -123,6 +126,33 @@ TEST_F(GgufTest, AnUnfinishedFileLeavesNothing) {
   }
   EXPECT_TRUE(fs::is_empty(dir_));
   EXPECT_FALSE(Writer::create(dir_ / "absent" / "b.gguf"));
+}
+
+TEST_F(GgufTest, AKilledWriterLeavesNothing) {
+  const int probe = ::open(dir_.c_str(), O_WRONLY | O_TMPFILE, 0600);
+  if (probe < 0) {
+    GTEST_SKIP() << "this file system has no files without a name";
+  }
+  ::close(probe);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    Writer writer = Writer::create(dir_ / "w.gguf").value();
+    writer.declare("one", DType::f32, {1000});
+    (void)writer.begin_data();
+    ::kill(::getpid(), SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status));
+  EXPECT_TRUE(fs::is_empty(dir_));
+}
+
+TEST_F(GgufTest, FoldersAndDevicesAreNoOutput) {
+  for (const fs::path& path : {dir_, dir_ / "", fs::path("/dev/null"), fs::path()}) {
+    EXPECT_EQ(Writer::create(path).error().code, ErrorCode::invalid_argument) << path;
+  }
+  EXPECT_EQ(Writer::create(dir_ / "no" / "w.gguf").error().code, ErrorCode::io);
+  EXPECT_TRUE(fs::is_empty(dir_));
 }
 
 TEST_F(GgufTest, EveryTruncationIsAnErrorWithItsPlace) {
