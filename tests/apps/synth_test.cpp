@@ -7,8 +7,10 @@
 
 #include "apps/models/published.h"
 #include "apps/models/random_blocks.h"
+#include "apps/models/synth.h"
 #include "core/quants.h"
 #include "gguf/gguf.h"
+#include "model/weights.h"
 #include "tests/apps/command.h"
 #include "tests/model/harness.h"
 #include "tests/support/fixtures.h"
@@ -108,6 +110,21 @@ TEST(Synth, ADryRunWritesNothing) {
   EXPECT_EQ(nlohmann::json::parse(json.out).at("types").at("F32").at("n_params"),
             nlohmann::json::parse(json.out).at("types").at("F32").at("tensor_bytes").get<uint64_t>() / 4);
   EXPECT_EQ(dir.n_files(), 0U);
+}
+
+// A file for planning: the directory of the real one, and no room on the disk.
+TEST(Synth, HollowModels) {
+  for (const Published& p : kPublished) {
+    const auto file = apps::hollow_model(p.size, "Q4_K_M");
+    ASSERT_TRUE(file) << file.error().message;
+    EXPECT_EQ(file->tensors().size(), p.n_tensors);
+    const auto weights = model::Weights::bind(*file);
+    ASSERT_TRUE(weights) << weights.error().message;
+    EXPECT_GE(file->file_bytes(),
+              bytes_of(plan_tensors(published_config(p.size, false), find_recipe("Q4_K_M").value())));
+  }
+  EXPECT_EQ(apps::hollow_model("3B", "Q4_K_M").error().code, ErrorCode::invalid_argument);
+  EXPECT_EQ(apps::hollow_model("2B", "Q9").error().code, ErrorCode::invalid_argument);
 }
 
 // Loads, reads a prompt in two steps and says finite things that depend on it.

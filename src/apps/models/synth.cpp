@@ -1,7 +1,10 @@
 // `freelunch synth`: a model of a published size with random weights in a published mix of types, for speed
 // and memory work.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <future>
 #include <map>
 #include <optional>
@@ -16,6 +19,7 @@
 #include "apps/models/encode.h"
 #include "apps/models/published.h"
 #include "apps/models/random_blocks.h"
+#include "apps/models/synth.h"
 #include "apps/models/synth_vocabulary.h"
 #include "apps/progress.h"
 
@@ -169,12 +173,36 @@ void print_plan(const Options& options, const std::vector<PlannedTensor>& tensor
   line("total", all);
 }
 
-Status run(const Options& options) {
-  const std::optional<Recipe> recipe = find_recipe(options.type);
-  if (!recipe) {
-    return fail(ErrorCode::invalid_argument, fmt::format("--type: expected one of {}, found '{}'",
-                                                         fmt::join(recipe_names(), ", "), options.type));
+Result<Recipe> recipe_of(const std::string& type) {
+  if (std::optional<Recipe> recipe = find_recipe(type)) {
+    return *std::move(recipe);
   }
+  return fail(ErrorCode::invalid_argument,
+              fmt::format("--type: expected one of {}, found '{}'", fmt::join(recipe_names(), ", "), type));
+}
+
+// Everything of the file but its data.
+Status declare_model(const Options& options, const HfConfig& config, const Recipe& recipe,
+                     const gguf::File* vocab, const std::vector<PlannedTensor>& tensors,
+                     gguf::Writer& writer) {
+  set_metadata(config, fmt::format("synthetic {}", options.size), writer);
+  writer.set("general.size_label", options.size);
+  writer.set("general.description",
+             fmt::format("random weights, seed {}: for speed and memory work only", options.seed));
+  writer.set("general.file_type", recipe.file_type);
+  if (vocab != nullptr) {
+    FL_TRY(copy_vocabulary(*vocab, config.n_vocab, writer));
+  } else {
+    set_own_vocabulary(config.n_vocab, writer);
+  }
+  for (const PlannedTensor& tensor : tensors) {
+    writer.declare(tensor.mapping.gguf, tensor.type, tensor.mapping.ne);
+  }
+  return {};
+}
+
+Status run(const Options& options) {
+  FL_ASSIGN(const Recipe recipe, recipe_of(options.type));
   HfConfig config = published_config(options.size, options.mtp);
   std::optional<gguf::File> vocab;
   if (!options.vocab.empty()) {
@@ -185,28 +213,18 @@ Status run(const Options& options) {
       config.n_vocab = std::max(config.n_vocab, static_cast<int64_t>(tokens.size()));
     }
   }
-  const std::vector<PlannedTensor> tensors = plan_tensors(config, *recipe);
+  const std::vector<PlannedTensor> tensors = plan_tensors(config, recipe);
   if (options.dry_run) {
     print_plan(options, tensors);
     return {};
   }
   FL_ASSIGN(gguf::Writer writer, gguf::Writer::create(options.out));
-  set_metadata(config, fmt::format("synthetic {}", options.size), writer);
-  writer.set("general.size_label", options.size);
-  writer.set("general.description",
-             fmt::format("random weights, seed {}: for speed and memory work only", options.seed));
-  writer.set("general.file_type", recipe->file_type);
-  if (vocab) {
-    FL_TRY(copy_vocabulary(*vocab, config.n_vocab, writer));
-  } else {
-    set_own_vocabulary(config.n_vocab, writer);
-  }
+  FL_TRY(declare_model(options, config, recipe, vocab ? &*vocab : nullptr, tensors, writer));
+  FL_TRY(writer.begin_data());
   uint64_t total = 0;
   for (const PlannedTensor& tensor : tensors) {
-    writer.declare(tensor.mapping.gguf, tensor.type, tensor.mapping.ne);
     total += tensor.bytes;
   }
-  FL_TRY(writer.begin_data());
   Progress progress("synth", total, options.quiet);
   const unsigned n_threads = threads_of(0);
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -218,6 +236,27 @@ Status run(const Options& options) {
 }
 
 }  // namespace
+
+Result<gguf::File> hollow_model(const std::string& size, const std::string& type) {
+  FL_ASSIGN(const Recipe recipe, recipe_of(type));
+  const std::vector<std::string> sizes = published_sizes();
+  if (std::ranges::find(sizes, size) == sizes.end()) {
+    return fail(ErrorCode::invalid_argument,
+                fmt::format("--size: expected one of {}, found '{}'", fmt::join(sizes, ", "), size));
+  }
+  Options options;
+  options.size = size;
+  std::error_code error;
+  const std::filesystem::path path =
+      std::filesystem::temp_directory_path(error) / fmt::format("freelunch-plan-{}.gguf", ::getpid());
+  FL_ASSIGN(gguf::Writer writer, gguf::Writer::create(path));
+  const HfConfig config = published_config(size, false);
+  FL_TRY(declare_model(options, config, recipe, nullptr, plan_tensors(config, recipe), writer));
+  FL_TRY(writer.finish_hollow());
+  auto file = gguf::File::open(path);
+  std::filesystem::remove(path, error);  // the mapping keeps it
+  return file;
+}
 
 int run_synth(int argc, char** argv) {
   Options options;
