@@ -16,8 +16,18 @@ inline constexpr double kOfficialLogits = 1e-4;
 /// a product.
 inline constexpr double kInt8Activations = 8e-3;
 
+/// Activations stored in f16 on the device (11 bits of significand): relative L2 error of what a kernel hands to a product.
+inline constexpr double kHalfActivations = 5e-4;
+
+/// The delta rule on the device: float sums over hundreds of tokens, operands of the chunked form's products with 21 bits,
+/// fast exponentials (2 units in the last place): relative L2 error of a state.
+inline constexpr double kFloatDelta = 2e-5;
+
 /// KV cache in f16 (11 bits of significand): relative L2 error of an attention output.
 inline constexpr double kHalfKv = 5e-4;
+
+/// KV cache in bf16 (8 bits of significand): relative L2 error of an attention output.
+inline constexpr double kBfloatKv = 4e-3;
 
 /// KV cache in q8_0 (step 1/127 of the largest of 32): relative L2 error of an attention output.
 inline constexpr double kQ8Kv = 8e-3;

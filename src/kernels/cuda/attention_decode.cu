@@ -422,7 +422,7 @@ __global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
 
 }  // namespace
 
-bool attention_decode_supported(const AttentionShape& shape, const KvCache& cache) {
+bool attention_fuses(const AttentionShape& shape, const KvCache& cache) {
   const auto type = [](DType t) { return t == DType::f16 || t == DType::q8_0; };
   return shape.head_dim == kHeadDim && shape.group() <= kMaxGroup && type(cache.type_k) && type(cache.type_v);
 }

@@ -2,6 +2,7 @@
 // one head and walks over the sequence's KV blocks, scores and outputs in registers (FlashAttention-2, arXiv
 // 2307.08691); while one of K and V is multiplied the next of the other is on its way. Everything else runs a
 // plain kernel.
+#include "kernels/cuda/activations.cuh"
 #include "kernels/cuda/kv_layout.cuh"
 #include "kernels/cuda/mma.cuh"
 
@@ -24,7 +25,8 @@ struct Args {
   int64_t stride;
   const AttentionTile* tiles;
   const int32_t* blocks;
-  float* out;
+  ActivationWriter activations;
+  float* out;  // of the general kernel
 };
 
 // A tile in shared memory: rows of kChunks 16-byte pieces, piece c of row r at c ^ (r % 8), so that the eight
@@ -266,17 +268,27 @@ __global__ void __launch_bounds__(kThreads) prefill_256(const Args a) {
     total[half] += __shfl_xor_sync(0xFFFFFFFFU, total[half], 1);
     total[half] += __shfl_xor_sync(0xFFFFFFFFU, total[half], 2);
     const int row = row_g + 8 * half;
-    if (row < tile.n_tokens) {
-      const float inverse = 1.0F / total[half];
-      const int64_t token = tile.first + row;
-      const float* gate = a.q + token * a.stride + static_cast<int64_t>(head) * 2 * kHeadDim + kHeadDim;
-      float* out = a.out + (token * a.heads + head) * kHeadDim;
+    const bool there = row < tile.n_tokens;
+    const float inverse = 1.0F / total[half];
+    const int token = tile.first + row;
+    const float* gate = a.q + token * a.stride + static_cast<int64_t>(head) * 2 * kHeadDim + kHeadDim;
+    // Of 16 dims lane t holds 2t, 2t + 1, 8 + 2t, 9 + 2t; it stores 4t .. 4t + 3.
 #pragma unroll
-      for (int n = 0; n < kHeadDim / 8; ++n) {
-        const int d = 8 * n + 2 * t;
-        const float2 by = *reinterpret_cast<const float2*>(gate + d);
-        *reinterpret_cast<float2*>(out + d) = make_float2(o[n][2 * half] * inverse * sigmoid(by.x),
-                                                          o[n][2 * half + 1] * inverse * sigmoid(by.y));
+    for (int n = 0; n < kHeadDim / 16; ++n) {
+      float mine[4];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int from = lane - t + (2 * t + e / 2) % 4;
+        const float low = __shfl_sync(0xFFFFFFFFU, o[2 * n][2 * half + e % 2], from);
+        const float high = __shfl_sync(0xFFFFFFFFU, o[2 * n + 1][2 * half + e % 2], from);
+        mine[e] = (t < 2 ? low : high) * inverse;
+      }
+      if (there) {
+        const int d = 16 * n + 4 * t;
+        const float4 by = *reinterpret_cast<const float4*>(gate + d);
+        store_activations4(a.activations, token, head * kHeadDim + d,
+                           make_float4(mine[0] * sigmoid(by.x), mine[1] * sigmoid(by.y), mine[2] * sigmoid(by.z),
+                                       mine[3] * sigmoid(by.w)));
       }
     }
   }
@@ -365,41 +377,55 @@ void start(const Queue& queue, dim3 grid, const Args& args) {
   launch(queue, prefill_256<kTypeK, kTypeV>, grid, kThreads, kSharedBytes, "attention_prefill", args);
 }
 
+Args make_args(const AttentionShape& shape, const KvCache& cache, const AttentionQueries& queries,
+               const AttentionTile* tiles, const int32_t* blocks) {
+  return {static_cast<int>(shape.n_heads),
+          static_cast<int>(shape.n_kv_heads),
+          static_cast<int>(shape.head_dim),
+          shape.scale,
+          cache,
+          queries.q,
+          queries.stride,
+          tiles,
+          blocks,
+          {},
+          nullptr};
+}
+
 }  // namespace
 
 void attention_prefill(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
-                       const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles,
-                       const int32_t* blocks, float* out) {
+                       const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles, const int32_t* blocks,
+                       const Activations& out) {
   if (n_tiles == 0) {
     return;
   }
-  const Args args{static_cast<int>(shape.n_heads),
-                  static_cast<int>(shape.n_kv_heads),
-                  static_cast<int>(shape.head_dim),
-                  shape.scale,
-                  cache,
-                  queries.q,
-                  queries.stride,
-                  tiles,
-                  blocks,
-                  out};
+  Args args = make_args(shape, cache, queries, tiles, blocks);
+  args.activations = writer(out);
   const dim3 grid(static_cast<unsigned>(shape.n_heads), static_cast<unsigned>(n_tiles));
-  const auto on_tensor_cores = [](DType t) { return t == DType::f16 || t == DType::q8_0; };
-  if (shape.head_dim == kHeadDim && on_tensor_cores(cache.type_k) && on_tensor_cores(cache.type_v)) {
-    const bool quantised_k = cache.type_k == DType::q8_0;
-    const bool quantised_v = cache.type_v == DType::q8_0;
-    if (quantised_k) {
-      quantised_v ? start<DType::q8_0, DType::q8_0>(queue, grid, args)
-                  : start<DType::q8_0, DType::f16>(queue, grid, args);
-    } else {
-      quantised_v ? start<DType::f16, DType::q8_0>(queue, grid, args)
-                  : start<DType::f16, DType::f16>(queue, grid, args);
-    }
+  const bool quantised_v = cache.type_v == DType::q8_0;
+  if (cache.type_k == DType::q8_0) {
+    quantised_v ? start<DType::q8_0, DType::q8_0>(queue, grid, args)
+                : start<DType::q8_0, DType::f16>(queue, grid, args);
+  } else {
+    quantised_v ? start<DType::f16, DType::q8_0>(queue, grid, args)
+                : start<DType::f16, DType::f16>(queue, grid, args);
+  }
+}
+
+void attention_general(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
+                       const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles, const int32_t* blocks,
+                       float* out) {
+  if (n_tiles == 0) {
     return;
   }
+  Args args = make_args(shape, cache, queries, tiles, blocks);
+  args.out = out;
   static_assert((1 + kGeneralWarps) * kMaxHeadDim * sizeof(float) <= 48 * 1024);
-  launch(queue, general, dim3(grid.x, grid.y, kAttentionTile), kGeneralThreads,
-         static_cast<size_t>((1 + kGeneralWarps) * shape.head_dim) * sizeof(float), "attention", args);
+  launch(queue, general,
+         dim3(static_cast<unsigned>(shape.n_heads), static_cast<unsigned>(n_tiles), kAttentionTile),
+         kGeneralThreads, static_cast<size_t>((1 + kGeneralWarps) * shape.head_dim) * sizeof(float), "attention_general",
+         args);
 }
 
 }  // namespace fl::cuda

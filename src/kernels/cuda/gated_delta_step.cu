@@ -60,6 +60,7 @@ __global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
   let_next_start();
   const DeltaRun run = a.runs[blockIdx.y];
   if (run.n_tokens == 0) {
+    wait_for_previous();  // or a kernel behind this one could start too early
     return;
   }
   const int head = static_cast<int>(blockIdx.x);

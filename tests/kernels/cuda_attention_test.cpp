@@ -1,0 +1,268 @@
+// Attention on the device against ref/: norm, rotation and cache writes included, alone and in company.
+#include <algorithm>
+#include <numeric>
+
+#include "kernels/cuda/attention.h"
+#include "kernels/rms_norm.h"
+#include "kernels/rope.h"
+#include "tests/support/device_array.h"
+#include "tests/support/guarded.h"
+#include "tests/support/tolerances.h"
+
+namespace fl {
+namespace {
+
+using cuda::AttentionTile;
+using cuda::AttentionToken;
+using test::DeviceActivations;
+using test::DeviceArray;
+using test::random_floats;
+
+constexpr float kEps = 1e-6F;
+
+struct Case {
+  AttentionShape shape;
+  DType type_k, type_v;
+};
+
+std::string describe(const Case& c, int64_t n) {
+  return std::to_string(c.shape.n_heads) + "/" + std::to_string(c.shape.n_kv_heads) + " heads of " +
+         std::to_string(c.shape.head_dim) + ", " + std::string(dtype_info(c.type_k).name) + "/" +
+         std::string(dtype_info(c.type_v).name) + ", " + std::to_string(n) + " tokens";
+}
+
+double tolerance(const Case& c) {
+  if (c.type_k == DType::q8_0 || c.type_v == DType::q8_0) {
+    return test::kQ8Kv;
+  }
+  return c.type_k == DType::bf16 || c.type_v == DType::bf16 ? test::kBfloatKv : test::kHalfKv + test::kHalfActivations;
+}
+
+// One sequence of random tokens: its projections on the device, its blocks scattered over a cache full of NaN, and what
+// attention should answer for each token.
+struct World {
+  World(const Case& c, int32_t n, uint32_t seed)
+      : shape(c.shape),
+        n_tokens(n),
+        random(seed),
+        q_width(2 * shape.n_heads * shape.head_dim),
+        kv_width(shape.n_kv_heads * shape.head_dim),
+        q(random_floats(random, n * q_width, -1.5F, 1.5F)),
+        k(random_floats(random, n * kv_width, -1.5F, 1.5F)),
+        v(random_floats(random, n * kv_width, -1.5F, 1.5F)),
+        q_norm(random_floats(random, shape.head_dim, 0.5F, 2.0F)),
+        k_norm(random_floats(random, shape.head_dim, 0.5F, 2.0F)),
+        rope(make_rope_table(std::min<int64_t>(shape.head_dim / 8, 32), 1e7F,
+                             {static_cast<int32_t>(std::min<int64_t>(shape.head_dim / 8, 32)), 0, 0}, 1.0F, 0)),
+        n_blocks((n + 63) / 64 + 3),
+        cache_k(n_blocks * shape.n_kv_heads * kv_head_bytes(c.type_k, shape.head_dim)),
+        cache_v(n_blocks * shape.n_kv_heads * kv_head_bytes(c.type_v, shape.head_dim)),
+        d_q(q),
+        d_k(k),
+        d_v(v),
+        d_q_norm(q_norm),
+        d_k_norm(k_norm),
+        d_blocks(std::vector<int32_t>(static_cast<size_t>(n_blocks))),
+        angles(n * 2 * rope.pairs()) {
+    cache = {cache_k.data(), cache_v.data(), c.type_k, c.type_v};
+    blocks.resize(static_cast<size_t>(n_blocks));
+    std::iota(blocks.begin(), blocks.end(), 0);
+    std::shuffle(blocks.begin(), blocks.end(), random);
+    d_blocks.set(blocks);
+    prepare();
+    reference();
+  }
+
+  void prepare() {
+    std::vector<int32_t> positions;
+    std::vector<AttentionToken> tokens;
+    for (int32_t i = 0; i < n_tokens; ++i) {
+      positions.insert(positions.end(), 3, i);
+      tokens.push_back({blocks[static_cast<size_t>(i / 64)] * 64 + i % 64});
+    }
+    DeviceArray<int32_t> d_positions(positions);
+    DeviceArray<AttentionToken> d_tokens(tokens);
+    DeviceArray<float> frequency(rope.frequency);
+    DeviceArray<uint8_t> axis(rope.axis);
+    cuda::rope_angles({}, frequency.data(), axis.data(), rope.magnitude, static_cast<int>(rope.pairs()),
+                      d_positions.data(), n_tokens, angles.data());
+    cuda::PrepareAttention in;
+    in.queries = {d_q.data(), q_width};
+    in.k = d_k.data();
+    in.v = d_v.data();
+    in.kv_stride = kv_width;
+    in.q_norm = d_q_norm.data();
+    in.k_norm = d_k_norm.data();
+    in.eps = kEps;
+    in.cos_sin = angles.data();
+    in.pairs = static_cast<int>(rope.pairs());
+    in.tokens = d_tokens.data();
+    in.n_tokens = n_tokens;
+    cuda::prepare_attention({}, shape, cache, in);
+    cuda::check(cudaDeviceSynchronize(), "prepare_attention");
+    EXPECT_TRUE(cache_k.intact() && cache_v.intact() && d_q.intact() && angles.intact());
+  }
+
+  std::vector<double> turned(const std::vector<float>& x, int64_t at, const std::vector<float>& w, int32_t position) const {
+    const int64_t hd = shape.head_dim;
+    const auto in = test::to_double(std::vector<float>(x.begin() + at, x.begin() + at + hd), hd);
+    std::vector<double> out(static_cast<size_t>(hd));
+    ref::rms_norm(in.data(), test::to_double(w, hd).data(), kEps, hd, out.data());
+    ref::rope(rope, {position, position, position}, out.data());
+    return out;
+  }
+
+  void reference() {
+    const int64_t hd = shape.head_dim;
+    std::vector<double> qs, gates, ks;
+    for (int32_t t = 0; t < n_tokens; ++t) {
+      for (int64_t h = 0; h < shape.n_heads; ++h) {
+        const int64_t at = t * q_width + h * 2 * hd;
+        const auto head = turned(q, at, q_norm, t);
+        qs.insert(qs.end(), head.begin(), head.end());
+        gates.insert(gates.end(), q.begin() + at + hd, q.begin() + at + 2 * hd);
+      }
+      for (int64_t g = 0; g < shape.n_kv_heads; ++g) {
+        const auto head = turned(k, t * kv_width + g * hd, k_norm, t);
+        ks.insert(ks.end(), head.begin(), head.end());
+      }
+    }
+    const auto vs = test::to_double(v, n_tokens * kv_width);
+    // The last few tokens only: the reference is slow.
+    n_checked = std::min(n_tokens, 70);
+    const int64_t first = n_tokens - n_checked;
+    want.resize(static_cast<size_t>(n_checked * shape.n_heads * hd));
+    const int64_t from = first * shape.n_heads * hd;
+    ref::attention(shape, qs.data() + from, gates.data() + from, ks.data(), vs.data(), n_checked, n_tokens, want.data());
+  }
+
+  int64_t width() const { return shape.n_heads * shape.head_dim; }
+
+  AttentionShape shape;
+  int32_t n_tokens;
+  std::mt19937 random;
+  int64_t q_width, kv_width;
+  std::vector<float> q, k, v, q_norm, k_norm;
+  RopeTable rope;
+  int32_t n_blocks;
+  DeviceArray<std::byte> cache_k, cache_v;
+  DeviceArray<float> d_q, d_k, d_v, d_q_norm, d_k_norm;
+  DeviceArray<int32_t> d_blocks;
+  DeviceArray<float> angles;
+  std::vector<int32_t> blocks;
+  KvCache cache;
+  int32_t n_checked = 0;
+  std::vector<double> want;
+};
+
+class CudaAttention : public test::DeviceTest {};
+
+AttentionShape shape_of(int64_t heads, int64_t kv_heads, int64_t head_dim) {
+  return {heads, kv_heads, head_dim, 1.0F / std::sqrt(static_cast<float>(head_dim))};
+}
+
+const std::vector<Case> kCases{
+    {shape_of(6, 1, 256), DType::f16, DType::f16},   {shape_of(12, 2, 256), DType::q8_0, DType::q8_0},
+    {shape_of(2, 1, 256), DType::q8_0, DType::f16},  {shape_of(8, 1, 256), DType::f16, DType::q8_0},
+    {shape_of(4, 4, 256), DType::f16, DType::f16},   {shape_of(6, 2, 256), DType::f32, DType::f32},
+    {shape_of(4, 2, 32), DType::f16, DType::q8_0},   {shape_of(4, 1, 64), DType::q8_0, DType::f32},
+    {shape_of(4, 2, 48), DType::bf16, DType::bf16},  {shape_of(24, 4, 256), DType::q8_0, DType::q8_0}};
+
+// All tokens at once, and the last few one by one; each token's rows are compared.
+TEST_F(CudaAttention, AgreesWithTheReference) {
+  for (const Case& c : kCases) {
+    for (const int32_t n : {1, 7, 63, 64, 65, 129, 700}) {
+      World w(c, n, static_cast<uint32_t>(n));
+      const std::string where = describe(c, n);
+      const bool fuses = cuda::attention_fuses(c.shape, w.cache);
+      std::vector<AttentionTile> tiles;
+      for (int32_t at = 0; at < n; at += 64) {
+        tiles.push_back({at, std::min(64, n - at), at, 0});
+      }
+      std::vector<AttentionTile> single;
+      const int32_t n_single = std::min(n, 5);
+      for (int32_t i = n - n_single; i < n; ++i) {
+        single.push_back({i, 1, i, 0});
+      }
+      single.insert(single.begin(), AttentionTile{});
+      DeviceArray<AttentionTile> d_tiles(tiles);
+      DeviceArray<AttentionTile> d_single(single);
+      const auto n_tiles = static_cast<int>(tiles.size());
+      const auto n_singles = static_cast<int>(single.size());
+      const cuda::AttentionQueries queries{w.d_q.data(), w.q_width};
+      const int64_t from = (n - w.n_checked) * w.width();
+      const auto compare = [&](const std::vector<float>& got, int32_t n_rows, const std::string& how) {
+        const int64_t skip = (w.n_checked - n_rows) * w.width();
+        const std::vector<float> rows(got.begin() + from + skip, got.begin() + n * w.width());
+        const std::vector<double> want(w.want.begin() + skip, w.want.end());
+        EXPECT_LT(test::relative_error(rows, want, n_rows * w.width()), tolerance(c)) << where << ", " << how;
+      };
+      if (fuses) {
+        DeviceActivations out(n, static_cast<int32_t>(w.width()));
+        cuda::attention_prefill({}, c.shape, w.cache, queries, d_tiles.data(), n_tiles, w.d_blocks.data(), out.value());
+        compare(out.get(), w.n_checked, "prefill");
+        EXPECT_TRUE(out.intact());
+
+        DeviceArray<float> partial(cuda::attention_partial_floats(c.shape, n_singles));
+        DeviceArray<int32_t> arrived(std::vector<int32_t>(static_cast<size_t>(n_singles * c.shape.n_kv_heads), 0));
+        for (int repeat = 0; repeat < 2; ++repeat) {  // the counters are left as they were found
+          DeviceActivations steps(n, static_cast<int32_t>(w.width()));
+          cuda::attention_decode({}, c.shape, w.cache, queries, d_single.data(), n_singles, w.d_blocks.data(),
+                                 {partial.data(), arrived.data()}, steps.value());
+          compare(steps.get(), n_single, "decode");
+          EXPECT_TRUE(steps.intact() && partial.intact());
+        }
+      }
+      DeviceArray<float> general(n * w.width());
+      cuda::attention_general({}, c.shape, w.cache, queries, d_tiles.data(), n_tiles, w.d_blocks.data(), general.data());
+      compare(general.get(), w.n_checked, "general");
+      EXPECT_TRUE(general.intact());
+    }
+  }
+}
+
+TEST_F(CudaAttention, LongContextsAreCutAndJoined) {
+  // More blocks than pieces: runs of several blocks, the last one short.
+  const Case c{shape_of(6, 1, 256), DType::q8_0, DType::q8_0};
+  World w(c, 4500, 9);
+  std::vector<AttentionTile> single{{4499, 1, 4499, 0}, {4447, 1, 4447, 0}};
+  DeviceArray<AttentionTile> tiles(single);
+  DeviceArray<float> partial(cuda::attention_partial_floats(c.shape, 2));
+  DeviceArray<int32_t> arrived(std::vector<int32_t>(2, 0));
+  DeviceActivations out(4500, static_cast<int32_t>(w.width()));
+  const auto step = [&](int n) {
+    cuda::attention_decode({}, c.shape, w.cache, {w.d_q.data(), w.q_width}, tiles.data(), n, w.d_blocks.data(),
+                           {partial.data(), arrived.data()}, out.value());
+    return out.get();
+  };
+  const std::vector<float> both = step(2);
+  for (const int32_t token : {4499, 4447}) {
+    const std::vector<float> got(both.begin() + token * w.width(), both.begin() + (token + 1) * w.width());
+    const int64_t at = (token - (4500 - w.n_checked)) * w.width();
+    const std::vector<double> want(w.want.begin() + at, w.want.begin() + at + w.width());
+    EXPECT_LT(test::relative_error(got, want, w.width()), test::kQ8Kv) << token;
+  }
+  const std::vector<float> alone = step(1);
+  EXPECT_TRUE(std::equal(alone.begin() + 4499 * w.width(), alone.end(), both.begin() + 4499 * w.width()))
+      << "a sequence's bits depend on its neighbour";
+}
+
+TEST_F(CudaAttention, AQueryDoesNotDependOnItsTile) {
+  for (const DType type : {DType::f16, DType::q8_0}) {
+    const Case c{shape_of(6, 1, 256), type, type};
+    World w(c, 300, 4);
+    const auto run = [&](const std::vector<AttentionTile>& tiles) {
+      DeviceArray<AttentionTile> d_tiles(tiles);
+      DeviceActivations out(300, static_cast<int32_t>(w.width()));
+      cuda::attention_prefill({}, c.shape, w.cache, {w.d_q.data(), w.q_width}, d_tiles.data(),
+                              static_cast<int>(tiles.size()), w.d_blocks.data(), out.value());
+      return out.get();
+    };
+    const auto whole = run({{0, 64, 0, 0}, {64, 64, 64, 0}, {128, 64, 128, 0}, {192, 64, 192, 0}, {256, 44, 256, 0}});
+    const auto cut = run({{0, 30, 0, 0}, {30, 64, 30, 0}, {94, 64, 94, 0}, {158, 64, 158, 0}, {222, 64, 222, 0}, {286, 14, 286, 0}});
+    EXPECT_EQ(whole, cut);
+  }
+}
+
+}  // namespace
+}  // namespace fl
