@@ -16,7 +16,8 @@ namespace {
 constexpr uint64_t kAlign = 256;
 
 // Decode steps are padded to one of these numbers of tokens.
-constexpr std::array<int32_t, 19> kBuckets{1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64};
+constexpr std::array<int32_t, 19> kBuckets{1,  2,  3,  4,  5,  6,  7,  8,  10, 12,
+                                           14, 16, 20, 24, 28, 32, 40, 48, 64};
 static_assert(kBuckets.back() == cuda::kMaxColumns);
 
 /// Decode steps of at most so many sequences run as graphs.
@@ -128,15 +129,17 @@ struct WorkspaceSizes {
 
 WorkspaceSizes workspace_sizes(const Config& c, const RunnerOptions& o) {
   const int64_t most_rows =
-      std::max({int64_t{c.n_vocab}, 2 * int64_t{c.n_ff}, int64_t{c.conv_channels()} + c.v_channels() + 2 * c.n_value_heads,
+      std::max({int64_t{c.n_vocab}, 2 * int64_t{c.n_ff},
+                int64_t{c.conv_channels()} + c.v_channels() + 2 * c.n_value_heads,
                 int64_t{c.n_heads} * 2 * c.head_dim + 2 * c.kv_width(), int64_t{c.n_embd}});
   const int64_t most_cols = std::max(int64_t{c.n_embd}, widest_product_input(c));
   WorkspaceSizes sizes;
   sizes.products = align(cuda::Matmul::workspace_bytes(table_tokens(o), most_rows, most_cols, {}));
   const int32_t sequences = std::max(o.max_slices, largest_bucket(o));
-  sizes.partial =
-      align(static_cast<uint64_t>(cuda::attention_partial_floats(attention_shape(c), sequences)) * sizeof(float));
-  sizes.arrived = align(static_cast<uint64_t>(sequences) * static_cast<uint64_t>(c.n_kv_heads) * sizeof(int32_t));
+  sizes.partial = align(static_cast<uint64_t>(cuda::attention_partial_floats(attention_shape(c), sequences)) *
+                        sizeof(float));
+  sizes.arrived =
+      align(static_cast<uint64_t>(sequences) * static_cast<uint64_t>(c.n_kv_heads) * sizeof(int32_t));
   return sizes;
 }
 
@@ -149,11 +152,12 @@ uint64_t table_bytes(const RunnerOptions& o) {
 
 CudaMemoryPlan plan_cuda_memory(const Config& c, const RunnerOptions& o) {
   CudaMemoryPlan plan;
-  plan.kv_cache = static_cast<uint64_t>(c.n_full_layers()) * static_cast<uint64_t>(o.n_blocks) *
-                  static_cast<uint64_t>(c.n_kv_heads) *
-                  static_cast<uint64_t>(kv_head_bytes(o.kv_type_k, c.head_dim) + kv_head_bytes(o.kv_type_v, c.head_dim));
-  plan.state = static_cast<uint64_t>(layer_state(c)) * sizeof(float) * static_cast<uint64_t>(c.n_delta_layers()) *
-               static_cast<uint64_t>(o.n_state_rows);
+  plan.kv_cache =
+      static_cast<uint64_t>(c.n_full_layers()) * static_cast<uint64_t>(o.n_blocks) *
+      static_cast<uint64_t>(c.n_kv_heads) *
+      static_cast<uint64_t>(kv_head_bytes(o.kv_type_k, c.head_dim) + kv_head_bytes(o.kv_type_v, c.head_dim));
+  plan.state = static_cast<uint64_t>(layer_state(c)) * sizeof(float) *
+               static_cast<uint64_t>(c.n_delta_layers()) * static_cast<uint64_t>(o.n_state_rows);
   plan.activations = CudaForward::Work(c, o).bytes();
   const auto rows = static_cast<uint64_t>(std::max(o.max_rows, largest_bucket(o)));
   const uint64_t row = static_cast<uint64_t>(c.n_vocab) * sizeof(float);
@@ -161,12 +165,13 @@ CudaMemoryPlan plan_cuda_memory(const Config& c, const RunnerOptions& o) {
   const WorkspaceSizes sizes = workspace_sizes(c, o);
   plan.workspace = sizes.products + sizes.partial + sizes.arrived;
   plan.tables = table_bytes(o);
-  plan.host = kCudaInFlight *
-              (plan.tables + rows * sizeof(int32_t) + static_cast<uint64_t>(o.max_rows) * row);
+  plan.host =
+      kCudaInFlight * (plan.tables + rows * sizeof(int32_t) + static_cast<uint64_t>(o.max_rows) * row);
   return plan;
 }
 
-CudaForward::CudaForward(const CudaWeights& weights, const RunnerOptions& options, const cuda::DeviceInfo& device)
+CudaForward::CudaForward(const CudaWeights& weights, const RunnerOptions& options,
+                         const cuda::DeviceInfo& device)
     : weights_(weights),
       config_(weights.config),
       options_(options),
@@ -195,10 +200,11 @@ CudaForward::CudaForward(const CudaWeights& weights, const RunnerOptions& option
   check(cudaMemsetAsync(workspace_.data() + sizes.products + sizes.partial, 0, sizes.arrived, stream_),
         "clearing the counters of attention");
   std::byte* const base = buffers_.data();
-  check(cudaMemcpyAsync(base + work_->frequency, rope_.frequency.data(), rope_.frequency.size() * sizeof(float),
-                        cudaMemcpyHostToDevice, stream_),
+  check(cudaMemcpyAsync(base + work_->frequency, rope_.frequency.data(),
+                        rope_.frequency.size() * sizeof(float), cudaMemcpyHostToDevice, stream_),
         "copy of the rotary frequencies");
-  check(cudaMemcpyAsync(base + work_->axis, rope_.axis.data(), rope_.axis.size(), cudaMemcpyHostToDevice, stream_),
+  check(cudaMemcpyAsync(base + work_->axis, rope_.axis.data(), rope_.axis.size(), cudaMemcpyHostToDevice,
+                        stream_),
         "copy of the rotary axes");
   stream_.synchronize();
 
@@ -240,15 +246,16 @@ void CudaForward::record_graphs() {
 }
 
 void CudaForward::enqueue(const Batch& batch, int slot) {
-  const bool decode = batch.slices.size() == batch.tokens.size() && batch.rows.size() <= batch.tokens.size() &&
+  const bool decode = batch.slices.size() == batch.tokens.size() &&
+                      batch.rows.size() <= batch.tokens.size() &&
                       batch.n_tokens() <= largest_bucket(options_);
-  const int32_t bucket =
-      decode ? *std::lower_bound(kBuckets.begin(), kBuckets.end(), batch.n_tokens()) : 0;
+  const int32_t bucket = decode ? *std::lower_bound(kBuckets.begin(), kBuckets.end(), batch.n_tokens()) : 0;
   const StepCounts counts = count_step(batch, chunked_, bucket);
   std::byte* const host = host_tables_.data() + static_cast<uint64_t>(slot) * table_stride_;
   uint64_t bytes = 0;
   fill_step(batch, chunked_, bucket, counts, StepTable::at(host, counts, &bytes));
-  check(cudaMemcpyAsync(tables_.data(), host, bytes, cudaMemcpyHostToDevice, stream_), "copy of the step's table");
+  check(cudaMemcpyAsync(tables_.data(), host, bytes, cudaMemcpyHostToDevice, stream_),
+        "copy of the step's table");
   if (decode) {
     graphs_.at(bucket).launch(stream_);
   } else {
@@ -263,12 +270,13 @@ void CudaForward::enqueue(const Batch& batch, int slot) {
           "copy of the sampled tokens");
   }
   const auto width = static_cast<uint64_t>(config_.n_vocab);
-  float* to = host_logits_.as<float>() + static_cast<uint64_t>(slot) * static_cast<uint64_t>(options_.max_rows) * width;
+  float* to = host_logits_.as<float>() +
+              static_cast<uint64_t>(slot) * static_cast<uint64_t>(options_.max_rows) * width;
   for (size_t i = 0; i < batch.rows.size(); ++i) {
     if (batch.rows[i].logits_to_host) {
       const auto row = decode ? static_cast<uint64_t>(batch.rows[i].token) : i;
-      check(cudaMemcpyAsync(to, logits_.as<float>() + row * width, width * sizeof(float), cudaMemcpyDeviceToHost,
-                            stream_),
+      check(cudaMemcpyAsync(to, logits_.as<float>() + row * width, width * sizeof(float),
+                            cudaMemcpyDeviceToHost, stream_),
             "copy of the logits");
       to += width;
     }
@@ -287,7 +295,8 @@ int32_t CudaForward::token(int slot, int32_t row) const {
 
 std::span<const float> CudaForward::logits(int slot, int32_t i) const {
   const auto width = static_cast<size_t>(config_.n_vocab);
-  const size_t row = static_cast<size_t>(slot) * static_cast<size_t>(options_.max_rows) + static_cast<size_t>(i);
+  const size_t row =
+      static_cast<size_t>(slot) * static_cast<size_t>(options_.max_rows) + static_cast<size_t>(i);
   return {host_logits_.as<float>() + row * width, width};
 }
 
@@ -295,8 +304,8 @@ void CudaForward::copy_state(int32_t from_row, int32_t to_row) {
   const auto row = static_cast<uint64_t>(layer_state(config_) * config_.n_delta_layers()) * sizeof(float);
   if (from_row != to_row && row > 0) {
     check(cudaMemcpyAsync(state_.data() + static_cast<uint64_t>(to_row) * row,
-                          state_.data() + static_cast<uint64_t>(from_row) * row, row, cudaMemcpyDeviceToDevice,
-                          stream_),
+                          state_.data() + static_cast<uint64_t>(from_row) * row, row,
+                          cudaMemcpyDeviceToDevice, stream_),
           "copy of a state row");
   }
 }
@@ -311,8 +320,8 @@ CudaForward::Normed CudaForward::norm(const float* x, const float* w, int32_t n_
   return {out, {}};
 }
 
-CudaForward::Normed CudaForward::add_and_norm(const Activations& in, const cuda::PackedMatrix& matrix, float* x,
-                                              const float* w) {
+CudaForward::Normed CudaForward::add_and_norm(const Activations& in, const cuda::PackedMatrix& matrix,
+                                              float* x, const float* w) {
   if (in.layout() != cuda::ActivationLayout::records || config_.n_embd % cuda::kTileRows != 0) {
     matmul_->add(stream_, in, matrix, x, config_.n_embd);
     return norm(x, w, in.n_tokens);
@@ -327,7 +336,8 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
   std::byte* const base = buffers_.data();
   auto* x = reinterpret_cast<float*>(base + work_->x);
   auto* const sampled = reinterpret_cast<int32_t*>(base + work_->sampled);
-  cuda::embed({stream_.get(), false}, weights_.embedding, {table.ids, table.feedback, sampled}, counts.n_tokens, x);
+  cuda::embed({stream_.get(), false}, weights_.embedding, {table.ids, table.feedback, sampled},
+              counts.n_tokens, x);
   cuda::rope_angles(queue(), reinterpret_cast<float*>(base + work_->frequency),
                     reinterpret_cast<uint8_t*>(base + work_->axis), rope_.magnitude, config_.rope_dims / 2,
                     table.positions, counts.n_tokens, reinterpret_cast<float*>(base + work_->angles));
@@ -344,8 +354,9 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
     const CudaLayer& layer = layers[i];
     const bool last = i + 1 == layers.size();
     const bool full = layer.kind == LayerKind::full_attention;
-    const Activations mixed = activations(base + work_->wide, counts.n_tokens,
-                                          full ? int64_t{config_.n_heads} * config_.head_dim : config_.v_channels());
+    const Activations mixed =
+        activations(base + work_->wide, counts.n_tokens,
+                    full ? int64_t{config_.n_heads} * config_.head_dim : config_.v_channels());
     if (full) {
       attention_layer(layer.attention, attention_index++, in, counts, table, mixed);
     } else {
@@ -369,14 +380,15 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
     matmul_->swiglu(stream_, in.activations, layer.ffn.gate, layer.ffn.up, hidden, in.scale);
     in = add_and_norm(hidden, layer.ffn.down, x, last ? weights_.output_norm : norm_of(layers[i + 1]));
   }
-  const std::array<cuda::Matmul::Output, 1> output{{{&weights_.output, logits_.as<float>(), config_.n_vocab}}};
+  const std::array<cuda::Matmul::Output, 1> output{
+      {{&weights_.output, logits_.as<float>(), config_.n_vocab}}};
   matmul_->store(stream_, in.activations, output, in.scale);
   cuda::sample(queue(), logits_.as<float>(), config_.n_vocab, table.rows, counts.n_rows,
                reinterpret_cast<cuda::SamplingCandidate*>(base + work_->candidates), sampled);
 }
 
-void CudaForward::delta_layer(const CudaDeltaNet& w, int64_t index, const Normed& in, const StepCounts& counts,
-                              const StepTable& table, const Activations& out) {
+void CudaForward::delta_layer(const CudaDeltaNet& w, int64_t index, const Normed& in,
+                              const StepCounts& counts, const StepTable& table, const Activations& out) {
   const auto floats = [this](uint64_t at) { return reinterpret_cast<float*>(buffers_.data() + at); };
   float* const qkv = floats(work_->qkv);
   float* const z = floats(work_->z);
@@ -397,9 +409,11 @@ void CudaForward::delta_layer(const CudaDeltaNet& w, int64_t index, const Normed
   const bool fuses = cuda::delta_fuses(delta_shape_);
   const cuda::DeltaOutput to{fuses ? nullptr : floats(work_->y), out};
   const cuda::Queue q = queue();
-  cuda::gated_delta_step(q, delta_shape_, weights, state, projections, table.decode_runs, counts.n_decode, to);
+  cuda::gated_delta_step(q, delta_shape_, weights, state, projections, table.decode_runs, counts.n_decode,
+                         to);
   if (counts.n_runs > 0) {
-    cuda::delta_convolve(q, delta_shape_, weights, state, qkv, table.runs, counts.n_runs, counts.max_run, mixed);
+    cuda::delta_convolve(q, delta_shape_, weights, state, qkv, table.runs, counts.n_runs, counts.max_run,
+                         mixed);
     cuda::delta_recurrent(q, delta_shape_, weights, state, projections, table.heads, counts.n_runs, mixed);
     if (counts.n_chunks > 0) {
       cuda::delta_chunked(q, delta_shape_, weights, state, projections, table.chunks, counts.n_chunks,
@@ -413,15 +427,16 @@ void CudaForward::delta_layer(const CudaDeltaNet& w, int64_t index, const Normed
   }
 }
 
-void CudaForward::attention_layer(const CudaAttention& w, int64_t index, const Normed& in, const StepCounts& counts,
-                                  const StepTable& table, const Activations& out) {
+void CudaForward::attention_layer(const CudaAttention& w, int64_t index, const Normed& in,
+                                  const StepCounts& counts, const StepTable& table, const Activations& out) {
   const auto floats = [this](uint64_t at) { return reinterpret_cast<float*>(buffers_.data() + at); };
   const int64_t q_stride = int64_t{config_.n_heads} * 2 * config_.head_dim;
   const int64_t kv_stride = config_.kv_width();
   float* const q = floats(work_->q);
   float* const k = floats(work_->k);
   float* const v = floats(work_->v);
-  const std::array<cuda::Matmul::Output, 3> inputs{{{&w.q, q, q_stride}, {&w.k, k, kv_stride}, {&w.v, v, kv_stride}}};
+  const std::array<cuda::Matmul::Output, 3> inputs{
+      {{&w.q, q, q_stride}, {&w.k, k, kv_stride}, {&w.v, v, kv_stride}}};
   matmul_->store(stream_, in.activations, inputs, in.scale);
 
   const KvCache& cache = caches_[static_cast<size_t>(index)];
@@ -442,19 +457,21 @@ void CudaForward::attention_layer(const CudaAttention& w, int64_t index, const N
   cuda::prepare_attention(queue, attention_shape_, cache, prepare);
   if (!cuda::attention_fuses(attention_shape_, cache)) {
     float* const attended = floats(work_->attended);
-    cuda::attention_general(queue, attention_shape_, cache, queries, table.decode_tiles, counts.n_decode, table.blocks,
-                            attended);
-    cuda::attention_general(queue, attention_shape_, cache, queries, table.tiles, counts.n_tiles, table.blocks,
-                            attended);
+    cuda::attention_general(queue, attention_shape_, cache, queries, table.decode_tiles, counts.n_decode,
+                            table.blocks, attended);
+    cuda::attention_general(queue, attention_shape_, cache, queries, table.tiles, counts.n_tiles,
+                            table.blocks, attended);
     cuda::store_activations(stream_, overlap_, attended, int64_t{config_.n_heads} * config_.head_dim, out);
     return;
   }
   const WorkspaceSizes sizes = workspace_sizes(config_, options_);
-  const cuda::AttentionScratch scratch{reinterpret_cast<float*>(workspace_.data() + sizes.products),
-                                       reinterpret_cast<int32_t*>(workspace_.data() + sizes.products + sizes.partial)};
-  cuda::attention_decode(queue, attention_shape_, cache, queries, table.decode_tiles, counts.n_decode, table.blocks,
-                         scratch, out);
-  cuda::attention_prefill(queue, attention_shape_, cache, queries, table.tiles, counts.n_tiles, table.blocks, out);
+  const cuda::AttentionScratch scratch{
+      reinterpret_cast<float*>(workspace_.data() + sizes.products),
+      reinterpret_cast<int32_t*>(workspace_.data() + sizes.products + sizes.partial)};
+  cuda::attention_decode(queue, attention_shape_, cache, queries, table.decode_tiles, counts.n_decode,
+                         table.blocks, scratch, out);
+  cuda::attention_prefill(queue, attention_shape_, cache, queries, table.tiles, counts.n_tiles, table.blocks,
+                          out);
 }
 
 }  // namespace fl::model

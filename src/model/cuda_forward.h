@@ -1,9 +1,9 @@
-// The forward pass of a Batch on the device: the same as cpu_forward.h, over memory reserved once, enqueued on one
-// stream. Formulas: src/model/README.md and the contracts in src/kernels.
+// The forward pass of a Batch on the device: the same as cpu_forward.h, over memory reserved once, enqueued
+// on one stream. Formulas: src/model/README.md and the contracts in src/kernels.
 //
-// Steps of one token a sequence run as recorded graphs, one for each of a few batch sizes. Up to kMaxColumns tokens the
-// norm is finished by the products (kernels/cuda/matmul.h, RmsScale): five launches a DeltaNet layer, six an attention
-// layer, one less each where a product's input needs no kernel of its own.
+// Steps of one token a sequence run as recorded graphs, one for each of a few batch sizes. Up to kMaxColumns
+// tokens the norm is finished by the products (kernels/cuda/matmul.h, RmsScale): five launches a DeltaNet
+// layer, six an attention layer, one less each where a product's input needs no kernel of its own.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ struct CudaMemoryPlan {
   uint64_t logits = 0;
   uint64_t workspace = 0;  ///< of the products and of attention's partial results
   uint64_t tables = 0;
-  uint64_t host = 0;       ///< page-locked: results and tables in flight
+  uint64_t host = 0;  ///< page-locked: results and tables in flight
   uint64_t device() const { return kv_cache + state + activations + logits + workspace + tables; }
 };
 CudaMemoryPlan plan_cuda_memory(const Config& config, const RunnerOptions& options);
@@ -53,7 +53,8 @@ class CudaForward {
   void enqueue(const Batch& batch, int slot);
   /// Waits for the step of `slot`.
   void wait(int slot);
-  /// Of the finished step: the token sampled for a row (-1: none), the logits of the i-th row with logits_to_host.
+  /// Of the finished step: the token sampled for a row (-1: none), the logits of the i-th row with
+  /// logits_to_host.
   int32_t token(int slot, int32_t row) const;
   std::span<const float> logits(int slot, int32_t i) const;
 
@@ -62,8 +63,10 @@ class CudaForward {
   std::string describe_products() const { return matmul_->describe(); }
   cuda::Stream& stream() { return stream_; }
 
- private:
+  /// Where everything lies in the buffer of activations.
   struct Work;
+
+ private:
   /// Rows of x that go on, and how their norm is finished.
   struct Normed {
     cuda::Activations activations;
@@ -78,7 +81,8 @@ class CudaForward {
                        const StepTable& table, const cuda::Activations& out);
   Normed norm(const float* x, const float* w, int32_t n_tokens);
   /// x += in W^T, then the norm of x with `w`.
-  Normed add_and_norm(const cuda::Activations& in, const cuda::PackedMatrix& matrix, float* x, const float* w);
+  Normed add_and_norm(const cuda::Activations& in, const cuda::PackedMatrix& matrix, float* x,
+                      const float* w);
   cuda::Activations activations(std::byte* data, int32_t n_tokens, int64_t cols) const;
   cuda::Queue queue() const { return {stream_.get(), overlap_}; }
 
@@ -97,7 +101,7 @@ class CudaForward {
   cuda::PinnedBuffer host_tables_, host_tokens_, host_logits_;
   std::unique_ptr<cuda::Matmul> matmul_;
   std::vector<KvCache> caches_;
-  std::vector<cuda::Event> done_;  ///< per slot
+  std::vector<cuda::Event> done_;          ///< per slot
   std::map<int32_t, cuda::Graph> graphs_;  ///< by tokens of the step
   std::unique_ptr<Work> work_;
   uint64_t table_stride_ = 0;  ///< bytes of a slot's table on the host

@@ -1,4 +1,5 @@
-// The Runner of the device: checks batches, plans the memory, turns device failures into errors at step boundaries.
+// The Runner of the device: checks batches, plans the memory, turns device failures into errors at step
+// boundaries.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -14,7 +15,8 @@ namespace fl::model {
 namespace {
 
 constexpr double kMiB = 1024.0 * 1024.0;
-/// What a CUDA context and the program's code take at most; memory beyond it that is in use belongs to others.
+/// What a CUDA context and the program's code take at most; memory beyond it that is in use belongs to
+/// others.
 constexpr uint64_t kLargestContext = uint64_t{1} << 30;
 
 Capacity capacity_of(const RunnerOptions& options, const Config& config) {
@@ -40,7 +42,8 @@ DeviceError device_error(const cuda::DeviceFailure& failure) {
 
 class CudaRunner final : public Runner {
  public:
-  CudaRunner(CudaWeights weights, const RunnerOptions& options, const cuda::DeviceInfo& device, uint64_t context)
+  CudaRunner(CudaWeights weights, const RunnerOptions& options, const cuda::DeviceInfo& device,
+             uint64_t context)
       : device_(device),
         context_(context),
         weights_(std::move(weights)),
@@ -78,8 +81,8 @@ class CudaRunner final : public Runner {
     try {
       const cuda::Queue queue{forward_.stream().get(), false};
       DeviceLimits limits;
-      limits.read_bandwidth =
-          cuda::measure_read_bandwidth(queue, weights_.device_data(), weights_.device_bytes() / 16 * 16, device_.n_sms);
+      limits.read_bandwidth = cuda::measure_read_bandwidth(queue, weights_.device_data(),
+                                                           weights_.device_bytes() / 16 * 16, device_.n_sms);
       limits.int8_ops = cuda::measure_matrix_peak(queue, device_.n_sms);
       return limits;
     } catch (const cuda::DeviceFailure& failure) {
@@ -127,8 +130,9 @@ class CudaRunner final : public Runner {
   }
 
   void copy_state(int32_t from_row, int32_t to_row) override {
-    FL_CHECK(from_row >= 0 && from_row < capacity_.n_state_rows && to_row >= 0 && to_row < capacity_.n_state_rows,
-             "state row out of range");
+    FL_CHECK(
+        from_row >= 0 && from_row < capacity_.n_state_rows && to_row >= 0 && to_row < capacity_.n_state_rows,
+        "state row out of range");
     try {
       forward_.copy_state(from_row, to_row);
     } catch (const cuda::DeviceFailure& failure) {
@@ -186,7 +190,8 @@ Result<std::unique_ptr<Runner>> make_cuda_runner(const Weights& weights, const R
                                                  Progress progress, void* context) {
   FL_TRY(check_options(weights.config, options));
   if (!cuda_available()) {
-    return fail(ErrorCode::device, "no CUDA device answers (a driver, and compute capability 8.0 or more, are needed)");
+    return fail(ErrorCode::device,
+                "no CUDA device answers (a driver, and compute capability 8.0 or more, are needed)");
   }
   try {
     const cuda::DeviceInfo device = cuda::use_device(0);
@@ -199,18 +204,20 @@ Result<std::unique_ptr<Runner>> make_cuda_runner(const Weights& weights, const R
       available = std::min(available, options.memory_limit - std::min(options.memory_limit, in_use));
     }
     if (total > available) {
-      return fail(ErrorCode::does_not_fit,
-                  fmt::format("the model needs {:.1f} MiB of device memory and {:.1f} MiB are available (of {:.1f} MiB, "
-                              "{:.1f} MiB for the driver): weights {:.1f} MiB, kv cache {:.1f} MiB, recurrent state "
-                              "{:.1f} MiB, activations {:.1f} MiB, logits {:.1f} MiB, workspace {:.1f} MiB; {}",
-                              mib(total), mib(available),
-                              mib(options.memory_limit > 0 ? options.memory_limit : device.total_memory), mib(in_use),
-                              mib(weight_bytes), mib(plan.kv_cache), mib(plan.state), mib(plan.activations),
-                              mib(plan.logits), mib(plan.workspace + plan.tables),
-                              what_fits(weights.config, options, weight_bytes, available)));
+      return fail(
+          ErrorCode::does_not_fit,
+          fmt::format(
+              "the model needs {:.1f} MiB of device memory and {:.1f} MiB are available (of {:.1f} MiB, "
+              "{:.1f} MiB for the driver): weights {:.1f} MiB, kv cache {:.1f} MiB, recurrent state "
+              "{:.1f} MiB, activations {:.1f} MiB, logits {:.1f} MiB, workspace {:.1f} MiB; {}",
+              mib(total), mib(available),
+              mib(options.memory_limit > 0 ? options.memory_limit : device.total_memory), mib(in_use),
+              mib(weight_bytes), mib(plan.kv_cache), mib(plan.state), mib(plan.activations), mib(plan.logits),
+              mib(plan.workspace + plan.tables),
+              what_fits(weights.config, options, weight_bytes, available)));
     }
-    FL_ASSIGN(CudaWeights loaded, CudaWeights::load(weights, device, progress, context));
-    return std::make_unique<CudaRunner>(std::move(loaded), options, device, in_use);
+    return std::make_unique<CudaRunner>(CudaWeights::load(weights, device, progress, context), options,
+                                        device, in_use);
   } catch (const cuda::DeviceFailure& failure) {
     return fail(failure.out_of_memory ? ErrorCode::does_not_fit : ErrorCode::device, failure.what());
   }

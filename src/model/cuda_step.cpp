@@ -111,7 +111,8 @@ StepCounts count_step(const Batch& batch, bool chunked, int32_t bucket) {
   return c;
 }
 
-void fill_step(const Batch& batch, bool chunked, int32_t bucket, const StepCounts& counts, const StepTable& table) {
+void fill_step(const Batch& batch, bool chunked, int32_t bucket, const StepCounts& counts,
+               const StepTable& table) {
   const int32_t n = batch.n_tokens();
   for (int32_t i = 0; i < n; ++i) {
     const auto at = static_cast<size_t>(i);
@@ -152,16 +153,15 @@ void fill_step(const Batch& batch, bool chunked, int32_t bucket, const StepCount
       ++decode;
     } else {
       for (int32_t begin = 0; begin < slice.n_tokens; begin += kTile) {
-        table.tiles[tile++] = {slice.first + begin, std::min(kTile, slice.n_tokens - begin), slice.n_cached + begin,
-                               block};
+        table.tiles[tile++] = {slice.first + begin, std::min(kTile, slice.n_tokens - begin),
+                               slice.n_cached + begin, block};
       }
       const Cut cut = cut_slice(slice, chunked);
       table.runs[run] = piece(0, slice.n_tokens);
       table.heads[run] = piece(0, cut.head);
       table.tails[run] = piece(cut.tail, slice.n_tokens);
       for (int32_t at = cut.head; at < cut.tail;) {
-        const int32_t end =
-            std::min(at + kBlockTokens - (slice.n_cached + at) % kBlockTokens, cut.tail);
+        const int32_t end = std::min(at + kBlockTokens - (slice.n_cached + at) % kBlockTokens, cut.tail);
         table.chunks[chunk++] = piece(at, end);
         at = end;
       }

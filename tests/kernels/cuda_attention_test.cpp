@@ -5,7 +5,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
-#include "tests/support/device_array.h"
+#include "tests/support/device_guarded.h"
 #include "tests/support/guarded.h"
 #include "tests/support/tolerances.h"
 
@@ -15,7 +15,7 @@ namespace {
 using cuda::AttentionTile;
 using cuda::AttentionToken;
 using test::DeviceActivations;
-using test::DeviceArray;
+using test::DeviceGuarded;
 using test::random_floats;
 
 constexpr float kEps = 1e-6F;
@@ -35,11 +35,12 @@ double tolerance(const Case& c) {
   if (c.type_k == DType::q8_0 || c.type_v == DType::q8_0) {
     return test::kQ8Kv;
   }
-  return c.type_k == DType::bf16 || c.type_v == DType::bf16 ? test::kBfloatKv : test::kHalfKv + test::kHalfActivations;
+  return c.type_k == DType::bf16 || c.type_v == DType::bf16 ? test::kBfloatKv
+                                                            : test::kHalfKv + test::kHalfActivations;
 }
 
-// One sequence of random tokens: its projections on the device, its blocks scattered over a cache full of NaN, and what
-// attention should answer for each token.
+// One sequence of random tokens: its projections on the device, its blocks scattered over a cache full of
+// NaN, and what attention should answer for each token.
 struct World {
   World(const Case& c, int32_t n, uint32_t seed)
       : shape(c.shape),
@@ -53,7 +54,8 @@ struct World {
         q_norm(random_floats(random, shape.head_dim, 0.5F, 2.0F)),
         k_norm(random_floats(random, shape.head_dim, 0.5F, 2.0F)),
         rope(make_rope_table(std::min<int64_t>(shape.head_dim / 8, 32), 1e7F,
-                             {static_cast<int32_t>(std::min<int64_t>(shape.head_dim / 8, 32)), 0, 0}, 1.0F, 0)),
+                             {static_cast<int32_t>(std::min<int64_t>(shape.head_dim / 8, 32)), 0, 0}, 1.0F,
+                             0)),
         n_blocks((n + 63) / 64 + 3),
         cache_k(n_blocks * shape.n_kv_heads * kv_head_bytes(c.type_k, shape.head_dim)),
         cache_v(n_blocks * shape.n_kv_heads * kv_head_bytes(c.type_v, shape.head_dim)),
@@ -80,10 +82,10 @@ struct World {
       positions.insert(positions.end(), 3, i);
       tokens.push_back({blocks[static_cast<size_t>(i / 64)] * 64 + i % 64});
     }
-    DeviceArray<int32_t> d_positions(positions);
-    DeviceArray<AttentionToken> d_tokens(tokens);
-    DeviceArray<float> frequency(rope.frequency);
-    DeviceArray<uint8_t> axis(rope.axis);
+    DeviceGuarded<int32_t> d_positions(positions);
+    DeviceGuarded<AttentionToken> d_tokens(tokens);
+    DeviceGuarded<float> frequency(rope.frequency);
+    DeviceGuarded<uint8_t> axis(rope.axis);
     cuda::rope_angles({}, frequency.data(), axis.data(), rope.magnitude, static_cast<int>(rope.pairs()),
                       d_positions.data(), n_tokens, angles.data());
     cuda::PrepareAttention in;
@@ -103,7 +105,8 @@ struct World {
     EXPECT_TRUE(cache_k.intact() && cache_v.intact() && d_q.intact() && angles.intact());
   }
 
-  std::vector<double> turned(const std::vector<float>& x, int64_t at, const std::vector<float>& w, int32_t position) const {
+  std::vector<double> turned(const std::vector<float>& x, int64_t at, const std::vector<float>& w,
+                             int32_t position) const {
     const int64_t hd = shape.head_dim;
     const auto in = test::to_double(std::vector<float>(x.begin() + at, x.begin() + at + hd), hd);
     std::vector<double> out(static_cast<size_t>(hd));
@@ -133,7 +136,8 @@ struct World {
     const int64_t first = n_tokens - n_checked;
     want.resize(static_cast<size_t>(n_checked * shape.n_heads * hd));
     const int64_t from = first * shape.n_heads * hd;
-    ref::attention(shape, qs.data() + from, gates.data() + from, ks.data(), vs.data(), n_checked, n_tokens, want.data());
+    ref::attention(shape, qs.data() + from, gates.data() + from, ks.data(), vs.data(), n_checked, n_tokens,
+                   want.data());
   }
 
   int64_t width() const { return shape.n_heads * shape.head_dim; }
@@ -145,10 +149,10 @@ struct World {
   std::vector<float> q, k, v, q_norm, k_norm;
   RopeTable rope;
   int32_t n_blocks;
-  DeviceArray<std::byte> cache_k, cache_v;
-  DeviceArray<float> d_q, d_k, d_v, d_q_norm, d_k_norm;
-  DeviceArray<int32_t> d_blocks;
-  DeviceArray<float> angles;
+  DeviceGuarded<std::byte> cache_k, cache_v;
+  DeviceGuarded<float> d_q, d_k, d_v, d_q_norm, d_k_norm;
+  DeviceGuarded<int32_t> d_blocks;
+  DeviceGuarded<float> angles;
   std::vector<int32_t> blocks;
   KvCache cache;
   int32_t n_checked = 0;
@@ -162,11 +166,11 @@ AttentionShape shape_of(int64_t heads, int64_t kv_heads, int64_t head_dim) {
 }
 
 const std::vector<Case> kCases{
-    {shape_of(6, 1, 256), DType::f16, DType::f16},   {shape_of(12, 2, 256), DType::q8_0, DType::q8_0},
-    {shape_of(2, 1, 256), DType::q8_0, DType::f16},  {shape_of(8, 1, 256), DType::f16, DType::q8_0},
-    {shape_of(4, 4, 256), DType::f16, DType::f16},   {shape_of(6, 2, 256), DType::f32, DType::f32},
-    {shape_of(4, 2, 32), DType::f16, DType::q8_0},   {shape_of(4, 1, 64), DType::q8_0, DType::f32},
-    {shape_of(4, 2, 48), DType::bf16, DType::bf16},  {shape_of(24, 4, 256), DType::q8_0, DType::q8_0}};
+    {shape_of(6, 1, 256), DType::f16, DType::f16},  {shape_of(12, 2, 256), DType::q8_0, DType::q8_0},
+    {shape_of(2, 1, 256), DType::q8_0, DType::f16}, {shape_of(8, 1, 256), DType::f16, DType::q8_0},
+    {shape_of(4, 4, 256), DType::f16, DType::f16},  {shape_of(6, 2, 256), DType::f32, DType::f32},
+    {shape_of(4, 2, 32), DType::f16, DType::q8_0},  {shape_of(4, 1, 64), DType::q8_0, DType::f32},
+    {shape_of(4, 2, 48), DType::bf16, DType::bf16}, {shape_of(24, 4, 256), DType::q8_0, DType::q8_0}};
 
 // All tokens at once, and the last few one by one; each token's rows are compared.
 TEST_F(CudaAttention, AgreesWithTheReference) {
@@ -185,8 +189,8 @@ TEST_F(CudaAttention, AgreesWithTheReference) {
         single.push_back({i, 1, i, 0});
       }
       single.insert(single.begin(), AttentionTile{});
-      DeviceArray<AttentionTile> d_tiles(tiles);
-      DeviceArray<AttentionTile> d_single(single);
+      DeviceGuarded<AttentionTile> d_tiles(tiles);
+      DeviceGuarded<AttentionTile> d_single(single);
       const auto n_tiles = static_cast<int>(tiles.size());
       const auto n_singles = static_cast<int>(single.size());
       const cuda::AttentionQueries queries{w.d_q.data(), w.q_width};
@@ -199,12 +203,14 @@ TEST_F(CudaAttention, AgreesWithTheReference) {
       };
       if (fuses) {
         DeviceActivations out(n, static_cast<int32_t>(w.width()));
-        cuda::attention_prefill({}, c.shape, w.cache, queries, d_tiles.data(), n_tiles, w.d_blocks.data(), out.value());
+        cuda::attention_prefill({}, c.shape, w.cache, queries, d_tiles.data(), n_tiles, w.d_blocks.data(),
+                                out.value());
         compare(out.get(), w.n_checked, "prefill");
         EXPECT_TRUE(out.intact());
 
-        DeviceArray<float> partial(cuda::attention_partial_floats(c.shape, n_singles));
-        DeviceArray<int32_t> arrived(std::vector<int32_t>(static_cast<size_t>(n_singles * c.shape.n_kv_heads), 0));
+        DeviceGuarded<float> partial(cuda::attention_partial_floats(c.shape, n_singles));
+        DeviceGuarded<int32_t> arrived(
+            std::vector<int32_t>(static_cast<size_t>(n_singles * c.shape.n_kv_heads), 0));
         for (int repeat = 0; repeat < 2; ++repeat) {  // the counters are left as they were found
           DeviceActivations steps(n, static_cast<int32_t>(w.width()));
           cuda::attention_decode({}, c.shape, w.cache, queries, d_single.data(), n_singles, w.d_blocks.data(),
@@ -213,8 +219,9 @@ TEST_F(CudaAttention, AgreesWithTheReference) {
           EXPECT_TRUE(steps.intact() && partial.intact());
         }
       }
-      DeviceArray<float> general(n * w.width());
-      cuda::attention_general({}, c.shape, w.cache, queries, d_tiles.data(), n_tiles, w.d_blocks.data(), general.data());
+      DeviceGuarded<float> general(n * w.width());
+      cuda::attention_general({}, c.shape, w.cache, queries, d_tiles.data(), n_tiles, w.d_blocks.data(),
+                              general.data());
       compare(general.get(), w.n_checked, "general");
       EXPECT_TRUE(general.intact());
     }
@@ -226,13 +233,13 @@ TEST_F(CudaAttention, LongContextsAreCutAndJoined) {
   const Case c{shape_of(6, 1, 256), DType::q8_0, DType::q8_0};
   World w(c, 4500, 9);
   std::vector<AttentionTile> single{{4499, 1, 4499, 0}, {4447, 1, 4447, 0}};
-  DeviceArray<AttentionTile> tiles(single);
-  DeviceArray<float> partial(cuda::attention_partial_floats(c.shape, 2));
-  DeviceArray<int32_t> arrived(std::vector<int32_t>(2, 0));
+  DeviceGuarded<AttentionTile> tiles(single);
+  DeviceGuarded<float> partial(cuda::attention_partial_floats(c.shape, 2));
+  DeviceGuarded<int32_t> arrived(std::vector<int32_t>(2, 0));
   DeviceActivations out(4500, static_cast<int32_t>(w.width()));
   const auto step = [&](int n) {
-    cuda::attention_decode({}, c.shape, w.cache, {w.d_q.data(), w.q_width}, tiles.data(), n, w.d_blocks.data(),
-                           {partial.data(), arrived.data()}, out.value());
+    cuda::attention_decode({}, c.shape, w.cache, {w.d_q.data(), w.q_width}, tiles.data(), n,
+                           w.d_blocks.data(), {partial.data(), arrived.data()}, out.value());
     return out.get();
   };
   const std::vector<float> both = step(2);
@@ -252,14 +259,20 @@ TEST_F(CudaAttention, AQueryDoesNotDependOnItsTile) {
     const Case c{shape_of(6, 1, 256), type, type};
     World w(c, 300, 4);
     const auto run = [&](const std::vector<AttentionTile>& tiles) {
-      DeviceArray<AttentionTile> d_tiles(tiles);
+      DeviceGuarded<AttentionTile> d_tiles(tiles);
       DeviceActivations out(300, static_cast<int32_t>(w.width()));
       cuda::attention_prefill({}, c.shape, w.cache, {w.d_q.data(), w.q_width}, d_tiles.data(),
                               static_cast<int>(tiles.size()), w.d_blocks.data(), out.value());
       return out.get();
     };
-    const auto whole = run({{0, 64, 0, 0}, {64, 64, 64, 0}, {128, 64, 128, 0}, {192, 64, 192, 0}, {256, 44, 256, 0}});
-    const auto cut = run({{0, 30, 0, 0}, {30, 64, 30, 0}, {94, 64, 94, 0}, {158, 64, 158, 0}, {222, 64, 222, 0}, {286, 14, 286, 0}});
+    const auto whole =
+        run({{0, 64, 0, 0}, {64, 64, 64, 0}, {128, 64, 128, 0}, {192, 64, 192, 0}, {256, 44, 256, 0}});
+    const auto cut = run({{0, 30, 0, 0},
+                          {30, 64, 30, 0},
+                          {94, 64, 94, 0},
+                          {158, 64, 158, 0},
+                          {222, 64, 222, 0},
+                          {286, 14, 286, 0}});
     EXPECT_EQ(whole, cut);
   }
 }

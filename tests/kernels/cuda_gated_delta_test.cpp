@@ -3,7 +3,7 @@
 
 #include "kernels/causal_conv.h"
 #include "kernels/cuda/gated_delta.h"
-#include "tests/support/device_array.h"
+#include "tests/support/device_guarded.h"
 #include "tests/support/guarded.h"
 #include "tests/support/tolerances.h"
 
@@ -12,7 +12,7 @@ namespace {
 
 using cuda::DeltaRun;
 using test::DeviceActivations;
-using test::DeviceArray;
+using test::DeviceGuarded;
 using test::random_floats;
 
 constexpr int kKernel = 4;
@@ -54,8 +54,8 @@ struct World {
   // y of tokens [first, first + n) of one whole sequence, and the state after it.
   std::vector<double> reference(int64_t first, int64_t n, std::vector<double>& s) const {
     const int64_t width = shape.conv_channels();
-    std::vector<double> u = test::to_double(std::vector<float>(qkv.begin() + first * width,
-                                                               qkv.begin() + (first + n) * width), n * width);
+    std::vector<double> u = test::to_double(
+        std::vector<float>(qkv.begin() + first * width, qkv.begin() + (first + n) * width), n * width);
     std::vector<double> w(static_cast<size_t>(kKernel * width));
     for (int64_t c = 0; c < width; ++c) {
       for (int64_t j = 0; j < kKernel; ++j) {
@@ -66,7 +66,8 @@ struct World {
     std::vector<double> mixed(u.size());
     ref::causal_conv_silu(u.data(), w.data(), kKernel, n, width, window.data(), mixed.data());
     const auto piece = [&](const std::vector<float>& v, int64_t stride) {
-      return test::to_double(std::vector<float>(v.begin() + first * stride, v.begin() + (first + n) * stride), n * stride);
+      return test::to_double(std::vector<float>(v.begin() + first * stride, v.begin() + (first + n) * stride),
+                             n * stride);
     };
     const auto zd = piece(z, shape.v_channels());
     const auto alphad = piece(alpha, shape.n_value_heads);
@@ -95,7 +96,7 @@ struct World {
   std::mt19937 random;
   int64_t ring_offset, row_stride;
   std::vector<float> conv, a, dt, norm, qkv, z, alpha, beta;
-  DeviceArray<float> state, d_conv, d_a, d_dt, d_norm, d_qkv, d_z, d_alpha, d_beta;
+  DeviceGuarded<float> state, d_conv, d_a, d_dt, d_norm, d_qkv, d_z, d_alpha, d_beta;
 };
 
 // What the kernels wrote: from the activations where they fuse, else from y.
@@ -120,7 +121,7 @@ struct Output {
     }
     return out;
   }
-  DeviceArray<float> y;
+  DeviceGuarded<float> y;
   DeviceActivations activations;
 };
 
@@ -135,7 +136,8 @@ class CudaGatedDelta : public test::DeviceTest {
   }
 };
 
-const std::vector<DeltaShape> kShapes{{2, 2, 16, 16}, {2, 6, 32, 64}, {1, 3, 128, 128}, {2, 6, 128, 128}, {16, 48, 128, 128}};
+const std::vector<DeltaShape> kShapes{
+    {2, 2, 16, 16}, {2, 6, 32, 64}, {1, 3, 128, 128}, {2, 6, 128, 128}, {16, 48, 128, 128}};
 
 // Tokens of one sequence, one after another, through `step`; or prompts through the other kernels.
 TEST_F(CudaGatedDelta, StepsAgreeWithTheReference) {
@@ -152,31 +154,34 @@ TEST_F(CudaGatedDelta, StepsAgreeWithTheReference) {
         runs.push_back({static_cast<int32_t>(i * n + t), 1, t, n_sequences - i});
       }
       runs.insert(runs.begin() + 1, DeltaRun{});
-      DeviceArray<DeltaRun> d_runs(runs);
+      DeviceGuarded<DeltaRun> d_runs(runs);
       cuda::gated_delta_step({}, shape, w.weights(), w.device_state(), w.projections(), d_runs.data(),
                              static_cast<int>(runs.size()), out.to(shape));
-      const std::vector<float> rows =
-          cuda::delta_fuses(shape) ? out.activations.get() : out.y.get();
-      const int64_t stride = cuda::delta_fuses(shape) ? cuda::padded_cols(shape.v_channels()) : shape.v_channels();
+      const std::vector<float> rows = cuda::delta_fuses(shape) ? out.activations.get() : out.y.get();
+      const int64_t stride =
+          cuda::delta_fuses(shape) ? cuda::padded_cols(shape.v_channels()) : shape.v_channels();
       for (int32_t i = 0; i < n_sequences; ++i) {
         const auto begin = rows.begin() + (i * n + t) * stride;
-        got[static_cast<size_t>(i)].insert(got[static_cast<size_t>(i)].end(), begin, begin + shape.v_channels());
+        got[static_cast<size_t>(i)].insert(got[static_cast<size_t>(i)].end(), begin,
+                                           begin + shape.v_channels());
       }
       EXPECT_TRUE(out.y.intact() && out.activations.intact());
     }
     for (int32_t i = 0; i < n_sequences; ++i) {
       std::vector<double> state;
       const std::vector<double> want = w.reference(i * n, n, state);
-      const std::string where = "dims " + std::to_string(shape.key_dim) + " x " + std::to_string(shape.value_dim) +
-                                ", sequence " + std::to_string(i);
-      EXPECT_LT(test::relative_error(got[static_cast<size_t>(i)], want, n * shape.v_channels()), test::kHalfActivations)
+      const std::string where = "dims " + std::to_string(shape.key_dim) + " x " +
+                                std::to_string(shape.value_dim) + ", sequence " + std::to_string(i);
+      EXPECT_LT(test::relative_error(got[static_cast<size_t>(i)], want, n * shape.v_channels()),
+                test::kHalfActivations)
           << where;
       expect_state(w, n_sequences - i, state, where);
     }
   }
 }
 
-void prompt(World& w, int32_t n_before, int32_t n, int32_t row, bool chunked, DeviceArray<float>& mixed, Output& out) {
+void prompt(World& w, int32_t n_before, int32_t n, int32_t row, bool chunked, DeviceGuarded<float>& mixed,
+            Output& out) {
   // The whole piece [n_before, n_before + n) of the sequence as one slice, cut as the runner cuts it.
   const DeltaRun whole{n_before, n, n_before, row};
   const int32_t first = std::min(64 - n_before % 64, n);
@@ -191,19 +196,23 @@ void prompt(World& w, int32_t n_before, int32_t n, int32_t row, bool chunked, De
     chunks.push_back({n_before + at, end - at, n_before + at, row});
     at = end;
   }
-  DeviceArray<DeltaRun> d_whole(std::vector<DeltaRun>{whole});
-  DeviceArray<DeltaRun> d_head(std::vector<DeltaRun>{{n_before, head, n_before, row}});
-  DeviceArray<DeltaRun> d_tail(std::vector<DeltaRun>{{n_before + tail, n - tail, n_before + tail, row}});
-  DeviceArray<int32_t> begin(std::vector<int32_t>{0, static_cast<int32_t>(chunks.size())});
+  DeviceGuarded<DeltaRun> d_whole(std::vector<DeltaRun>{whole});
+  DeviceGuarded<DeltaRun> d_head(std::vector<DeltaRun>{{n_before, head, n_before, row}});
+  DeviceGuarded<DeltaRun> d_tail(std::vector<DeltaRun>{{n_before + tail, n - tail, n_before + tail, row}});
+  DeviceGuarded<int32_t> begin(std::vector<int32_t>{0, static_cast<int32_t>(chunks.size())});
   chunks.push_back({});
-  DeviceArray<DeltaRun> d_chunks(chunks);
-  DeviceArray<float> spare(w.d_qkv.size());
-  cuda::delta_convolve({}, w.shape, w.weights(), w.device_state(), w.d_qkv.data(), d_whole.data(), 1, n, mixed.data());
-  cuda::delta_recurrent({}, w.shape, w.weights(), w.device_state(), w.projections(), d_head.data(), 1, mixed.data());
+  DeviceGuarded<DeltaRun> d_chunks(chunks);
+  DeviceGuarded<float> spare(w.d_qkv.size());
+  cuda::delta_convolve({}, w.shape, w.weights(), w.device_state(), w.d_qkv.data(), d_whole.data(), 1, n,
+                       mixed.data());
+  cuda::delta_recurrent({}, w.shape, w.weights(), w.device_state(), w.projections(), d_head.data(), 1,
+                        mixed.data());
   cuda::delta_chunked({}, w.shape, w.weights(), w.device_state(), w.projections(), d_chunks.data(),
                       static_cast<int>(chunks.size()) - 1, begin.data(), 1, mixed.data(), spare.data());
-  cuda::delta_recurrent({}, w.shape, w.weights(), w.device_state(), w.projections(), d_tail.data(), 1, mixed.data());
-  cuda::delta_norm({}, w.shape, w.weights(), mixed.data(), w.d_z.data(), d_whole.data(), 1, n, out.to(w.shape));
+  cuda::delta_recurrent({}, w.shape, w.weights(), w.device_state(), w.projections(), d_tail.data(), 1,
+                        mixed.data());
+  cuda::delta_norm({}, w.shape, w.weights(), mixed.data(), w.d_z.data(), d_whole.data(), 1, n,
+                   out.to(w.shape));
   cuda::check(cudaDeviceSynchronize(), "prompt");
   EXPECT_TRUE(spare.intact() && mixed.intact());
 }
@@ -213,14 +222,16 @@ TEST_F(CudaGatedDelta, PromptsAgreeWithTheReference) {
     const bool chunked = cuda::delta_chunked_supported(shape);
     for (const int32_t n : {1, 2, 15, 16, 17, 63, 64, 65, 79, 80, 130, 257}) {
       World w(shape, 2, n, static_cast<uint32_t>(n));
-      DeviceArray<float> mixed(w.d_qkv.size());
+      DeviceGuarded<float> mixed(w.d_qkv.size());
       Output out(w, n);
       prompt(w, 0, n, 1, chunked, mixed, out);
       std::vector<double> state;
       const std::vector<double> want = w.reference(0, n, state);
-      const std::string where = "dims " + std::to_string(shape.key_dim) + " x " + std::to_string(shape.value_dim) +
-                                ", " + std::to_string(shape.n_value_heads) + " heads, prompt of " + std::to_string(n);
-      EXPECT_LT(test::relative_error(out.rows(shape), want, n * shape.v_channels()), test::kHalfActivations) << where;
+      const std::string where = "dims " + std::to_string(shape.key_dim) + " x " +
+                                std::to_string(shape.value_dim) + ", " + std::to_string(shape.n_value_heads) +
+                                " heads, prompt of " + std::to_string(n);
+      EXPECT_LT(test::relative_error(out.rows(shape), want, n * shape.v_channels()), test::kHalfActivations)
+          << where;
       expect_state(w, 1, state, where);
       EXPECT_TRUE(out.y.intact() && out.activations.intact());
     }
@@ -231,21 +242,22 @@ TEST_F(CudaGatedDelta, PiecesContinueOneAnother) {
   // A prompt cut at 70 and 128, then two steps, is the whole; a cut on the grid changes no bit.
   const DeltaShape shape{2, 6, 128, 128};
   World w(shape, 3, 200, 3);
-  DeviceArray<float> mixed(w.d_qkv.size());
+  DeviceGuarded<float> mixed(w.d_qkv.size());
   Output out(w, 200);
   prompt(w, 0, 70, 1, true, mixed, out);
   prompt(w, 70, 58, 1, true, mixed, out);
   prompt(w, 128, 70, 1, true, mixed, out);
   for (int32_t t = 198; t < 200; ++t) {
-    DeviceArray<DeltaRun> run(std::vector<DeltaRun>{{t, 1, t, 1}});
-    cuda::gated_delta_step({}, shape, w.weights(), w.device_state(), w.projections(), run.data(), 1, out.to(shape));
+    DeviceGuarded<DeltaRun> run(std::vector<DeltaRun>{{t, 1, t, 1}});
+    cuda::gated_delta_step({}, shape, w.weights(), w.device_state(), w.projections(), run.data(), 1,
+                           out.to(shape));
   }
   std::vector<double> state;
   const std::vector<double> want = w.reference(0, 200, state);
   EXPECT_LT(test::relative_error(out.rows(shape), want, 200 * shape.v_channels()), test::kHalfActivations);
   expect_state(w, 1, state, "pieces");
 
-  DeviceArray<float> mixed_cut(w.d_qkv.size());
+  DeviceGuarded<float> mixed_cut(w.d_qkv.size());
   Output cut(w, 200);
   prompt(w, 0, 64, 0, true, mixed_cut, cut);
   prompt(w, 64, 136, 0, true, mixed_cut, cut);

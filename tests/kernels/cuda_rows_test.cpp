@@ -3,7 +3,7 @@
 #include "kernels/cuda/embedding.h"
 #include "kernels/cuda/rms_norm.h"
 #include "kernels/rms_norm.h"
-#include "tests/support/device_array.h"
+#include "tests/support/device_guarded.h"
 #include "tests/support/guarded.h"
 #include "tests/support/tolerances.h"
 
@@ -11,7 +11,7 @@ namespace fl {
 namespace {
 
 using test::DeviceActivations;
-using test::DeviceArray;
+using test::DeviceGuarded;
 using test::random_floats;
 
 class CudaRows : public test::DeviceTest {};
@@ -22,8 +22,8 @@ TEST_F(CudaRows, NormsAgreeWithTheReference) {
     for (const int32_t n : {16, 64, 96, 200, 256, 1000, 5120}) {
       const std::vector<float> x = random_floats(random, int64_t{n_tokens} * n, -3.0F, 3.0F);
       const std::vector<float> w = random_floats(random, n, 0.1F, 2.0F);
-      DeviceArray<float> d_x(x);
-      DeviceArray<float> d_w(w);
+      DeviceGuarded<float> d_x(x);
+      DeviceGuarded<float> d_w(w);
       DeviceActivations out(n_tokens, n);
       cuda::rms_norm({}, d_x.data(), n, d_w.data(), 1e-6F, out.value());
       const std::vector<float> got = out.get();
@@ -34,7 +34,8 @@ TEST_F(CudaRows, NormsAgreeWithTheReference) {
         const auto row = test::to_double(std::vector<float>(x.begin() + t * n, x.begin() + (t + 1) * n), n);
         ref::rms_norm(row.data(), test::to_double(w, n).data(), 1e-6, n, want.data());
         const std::vector<float> got_row(got.begin() + t * padded, got.begin() + (t + 1) * padded);
-        EXPECT_LT(test::relative_error(got_row, want, padded), test::kHalfActivations) << n << " columns, token " << t;
+        EXPECT_LT(test::relative_error(got_row, want, padded), test::kHalfActivations)
+            << n << " columns, token " << t;
         for (int32_t c = n; c < padded; ++c) {
           EXPECT_EQ(got_row[static_cast<size_t>(c)], 0.0F) << "padding column " << c;
         }
@@ -47,8 +48,8 @@ TEST_F(CudaRows, EmbeddingRowsAreTheFilesValues) {
   std::mt19937 random(2);
   constexpr int32_t kTable = 37;
   for (const DType type :
-       {DType::f32, DType::f16, DType::bf16, DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::q8_0, DType::q2_k,
-        DType::q3_k, DType::q4_k, DType::q5_k, DType::q6_k, DType::iq4_nl, DType::iq4_xs}) {
+       {DType::f32, DType::f16, DType::bf16, DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::q8_0,
+        DType::q2_k, DType::q3_k, DType::q4_k, DType::q5_k, DType::q6_k, DType::iq4_nl, DType::iq4_xs}) {
     for (const int32_t cols : {256, 5120}) {
       const uint64_t row = row_bytes(type, static_cast<uint64_t>(cols));
       std::vector<std::byte> table(row * kTable);
@@ -61,11 +62,12 @@ TEST_F(CudaRows, EmbeddingRowsAreTheFilesValues) {
       std::copy(table.begin(), table.end(), host.data());
       // Two tokens come from the step before: of its rows 1 and 0; row 0 had none.
       const std::vector<int32_t> ids{0, 36, -1, 17, -1};
-      DeviceArray<int32_t> d_ids(ids);
-      DeviceArray<int32_t> feedback(std::vector<int32_t>{-1, -1, 1, -1, 0});
-      DeviceArray<int32_t> sampled(std::vector<int32_t>{-1, 5});
-      DeviceArray<float> out(int64_t{5} * cols);
-      cuda::embed({}, {host.data(), type, kTable, cols}, {d_ids.data(), feedback.data(), sampled.data()}, 5, out.data());
+      DeviceGuarded<int32_t> d_ids(ids);
+      DeviceGuarded<int32_t> feedback(std::vector<int32_t>{-1, -1, 1, -1, 0});
+      DeviceGuarded<int32_t> sampled(std::vector<int32_t>{-1, 5});
+      DeviceGuarded<float> out(int64_t{5} * cols);
+      cuda::embed({}, {host.data(), type, kTable, cols}, {d_ids.data(), feedback.data(), sampled.data()}, 5,
+                  out.data());
       const std::vector<float> got = out.get();
       EXPECT_TRUE(out.intact());
       const std::vector<int32_t> expected{0, 36, 5, 17, 0};
@@ -84,9 +86,9 @@ TEST_F(CudaRows, EmbeddingRowsAreTheFilesValues) {
 TEST_F(CudaRows, GathersRows) {
   std::mt19937 random(3);
   const std::vector<float> x = random_floats(random, 10 * 64, -1.0F, 1.0F);
-  DeviceArray<float> d_x(x);
-  DeviceArray<int32_t> index(std::vector<int32_t>{9, 0, 0, 4});
-  DeviceArray<float> out(4 * 64);
+  DeviceGuarded<float> d_x(x);
+  DeviceGuarded<int32_t> index(std::vector<int32_t>{9, 0, 0, 4});
+  DeviceGuarded<float> out(4 * 64);
   cuda::gather_rows({}, d_x.data(), index.data(), 4, 64, out.data());
   const std::vector<float> got = out.get();
   EXPECT_TRUE(out.intact());

@@ -5,15 +5,16 @@
 #include <numeric>
 
 #include "kernels/cuda/sampling.h"
-#include "tests/support/device_array.h"
+#include "tests/support/device_guarded.h"
 
 namespace fl {
 namespace {
 
 using cuda::SamplingRow;
-using test::DeviceArray;
+using test::DeviceGuarded;
 
-// The token, or -1; `margin` gets how far the draw was from a neighbouring token, as a share of the total weight.
+// The token, or -1; `margin` gets how far the draw was from a neighbouring token, as a share of the total
+// weight.
 int32_t oracle(const std::vector<float>& logits, const SamplingRow& row, double& margin) {
   margin = 1;
   std::vector<int32_t> ids(logits.size());
@@ -70,12 +71,13 @@ int32_t oracle(const std::vector<float>& logits, const SamplingRow& row, double&
 
 class CudaSampling : public test::DeviceTest {
  protected:
-  static std::vector<int32_t> sample(const std::vector<float>& logits, int32_t n_vocab, const std::vector<SamplingRow>& rows) {
-    DeviceArray<float> d_logits(logits);
-    DeviceArray<SamplingRow> d_rows(rows);
+  static std::vector<int32_t> sample(const std::vector<float>& logits, int32_t n_vocab,
+                                     const std::vector<SamplingRow>& rows) {
+    DeviceGuarded<float> d_logits(logits);
+    DeviceGuarded<SamplingRow> d_rows(rows);
     const auto n = static_cast<int>(rows.size());
-    DeviceArray<cuda::SamplingCandidate> scratch(cuda::sampling_scratch(n));
-    DeviceArray<int32_t> sampled(n);
+    DeviceGuarded<cuda::SamplingCandidate> scratch(cuda::sampling_scratch(n));
+    DeviceGuarded<int32_t> sampled(n);
     cuda::sample({}, d_logits.data(), n_vocab, d_rows.data(), n, scratch.data(), sampled.data());
     const std::vector<int32_t> got = sampled.get();
     EXPECT_TRUE(sampled.intact() && scratch.intact());

@@ -12,6 +12,14 @@ inline constexpr double kFloatReorder = 2e-6;
 /// largest logit.
 inline constexpr double kOfficialLogits = 1e-4;
 
+/// The same on the device, where weights of these types and all activations of a product are f16 (11 bits of significand, about
+/// 3e-4 a product, through up to eight layers).
+inline constexpr double kOfficialLogitsHalf = 5e-3;
+
+/// The device against the host on the same quantised weights: the host quantises activations to int8 (8e-3 a product,
+/// through four layers), the device to f16; relative to the largest logit.
+inline constexpr double kCudaAgainstCpu = 4e-2;
+
 /// int8 quantisation of activations per 32 elements (step 1/127 of the block's largest): relative L2 error of
 /// a product.
 inline constexpr double kInt8Activations = 8e-3;

@@ -82,7 +82,8 @@ double measure_read_bandwidth(const Queue& queue, const void* data, uint64_t byt
   const Queue serial{queue.stream, false};
   const double seconds = best_seconds(queue.stream, [&] {
     launch(serial, read_all, static_cast<unsigned>(n_sms * kReadBlocksPerSm), kReadThreads, 0, "read_all",
-           static_cast<const uint4*>(data), static_cast<int64_t>(bytes / sizeof(uint4)), static_cast<uint4*>(nullptr));
+           static_cast<const uint4*>(data), static_cast<int64_t>(bytes / sizeof(uint4)),
+           static_cast<uint4*>(nullptr));
   });
   return seconds > 0 ? static_cast<double>(bytes) / seconds : 0;
 }
@@ -91,7 +92,8 @@ double measure_matrix_peak(const Queue& queue, int n_sms) {
   const Queue serial{queue.stream, false};
   const int blocks = 4 * n_sms;
   const double seconds = best_seconds(queue.stream, [&] {
-    launch(serial, multiply, static_cast<unsigned>(blocks), kMmaThreads, 0, "multiply", static_cast<float*>(nullptr));
+    launch(serial, multiply, static_cast<unsigned>(blocks), kMmaThreads, 0, "multiply",
+           static_cast<float*>(nullptr));
   });
   const double products = static_cast<double>(blocks) * (kMmaThreads / kWarp) * kMmaRounds * kMmaChains;
   return seconds > 0 ? products * 2.0 * 16 * 8 * 16 / seconds : 0;

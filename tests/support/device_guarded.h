@@ -1,5 +1,6 @@
-// Device buffers for kernel tests: filled with NaN before use, with canaries in front and behind. A kernel that forgets an
-// element leaves a NaN; one that writes outside is found by intact(); one that reads outside by compute-sanitizer.
+// Device buffers for kernel tests: filled with NaN before use, with canaries in front and behind. A kernel
+// that forgets an element leaves a NaN; one that writes outside is found by intact(); one that reads outside
+// by compute-sanitizer.
 #pragma once
 
 #include <cstring>
@@ -15,7 +16,8 @@
 
 namespace fl::test {
 
-/// Every test of a device stands on this: it fails where CI is set and there is no device, and is skipped elsewhere.
+/// Every test of a device stands on this: it fails where CI is set and there is no device, and is skipped
+/// elsewhere.
 class DeviceTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -31,10 +33,14 @@ class DeviceTest : public testing::Test {
 };
 
 template <typename T>
-class DeviceArray {
+class DeviceGuarded {
  public:
-  explicit DeviceArray(int64_t n) : n_(n), buffer_(static_cast<uint64_t>(n) * sizeof(T) + 2 * kCanary) { poison(); }
-  explicit DeviceArray(const std::vector<T>& values) : DeviceArray(static_cast<int64_t>(values.size())) { set(values); }
+  explicit DeviceGuarded(int64_t n) : n_(n), buffer_(static_cast<uint64_t>(n) * sizeof(T) + 2 * kCanary) {
+    poison();
+  }
+  explicit DeviceGuarded(const std::vector<T>& values) : DeviceGuarded(static_cast<int64_t>(values.size())) {
+    set(values);
+  }
 
   T* data() { return reinterpret_cast<T*>(buffer_.data() + kCanary); }
   int64_t size() const { return n_; }
@@ -74,7 +80,8 @@ class DeviceArray {
 class DeviceActivations {
  public:
   DeviceActivations(int32_t n_tokens, int32_t cols)
-      : bytes_(static_cast<int64_t>(cuda::activation_bytes(n_tokens, cols))), value_{nullptr, n_tokens, cols} {
+      : bytes_(static_cast<int64_t>(cuda::activation_bytes(n_tokens, cols))),
+        value_{nullptr, n_tokens, cols} {
     value_.data = bytes_.data();
   }
   const cuda::Activations& value() const { return value_; }
@@ -100,7 +107,7 @@ class DeviceActivations {
   }
 
  private:
-  DeviceArray<std::byte> bytes_;
+  DeviceGuarded<std::byte> bytes_;
   cuda::Activations value_;
 };
 

@@ -1,0 +1,309 @@
+// The model on the device: against the official implementation and the CPU, and the equalities of batch.h.
+#include <cmath>
+
+#include "tests/model/golden.h"
+#include "tests/model/harness.h"
+#include "tests/support/device_guarded.h"
+#include "tests/support/tolerances.h"
+
+namespace fl {
+namespace {
+
+using test::Logits;
+using test::Sequence;
+using test::step;
+
+Result<std::unique_ptr<model::Runner>> load_cuda(const test::Draft& draft,
+                                                 const model::RunnerOptions& options) {
+  const test::TempFile file;
+  FL_TRY(draft.write(file.path()));
+  FL_ASSIGN(const gguf::File opened, gguf::File::open(file.path()));
+  FL_ASSIGN(const model::Weights weights, model::Weights::bind(opened));
+  return model::make_cuda_runner(weights, options);
+}
+
+/// Largest difference, relative to the largest of `want`; infinite when there is a NaN.
+double difference(const std::vector<float>& got, const std::vector<float>& want) {
+  double largest = 0;
+  double most = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    largest = std::max(largest, std::abs(static_cast<double>(want[i])));
+    const double d = std::abs(static_cast<double>(got[i]) - static_cast<double>(want[i]));
+    if (!(d >= 0)) {
+      return std::numeric_limits<double>::infinity();
+    }
+    most = std::max(most, d);
+  }
+  return most / largest;
+}
+
+class CudaModel : public test::DeviceTest {
+ protected:
+  std::unique_ptr<model::Runner> runner(const test::TinyModel& m, DType weights,
+                                        model::RunnerOptions options) {
+    test::Draft draft = test::draft_model(m);
+    if (weights != DType::f32) {
+      draft.quantise(weights);
+    }
+    auto made = load_cuda(draft, options);
+    if (!made) {
+      ADD_FAILURE() << made.error().message;
+      return nullptr;
+    }
+    return std::move(*made);
+  }
+  static test::TinyModel wide() {
+    // The shapes of the large models' kernels: heads of 256 and 128, three value heads a key head, six
+    // queries a KV head.
+    test::TinyModel m;
+    m.seed = 31;
+    m.hidden = 256;
+    m.ff = 512;
+    m.layers = 4;
+    m.heads = 6;
+    m.kv_heads = 1;
+    m.head_dim = 256;
+    m.key_heads = 2;
+    m.value_heads = 6;
+    m.key_dim = m.value_dim = 128;
+    m.sections = {11, 11, 10};
+    return m;
+  }
+};
+
+TEST_F(CudaModel, LogitsOfTheOfficialImplementation) {
+  test::expect_official_logits(
+      [](const test::TinyModel& m) { return load_cuda(test::draft_model(m), test::tiny_options()); },
+      test::kOfficialLogitsHalf);
+}
+
+TEST_F(CudaModel, AgreesWithTheCpu) {
+  for (const DType weights : {DType::q4_k, DType::q6_k, DType::q8_0, DType::f16}) {
+    for (const DType kv : {DType::f16, DType::q8_0}) {
+      test::TinyModel m = wide();
+      test::Draft draft = test::draft_model(m);
+      draft.quantise(weights);
+      model::RunnerOptions options = test::tiny_options();
+      options.kv_type_k = options.kv_type_v = kv;
+      auto cpu = test::load(draft, options);
+      ASSERT_TRUE(cpu) << cpu.error().message;
+      auto cuda = load_cuda(draft, options);
+      ASSERT_TRUE(cuda) << cuda.error().message;
+      const auto tokens = test::tiny_prompt(m, 150);
+      Sequence on_cpu = test::sequence(0);
+      Sequence on_cuda = test::sequence(0);
+      Logits want = test::run(**cpu, on_cpu, test::part(tokens, 0, 140));
+      Logits got = test::run(**cuda, on_cuda, test::part(tokens, 0, 140));
+      for (int64_t i = 140; i < 150; ++i) {
+        want.push_back(test::run(**cpu, on_cpu, test::part(tokens, i, 1))[0]);
+        got.push_back(test::run(**cuda, on_cuda, test::part(tokens, i, 1))[0]);
+      }
+      for (size_t i = 0; i < want.size(); ++i) {
+        EXPECT_LT(difference(got[i], want[i]), test::kCudaAgainstCpu)
+            << dtype_info(weights).name << ", cache " << dtype_info(kv).name << ", token " << i;
+      }
+    }
+  }
+}
+
+TEST_F(CudaModel, PromptsCutOnTheGridGiveTheSameBits) {
+  // Chunks of more than kMaxColumns tokens: all go through the same products.
+  for (const test::TinyModel& m : {wide(), test::TinyModel{}}) {
+    const auto r = runner(m, DType::f16, test::tiny_options());
+    ASSERT_NE(r, nullptr);
+    const auto tokens = test::tiny_prompt(m, 320);
+    Sequence whole = test::sequence(0);
+    const Logits want = test::run(*r, whole, tokens);
+    Sequence cut = test::sequence(1);
+    Logits got = test::run(*r, cut, test::part(tokens, 0, 128));
+    for (auto& row : test::run(*r, cut, test::part(tokens, 128, 192))) {
+      got.push_back(std::move(row));
+    }
+    EXPECT_EQ(got, want);
+  }
+}
+
+TEST_F(CudaModel, AChatsBitsDoNotDependOnItsNeighbours) {
+  for (const test::TinyModel& m : {wide(), test::TinyModel{}}) {
+    model::RunnerOptions options = test::tiny_options();
+    options.kv_type_k = options.kv_type_v = DType::q8_0;
+    const auto r = runner(m, DType::q4_k, options);
+    ASSERT_NE(r, nullptr);
+    std::vector<std::vector<int32_t>> tokens;
+    std::vector<Logits> want;
+    for (int32_t i = 0; i < 3; ++i) {
+      tokens.push_back(test::tiny_prompt(m, 40 + 30 * i));
+      Sequence s = test::sequence(i);
+      test::run(*r, s, test::part(tokens.back(), 0, 20 + 30 * i));
+      want.emplace_back();
+      for (int32_t t = 20 + 30 * i; t < 40 + 30 * i; ++t) {
+        want.back().push_back(test::run(*r, s, {tokens.back()[static_cast<size_t>(t)]})[0]);
+      }
+    }
+    // Other rows and blocks, decode steps of two and three, one of them beside a prompt.
+    std::vector<Sequence> s{test::sequence(2), test::sequence(0), test::sequence(1)};
+    std::vector<Logits> got(3);
+    for (int32_t i = 0; i < 3; ++i) {
+      test::run(*r, s[static_cast<size_t>(i)], test::part(tokens[static_cast<size_t>(i)], 0, 20 + 30 * i));
+    }
+    for (int32_t t = 0; t < 20; ++t) {
+      std::vector<test::Feed> feeds;
+      std::vector<size_t> who;
+      for (size_t i = 0; i < 3; ++i) {
+        if (t % 2 == 0 || i != 1) {
+          const size_t at = 20 + 30 * i + got[i].size();
+          feeds.push_back({&s[i], {tokens[i][at]}, {}});
+          who.push_back(i);
+        }
+      }
+      const auto rows = step(*r, feeds);
+      for (size_t i = 0; i < who.size(); ++i) {
+        got[who[i]].push_back(rows[i][0]);
+      }
+    }
+    for (size_t i = 0; i < 3; ++i) {
+      ASSERT_LE(got[i].size(), want[i].size());
+      EXPECT_EQ(got[i], Logits(want[i].begin(), want[i].begin() + static_cast<int64_t>(got[i].size())))
+          << "chat " << i;
+    }
+  }
+}
+
+TEST_F(CudaModel, ResumedIsCold) {
+  const test::TinyModel m = wide();
+  const auto r = runner(m, DType::q4_k, test::tiny_options());
+  ASSERT_NE(r, nullptr);
+  const auto tokens = test::tiny_prompt(m, 300);
+  Sequence cold = test::sequence(0);
+  test::run(*r, cold, test::part(tokens, 0, 128));
+  r->copy_state(0, 5);
+  const Sequence checkpoint = cold;
+  Logits want = test::run(*r, cold, test::part(tokens, 128, 170));
+  want.push_back(test::run(*r, cold, {tokens[298]})[0]);
+  Sequence resumed = checkpoint;
+  resumed.state_row = 3;
+  r->copy_state(5, 3);
+  Logits got = test::run(*r, resumed, test::part(tokens, 128, 170));
+  got.push_back(test::run(*r, resumed, {tokens[298]})[0]);
+  EXPECT_EQ(got, want);
+}
+
+TEST_F(CudaModel, TokensStayOnTheDevice) {
+  // Greedy, two steps in flight: each step takes the token of the one before from the device.
+  const test::TinyModel m = wide();
+  const auto r = runner(m, DType::q4_k, test::tiny_options());
+  ASSERT_NE(r, nullptr);
+  ASSERT_EQ(r->capacity().max_in_flight, 2);
+  const auto prompts = std::vector{test::tiny_prompt(m, 70), test::tiny_prompt(m, 9)};
+  std::vector<std::vector<int32_t>> want(2);
+  for (int32_t i = 0; i < 2; ++i) {
+    Sequence s = test::sequence(i);
+    std::vector<float> logits = test::run(*r, s, prompts[static_cast<size_t>(i)]).back();
+    for (int32_t t = 0; t < 12; ++t) {
+      const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
+      want[static_cast<size_t>(i)].push_back(static_cast<int32_t>(best));
+      logits = test::run(*r, s, {static_cast<int32_t>(best)})[0];
+    }
+  }
+
+  std::vector<Sequence> s{test::sequence(1), test::sequence(2)};
+  std::vector<std::vector<int32_t>> got(2);
+  const auto submit = [&](bool first) {
+    std::vector<int32_t> tokens, feedback;
+    std::vector<model::Position> positions;
+    std::vector<model::Slice> slices;
+    std::vector<model::Row> rows;
+    for (size_t i = 0; i < 2; ++i) {
+      const auto n = static_cast<int32_t>(first ? prompts[i].size() : 1);
+      model::Slice slice{static_cast<int32_t>(tokens.size()), n, s[i].n_cached, s[i].state_row, s[i].blocks};
+      for (int32_t t = 0; t < n; ++t) {
+        tokens.push_back(first ? prompts[i][static_cast<size_t>(t)] : model::kTokenFromDevice);
+        feedback.push_back(first ? -1 : static_cast<int32_t>(i));
+        const int32_t p = s[i].n_cached + t;
+        positions.push_back({p, p, p});
+      }
+      s[i].n_cached += n;
+      model::Row row{static_cast<int32_t>(tokens.size()) - 1, false, {}};
+      row.sampling.mode = i == 0 ? model::DeviceSampling::Mode::greedy : model::DeviceSampling::Mode::random;
+      row.sampling.top_k = 1;
+      rows.push_back(row);
+      slices.push_back(slice);
+    }
+    r->submit({tokens, first ? std::span<const int32_t>() : feedback, positions, slices, rows});
+  };
+  const auto collect = [&] {
+    const auto results = r->collect();
+    for (size_t i = 0; i < 2; ++i) {
+      got[i].push_back(results[i].token);
+    }
+  };
+  submit(true);
+  for (int32_t t = 1; t < 12; ++t) {
+    submit(false);
+    collect();
+  }
+  collect();
+  EXPECT_EQ(got, want);
+}
+
+TEST_F(CudaModel, MemoryIsAccountedAndLimited) {
+  const test::TinyModel m = wide();
+  const test::Draft draft = test::draft_model(m);
+  auto made = load_cuda(draft, test::tiny_options());
+  ASSERT_TRUE(made) << made.error().message;
+  uint64_t on_device = 0;
+  uint64_t driver = 0;
+  for (const model::MemoryItem& item : (*made)->memory()) {
+    on_device += item.on_device ? item.bytes : 0;
+    driver = item.name == "driver and code" ? item.bytes : driver;
+  }
+  EXPECT_GT(on_device - driver, 0U);
+  made->reset();
+  model::RunnerOptions options = test::tiny_options();
+  options.memory_limit = on_device - (uint64_t{1} << 10);
+  const auto refused = load_cuda(draft, options);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::does_not_fit);
+  EXPECT_NE(refused.error().message.find("the largest KV cache that fits"), std::string::npos)
+      << refused.error().message;
+  options.memory_limit = on_device + (uint64_t{64} << 20);
+  EXPECT_TRUE(load_cuda(draft, options));
+}
+
+TEST_F(CudaModel, ALongRunStaysFinite) {
+  const test::TinyModel m = wide();
+  model::RunnerOptions options = test::tiny_options();
+  options.n_blocks = 600;
+  options.kv_type_k = options.kv_type_v = DType::q8_0;
+  const auto r = runner(m, DType::q4_k, options);
+  ASSERT_NE(r, nullptr);
+  Sequence s = test::sequence(0, 580, 1);
+  const auto prompt = test::tiny_prompt(m, 32768);
+  for (int64_t at = 0; at < 32768; at += 1024) {
+    // Rows of a prompt are not needed here but one.
+    const auto tokens = test::part(prompt, at, 1024);
+    std::vector<model::Position> positions;
+    for (int32_t i = 0; i < 1024; ++i) {
+      const int32_t p = s.n_cached + i;
+      positions.push_back({p, p, p});
+    }
+    const model::Slice slice{0, 1024, s.n_cached, s.state_row, s.blocks};
+    const model::Row row{1023, true, {}};
+    r->submit({tokens, {}, positions, {&slice, 1}, {&row, 1}});
+    s.n_cached += 1024;
+    for (const float l : r->collect()[0].logits) {
+      ASSERT_TRUE(std::isfinite(l)) << "after " << s.n_cached << " tokens";
+    }
+  }
+  int32_t token = 1;
+  for (int32_t i = 0; i < 512; ++i) {
+    const Logits logits = test::run(*r, s, {token});
+    for (const float l : logits[0]) {
+      ASSERT_TRUE(std::isfinite(l)) << "after " << s.n_cached << " tokens";
+    }
+    token = static_cast<int32_t>(std::max_element(logits[0].begin(), logits[0].end()) - logits[0].begin());
+  }
+}
+
+}  // namespace
+}  // namespace fl
