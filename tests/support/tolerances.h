@@ -12,23 +12,24 @@ inline constexpr double kFloatReorder = 2e-6;
 /// largest logit.
 inline constexpr double kOfficialLogits = 1e-4;
 
-/// The same on the device, where weights of these types and all activations of a product are f16 (11 bits of significand, about
-/// 3e-4 a product, through up to eight layers).
+/// The same on the device, where weights of these types and all activations of a product are f16 (11 bits of
+/// significand, about 3e-4 a product, through up to eight layers).
 inline constexpr double kOfficialLogitsHalf = 5e-3;
 
-/// The device against the host on the same quantised weights: the host quantises activations to int8 (8e-3 a product,
-/// through four layers), the device to f16; relative to the largest logit.
+/// The device against the host on the same quantised weights: the host quantises activations to int8 (8e-3 a
+/// product, through four layers), the device to f16; relative to the largest logit.
 inline constexpr double kCudaAgainstCpu = 4e-2;
 
 /// int8 quantisation of activations per 32 elements (step 1/127 of the block's largest): relative L2 error of
 /// a product.
 inline constexpr double kInt8Activations = 8e-3;
 
-/// Activations stored in f16 on the device (11 bits of significand): relative L2 error of what a kernel hands to a product.
+/// Activations stored in f16 on the device (11 bits of significand): relative L2 error of what a kernel hands
+/// to a product.
 inline constexpr double kHalfActivations = 5e-4;
 
-/// The delta rule on the device: float sums over hundreds of tokens, operands of the chunked form's products with 21 bits,
-/// fast exponentials (2 units in the last place): relative L2 error of a state.
+/// The delta rule on the device: float sums over hundreds of tokens, operands of the chunked form's products
+/// with 21 bits, fast exponentials (2 units in the last place): relative L2 error of a state.
 inline constexpr double kFloatDelta = 2e-5;
 
 /// KV cache in f16 (11 bits of significand): relative L2 error of an attention output.
