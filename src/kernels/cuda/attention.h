@@ -64,11 +64,11 @@ struct AttentionScratch {
   int32_t* arrived = nullptr;  ///< [n * n_kv_heads]; zero before its first use, and left zero
 };
 int64_t attention_partial_floats(const AttentionShape& shape, int n);
-/// True for the shapes and types that attention_decode and attention_prefill take (heads of 256, at most kMaxGroup
-/// queries a KV head, f16 and q8_0); others run attention_general.
+/// True for the shapes and types that attention_decode and attention_prefill take (heads of 256, at most
+/// kMaxGroup queries a KV head, f16 and q8_0); others run attention_general.
 bool attention_fuses(const AttentionShape& shape, const KvCache& cache);
-/// One query token of each tile; `out` holds the step's tokens, n_heads * head_dim wide, gated. How a sequence is cut
-/// depends on its length alone.
+/// One query token of each tile; `out` holds the step's tokens, n_heads * head_dim wide, gated. How a
+/// sequence is cut depends on its length alone.
 void attention_decode(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
                       const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles,
                       const int32_t* blocks, const AttentionScratch& scratch, const Activations& out);

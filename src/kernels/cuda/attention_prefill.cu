@@ -287,8 +287,8 @@ __global__ void __launch_bounds__(kThreads) prefill_256(const Args a) {
         const int d = 16 * n + 4 * t;
         const float4 by = *reinterpret_cast<const float4*>(gate + d);
         store_activations4(a.activations, token, head * kHeadDim + d,
-                           make_float4(mine[0] * sigmoid(by.x), mine[1] * sigmoid(by.y), mine[2] * sigmoid(by.z),
-                                       mine[3] * sigmoid(by.w)));
+                           make_float4(mine[0] * sigmoid(by.x), mine[1] * sigmoid(by.y),
+                                       mine[2] * sigmoid(by.z), mine[3] * sigmoid(by.w)));
       }
     }
   }
@@ -395,8 +395,8 @@ Args make_args(const AttentionShape& shape, const KvCache& cache, const Attentio
 }  // namespace
 
 void attention_prefill(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
-                       const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles, const int32_t* blocks,
-                       const Activations& out) {
+                       const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles,
+                       const int32_t* blocks, const Activations& out) {
   if (n_tiles == 0) {
     return;
   }
@@ -414,8 +414,8 @@ void attention_prefill(const Queue& queue, const AttentionShape& shape, const Kv
 }
 
 void attention_general(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
-                       const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles, const int32_t* blocks,
-                       float* out) {
+                       const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles,
+                       const int32_t* blocks, float* out) {
   if (n_tiles == 0) {
     return;
   }
@@ -424,8 +424,8 @@ void attention_general(const Queue& queue, const AttentionShape& shape, const Kv
   static_assert((1 + kGeneralWarps) * kMaxHeadDim * sizeof(float) <= 48 * 1024);
   launch(queue, general,
          dim3(static_cast<unsigned>(shape.n_heads), static_cast<unsigned>(n_tiles), kAttentionTile),
-         kGeneralThreads, static_cast<size_t>((1 + kGeneralWarps) * shape.head_dim) * sizeof(float), "attention_general",
-         args);
+         kGeneralThreads, static_cast<size_t>((1 + kGeneralWarps) * shape.head_dim) * sizeof(float),
+         "attention_general", args);
 }
 
 }  // namespace fl::cuda
