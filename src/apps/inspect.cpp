@@ -33,10 +33,10 @@ struct Options {
   bool template_text = false;
 };
 
-/// Where a tensor's bytes go.
-std::string_view kind_of(std::string_view name) {
+/// Where a tensor's bytes go. `mtp` is the name of the draft block with its dot, or empty.
+std::string_view kind_of(std::string_view name, std::string_view mtp) {
   const auto has = [&](std::string_view part) { return name.find(part) != std::string_view::npos; };
-  if (has(".nextn.")) {
+  if (!mtp.empty() && name.starts_with(mtp)) {
     return "draft block (MTP)";
   }
   if (name.starts_with("token_embd") || name == "output.weight") {
@@ -72,9 +72,12 @@ uint64_t params_of(const gguf::Tensor& tensor) {
 }
 
 std::map<std::string, Sum> sums(const gguf::File& file, bool by_type) {
+  const auto config = model::Config::from_gguf(file);
+  const std::string mtp =
+      config && config->n_mtp_layers > 0 ? fmt::format("blk.{}.", config->n_layers) : std::string();
   std::map<std::string, Sum> out;
   for (const gguf::Tensor& tensor : file.tensors()) {
-    const std::string_view key = by_type ? dtype_info(tensor.view.type).name : kind_of(tensor.name);
+    const std::string_view key = by_type ? dtype_info(tensor.view.type).name : kind_of(tensor.name, mtp);
     Sum& sum = out[std::string(key)];
     ++sum.tensors;
     sum.params += params_of(tensor);

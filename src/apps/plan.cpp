@@ -107,7 +107,7 @@ Result<Answer> answer(const Options& options) {
     FL_ASSIGN(const std::string path, resolve_model(options));
     FL_ASSIGN(file, gguf::File::open(path));
   }
-  FL_ASSIGN(const model::Weights weights, model::Weights::bind(*file));
+  FL_ASSIGN(const model::Weights weights, bind_model(*file));
   Answer out;
   const bool gpu = !options.vram.empty();
   if (gpu) {

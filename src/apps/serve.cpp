@@ -88,18 +88,14 @@ int serve(Options& options) {
   if (http->api_keys.empty() && !std::ranges::all_of(http->hosts, is_loopback)) {
     spdlog::warn("other machines can reach this server and no --api-key is asked for");
   }
-  try {
-    auto loaded = load_model(options, *model_path, {"serve", false, [&] { return server.stopping(); }});
-    if (!loaded) {
-      return report_error("serve", loaded.error());
-    }
-    say_what_loaded(*loaded);
-    if (const Status status = server.set_model(std::move(loaded->model)); !status) {
-      return report_error("serve", status.error());
-    }
-  } catch (const LoadInterrupted&) {
-    spdlog::info("stopped while reading the model");
-    return kOk;
+  // A signal before the model is there ends the process at once: there is nothing to finish.
+  auto loaded = load_model(options, *model_path, "serve", false);
+  if (!loaded) {
+    return report_error("serve", loaded.error());
+  }
+  say_what_loaded(*loaded);
+  if (const Status status = server.set_model(std::move(loaded->model)); !status) {
+    return report_error("serve", status.error());
   }
   spdlog::info("ready: {}", std::filesystem::path(*model_path).filename().string());
   const int signal = server.wait();

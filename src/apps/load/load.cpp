@@ -75,18 +75,8 @@ Result<std::optional<chat::Template>> chat_template(const Options& options,
   return std::optional<chat::Template>(std::move(compiled));
 }
 
-// Reading the weights: a progress line, and a way out.
-struct ReadContext {
-  Progress* progress;
-  const LoadHooks* hooks;
-};
-
 void on_read(void* context, uint64_t done, uint64_t /*total*/) {
-  const auto* read = static_cast<ReadContext*>(context);
-  if (read->hooks->interrupted && read->hooks->interrupted()) {
-    throw LoadInterrupted();
-  }
-  read->progress->set(done);
+  static_cast<Progress*>(context)->set(done);
 }
 
 // One token in an empty context: pages, caches and kernels are warm. What it writes is never read.
@@ -190,6 +180,18 @@ Status take_file_sampling(const std::string& path, Options& options) {
   return {};
 }
 
+Result<model::Weights> bind_model(const gguf::File& file) {
+  auto weights = model::Weights::bind(file);
+  if (!weights && weights.error().code == ErrorCode::unsupported) {
+    // Of a request that is a wrong value; of a file it makes the model unusable.
+    return fail({ErrorCode::bad_file, weights.error().message}, file.path().string());
+  }
+  if (!weights) {
+    return fail(weights.error(), file.path().string());
+  }
+  return weights;
+}
+
 Result<bool> choose_cuda(const Options& options) {
   const bool named = options.device == "cuda" || options.device == "CUDA0";
   const bool available = model::cuda_available();
@@ -279,7 +281,8 @@ Status check_projector(const std::string& path, int64_t n_embd) {
   return {};
 }
 
-Result<Loaded> load_model(const Options& options, const std::string& path, const LoadHooks& hooks) {
+Result<Loaded> load_model(const Options& options, const std::string& path, std::string_view command,
+                          bool quiet) {
   FL_ASSIGN(const bool cuda, choose_cuda(options));
   if (options.threads_batch != 0 && options.threads_batch != options.threads) {
     return fail(ErrorCode::unsupported,
@@ -288,7 +291,7 @@ Result<Loaded> load_model(const Options& options, const std::string& path, const
                             options.threads_batch, options.threads));
   }
   FL_ASSIGN(const gguf::File file, gguf::File::open(path));
-  FL_ASSIGN(const model::Weights weights, model::Weights::bind(file));
+  FL_ASSIGN(const model::Weights weights, bind_model(file));
   if (cuda && options.n_gpu_layers > 0 && options.n_gpu_layers < weights.config.n_layers) {
     return fail(
         ErrorCode::unsupported,
@@ -309,12 +312,11 @@ Result<Loaded> load_model(const Options& options, const std::string& path, const
   FL_ASSIGN(std::optional<chat::Template> compiled, chat_template(options, tokenizer));
   FL_ASSIGN(const ContextPlan context, choose_context(options, weights, cuda, memory_available(cuda)));
   const model::RunnerOptions runner_opts = runner_options(options, context, cuda);
-  Progress progress(std::string(hooks.command) + ": reading " + fs::path(path).filename().string(),
-                    weights.bytes(), hooks.quiet);
-  ReadContext read{&progress, &hooks};
+  Progress progress(std::string(command) + ": reading " + fs::path(path).filename().string(), weights.bytes(),
+                    quiet);
   FL_ASSIGN(std::unique_ptr<model::Runner> runner,
-            cuda ? model::make_cuda_runner(weights, runner_opts, on_read, &read)
-                 : model::make_cpu_runner(weights, runner_opts, on_read, &read));
+            cuda ? model::make_cuda_runner(weights, runner_opts, on_read, &progress)
+                 : model::make_cpu_runner(weights, runner_opts, on_read, &progress));
   if (options.warmup) {
     warm_up(*runner);
   }

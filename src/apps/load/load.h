@@ -1,25 +1,17 @@
 // From options to a model that answers: files, device, context, runner, engine.
 #pragma once
 
-#include <functional>
 #include <string>
 
 #include "apps/flags/options.h"
 #include "apps/load/context.h"
 #include "base/result.h"
+#include "gguf/gguf.h"
 #include "model/runner.h"
+#include "model/weights.h"
 #include "server/server.h"
 
 namespace fl::apps {
-
-/// Thrown by load_model when `interrupted` says so.
-struct LoadInterrupted {};
-
-struct LoadHooks {
-  std::string_view command;           ///< for the progress line
-  bool quiet = false;                 ///< no progress line
-  std::function<bool()> interrupted;  ///< asked while weights are read; may be empty
-};
 
 struct Loaded {
   server::LoadedModel model;
@@ -35,10 +27,15 @@ Result<std::string> resolve_model(const Options& options);
 /// The file's general.sampling.* become defaults where no flag was given. Reads the header only.
 Status take_file_sampling(const std::string& path, Options& options);
 
+/// The file's weights; what is not supported is an unusable model (bad_file). Errors name the file.
+Result<model::Weights> bind_model(const gguf::File& file);
+
 /// Whether the model goes to the GPU. Says on the log, once, when layers were asked for and there is no GPU.
 Result<bool> choose_cuda(const Options& options);
 
-Result<Loaded> load_model(const Options& options, const std::string& path, const LoadHooks& hooks);
+/// `command` is for the progress line on a terminal, which `quiet` leaves out.
+Result<Loaded> load_model(const Options& options, const std::string& path, std::string_view command,
+                          bool quiet);
 
 /// The file is a vision tower whose output the model takes: architecture, projector, width, tensors.
 Status check_projector(const std::string& path, int64_t n_embd);

@@ -16,9 +16,9 @@ namespace fl::apps {
 
 // What a process takes beside the runner, measured on x86-64 Linux as resident memory of `freelunch serve`
 // less the runner's items.
-inline constexpr uint64_t kProgramBytes = 16ULL << 20;
-inline constexpr uint64_t kBytesPerToken = 100;
-inline constexpr uint64_t kBytesPerMerge = 60;
+inline constexpr uint64_t kProgramBytes = 17ULL << 20;
+inline constexpr uint64_t kBytesPerToken = 18;
+inline constexpr uint64_t kBytesPerMerge = 56;
 /// The device's own context and kernels; typical, it depends on card and driver.
 inline constexpr uint64_t kDriverContextBytes = 500ULL << 20;
 

@@ -170,7 +170,7 @@ Result<std::unique_ptr<Session>> Session::open(Options options, std::string_view
   auto impl = std::make_unique<Impl>();
   impl->options = options.server;
   impl->options.model_path = path;
-  FL_ASSIGN(Loaded loaded, load_model(options, path, {command, quiet, {}}));
+  FL_ASSIGN(Loaded loaded, load_model(options, path, command, quiet));
   impl->device = loaded.device;
   FL_ASSIGN(impl->context, server::Context::make(impl->options, impl->metrics, std::move(loaded.model)));
   return std::unique_ptr<Session>(new Session(std::move(impl)));
