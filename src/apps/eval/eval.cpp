@@ -72,6 +72,7 @@ void add_code_options(CLI::App& app, eval_code::Options& options) {
 int run_eval(int argc, char** argv) {
   CLI::App app{"How good a model's answers are", "freelunch eval"};
   app.require_subcommand(1);
+  app.footer(kCodeExamples);
   eval_code::Options options;
   CLI::App* code = app.add_subcommand("code", "Coding tasks: pass@1 with its uncertainty");
   add_code_options(*code, options);
