@@ -104,8 +104,8 @@ Table machine_facts(const Machine& machine, const std::optional<Ceilings>& ceili
   Facts facts("machine", "Machine");
   for (const Gpu& gpu : machine.gpus) {
     std::string text = one_line(gpu.name);
-    text += gpu.memory_bytes > 0 ? ", " + format_bytes(gpu.memory_bytes) : "";
-    text += gpu.driver.empty() ? "" : ", driver " + one_line(gpu.driver);
+    text += gpu.memory_bytes > 0 ? fmt::format(", {}", format_bytes(gpu.memory_bytes)) : "";
+    text += gpu.driver.empty() ? "" : fmt::format(", driver {}", one_line(gpu.driver));
     text += gpu.sm_clock_max_mhz > 0 ? fmt::format(", {} MHz", gpu.sm_clock_max_mhz) : "";
     text += gpu.memory_clock_max_mhz > 0 ? fmt::format(", memory {} MHz", gpu.memory_clock_max_mhz) : "";
     text += gpu.power_limit_watts > 0 ? fmt::format(", {:.0f} W", gpu.power_limit_watts) : "";
@@ -214,8 +214,9 @@ std::vector<Figure> figures(const Document& document) {
 
 std::string integrity_sentence(const Document& document) {
   const Integrity& integrity = document.integrity;
-  std::string text = integrity.valid ? "Valid" : "Not valid: " + one_line(integrity.reason);
-  text += fmt::format(": {} of {} requests ended well", integrity.n_ok, integrity.n_requests);
+  std::string text =
+      integrity.valid ? std::string("Valid: ") : fmt::format("Not valid: {}; ", one_line(integrity.reason));
+  text += fmt::format("{} of {} requests ended well", integrity.n_ok, integrity.n_requests);
   for (const auto& [n, what] :
        {std::pair{integrity.n_truncated, "truncated"}, std::pair{integrity.n_error, "failed"},
         std::pair{integrity.n_timeout, "timed out"}}) {

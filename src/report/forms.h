@@ -9,6 +9,9 @@
 
 namespace fl::report {
 
+/// report.html stays below this.
+inline constexpr size_t kMaxHtmlBytes = 1'000'000;
+
 struct TerminalStyle {
   bool colour = false;
   int width = 80;  ///< columns of the tables; the card is always 80 wide
@@ -21,5 +24,9 @@ std::string terminal_report(const Document& document, const TerminalStyle& style
 
 /// GitHub's Markdown.
 std::string markdown_report(const Document& document);
+
+/// One file, well-formed as XML too, without any reference to another; scripts are optional. Smaller than
+/// kMaxHtmlBytes for a matrix of up to 10 contexts x 6 numbers of chats x 3 fillings.
+std::string html_report(const Document& document);
 
 }  // namespace fl::report
