@@ -87,7 +87,7 @@ TEST(Completion, AStreamThatStopsInTheMiddle) {
 }
 
 TEST(Completion, AnErrorEventAndGarbage) {
-  for (const std::string tail :
+  for (const std::string& tail :
        {std::string("data: {\"error\":{\"message\":\"died\"}}\n\n"), std::string("data: {nonsense\n\n")}) {
     const ScriptedServer server([&](const std::string&) {
       return std::vector<ScriptedServer::Piece>{

@@ -97,8 +97,8 @@ struct Draft {
 
   Status write(const std::filesystem::path& path) const {
     FL_ASSIGN(gguf::Writer writer, gguf::Writer::create(path));
-    for (const auto& [key, value] : keys) {
-      std::visit([&](const auto& held) { writer.set(key, gguf::Value(held)); }, value);
+    for (const auto& entry : keys) {
+      std::visit([&](const auto& held) { writer.set(entry.first, gguf::Value(held)); }, entry.second);
     }
     for (const auto& [tensor_name, data] : tensors) {
       writer.declare(tensor_name, data.type, data.ne);
