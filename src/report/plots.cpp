@@ -55,7 +55,7 @@ struct HeatValue {
 // Rows are contexts, columns numbers of chats.
 std::string draw_heat(const Document& document, const std::string& label, double low, double high,
                       const std::function<HeatValue(int64_t, int64_t)>& value_at) {
-  constexpr double kWidth = 420;
+  constexpr double kWidth = 460;
   constexpr double kLeft = 44;
   constexpr double kTop = 22;
   constexpr double kRow = 42;
@@ -133,7 +133,7 @@ void draw_error(Svg& svg, Point at, double upper, double lower, int colour) {
 }
 
 std::string speed_panel(const Document& document, const std::string& depth, double max) {
-  const Frame frame{360, 280, 38, 306, 14, 240};
+  const Frame frame{340, 270, 36, 288, 14, 230};
   Svg svg(frame.width, frame.height,
           fmt::format("Tokens per second of all chats against the number of chats, {}", depth_name(depth)));
   const std::vector<double> ticks = ticks_from_zero(max, 5);
@@ -282,7 +282,7 @@ Plot speed_against_depth(const Document& document) {
   if (max_rate <= 0 || max_depth <= 0) {
     return plot;
   }
-  const Frame frame{440, 310, 38, 378, 14, 268};
+  const Frame frame{480, 320, 38, 416, 14, 278};
   Svg svg(frame.width, frame.height, "Tokens per second of each chat against the tokens in its window");
   const std::vector<double> ticks = ticks_from_zero(max_rate, 5);
   const Scale y = Scale::linear(0, ticks.back(), frame.bottom, frame.top);
@@ -357,7 +357,7 @@ Plot ttft_against_prompt(const Document& document) {
   if (high <= 0) {
     return plot;
   }
-  const Frame frame{440, 310, 52, 378, 14, 268};
+  const Frame frame{480, 320, 52, 410, 14, 278};
   Svg svg(frame.width, frame.height, "Seconds to the first token against the tokens of the prompt");
   const double margin = high > low ? 1.15 : 2;
   const Scale x = Scale::logarithmic(low / margin, high * margin, frame.left + 6, frame.right);

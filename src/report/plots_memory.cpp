@@ -193,7 +193,7 @@ Plot memory_against_context(const Document& document) {
   }
   const std::optional<double> capacity = capacity_of(document, max);
   const Unit unit = unit_for(max);
-  const Frame frame{440, 310, 38, 376, 18, 256};
+  const Frame frame{480, 320, 38, 410, 18, 266};
   Svg svg(frame.width, frame.height, "Memory of each configuration, stacked by what holds it");
   const std::vector<double> ticks = ticks_from_zero(std::max(max, capacity.value_or(0)) / unit.bytes, 6);
   const Scale y = Scale::linear(0, ticks.back(), frame.bottom, frame.top);
@@ -284,7 +284,7 @@ Plot latency_distribution(const Document& document) {
   high *= 1.25;
   constexpr double kRidge = 34;
   const double height = 20 + kRidge * static_cast<double>(ridges.size());
-  const Frame frame{440, height + 46, 92, 380, 12, height};
+  const Frame frame{480, height + 46, 96, 420, 12, height};
   Svg svg(frame.width, frame.height,
           fmt::format("Distributions of the time between tokens at {}", format_tokens(ctx)));
   const Scale x = Scale::logarithmic(low, high, frame.left, frame.right);

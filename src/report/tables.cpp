@@ -254,6 +254,12 @@ Table quality_table(const Document& document) {
       table.rows.push_back({text_cell(what), {format_count(n), {}, static_cast<double>(n), {}}});
     }
   };
+  table.rows.push_back(
+      {text_cell("pass@1"),
+       {format_percent(quality.pass_at_1, 1),
+        fmt::format("95 % interval {:.1f} to {:.1f} %", 100 * quality.low, 100 * quality.high),
+        quality.pass_at_1,
+        {}}});
   add("asked", quality.n_samples, true);
   add("solved", quality.n_solved, true);
   add("wrong", quality.n_wrong, true);

@@ -68,23 +68,26 @@
     tip.style.left = Math.max(8, left) + "px";
     tip.style.top = Math.max(8, top) + "px";
   };
-  const show = (mark, x, y) => {
-    const dialog = mark.closest("dialog");
-    (dialog || document.body).append(tip);
-    tip.textContent = mark.dataset.tip;
+  const show = (marks, x, y) => {
+    (marks[0].closest("dialog") || document.body).append(tip);
+    const short = (text) => text.split("\n").slice(0, 2).join(": ");
+    tip.textContent = marks.length === 1 ? marks[0].dataset.tip : marks.map((mark) => short(mark.dataset.tip)).join("\n");
     tip.hidden = false;
     place(x, y);
   };
-  const markOf = (event) => event.target.closest ? event.target.closest("[data-tip]") : null;
+  // Points of several lines often fall together: all that lie under the pointer speak.
+  const kMostTips = 6;
+  const marksAt = (x, y) => [...new Set(document.elementsFromPoint(x, y)
+    .map((element) => element.closest("[data-tip]")).filter(Boolean))].slice(0, kMostTips);
   document.addEventListener("pointermove", (event) => {
-    const mark = markOf(event);
-    if (mark) show(mark, event.clientX, event.clientY); else tip.hidden = true;
+    const marks = event.target.closest && event.target.closest("[data-tip]") ? marksAt(event.clientX, event.clientY) : [];
+    if (marks.length) show(marks, event.clientX, event.clientY); else tip.hidden = true;
   });
   document.addEventListener("focusin", (event) => {
-    const mark = markOf(event);
+    const mark = event.target.closest("[data-tip]");
     if (mark) {
       const box = mark.getBoundingClientRect();
-      show(mark, box.left + box.width / 2, box.top + box.height / 2);
+      show([mark], box.left + box.width / 2, box.top + box.height / 2);
     } else tip.hidden = true;
   });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
