@@ -251,7 +251,7 @@ struct LargestContext {
 };
 
 struct Profile {
-  std::string name;  ///< "chat", "long-files", "codebase", "agents": the word for serve --profile
+  std::string name;  ///< "chat", "long-files", "coding", "agents": the word for serve --profile
   std::string title;
   std::string reason;
   int64_t ctx = 0;

@@ -291,6 +291,5 @@ FL_FIELDS(Document, "freelunch report",
   f("definitions", &T::definitions, "");
   f("samples", &T::samples, "");)
 // clang-format on
-#undef FL_FIELDS
 
 }  // namespace fl::report

@@ -1,0 +1,464 @@
+#include "report/assemble.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <tuple>
+
+#include <fmt/format.h>
+
+#include "report/statistics.h"
+
+namespace fl::report {
+namespace {
+
+using ConfigKey = std::pair<int64_t, int64_t>;
+
+// The records, sorted by what they are about. Of two records of one thing the first complete batch counts,
+// and the last start and plan.
+struct Sorted {
+  RunRecord run;
+  Facts facts;
+  bool has_facts = false;
+  std::map<ConfigKey, Start> starts;
+  std::map<ConfigKey, Lost> lost;
+  std::map<ConfigKey, ConfigPlan> plans;
+  std::vector<const Batch*> batches;
+  std::optional<QualityRecord> quality;
+  std::optional<EndRecord> end;
+  double start_seconds = 0;
+};
+
+Sorted sort_records(const std::vector<Record>& records) {
+  Sorted out;
+  std::set<std::tuple<int64_t, int64_t, std::string, std::string, int64_t, int64_t>> seen;
+  for (const Record& record : records) {
+    if (const auto* run = std::get_if<RunRecord>(&record)) {
+      out.run = *run;
+    } else if (const auto* facts = std::get_if<Facts>(&record)) {
+      out.facts = *facts;
+      out.has_facts = true;
+    } else if (const auto* start = std::get_if<Start>(&record)) {
+      out.starts[{start->ctx, start->chats}] = *start;
+      out.lost.erase({start->ctx, start->chats});
+      out.start_seconds += start->startup_seconds;
+    } else if (const auto* lost = std::get_if<Lost>(&record)) {
+      out.lost[{lost->ctx, lost->chats}] = *lost;
+    } else if (const auto* plan = std::get_if<ConfigPlan>(&record)) {
+      out.plans.insert_or_assign({plan->ctx, plan->chats}, *plan);
+    } else if (const auto* batch = std::get_if<Batch>(&record)) {
+      const int64_t chat =
+          batch->kind == "fill" && !batch->samples.empty() ? batch->samples.front().chat : -1;
+      const bool once = batch->kind == "measure";
+      if (!once ||
+          seen.insert({batch->ctx, batch->chats, batch->depth, batch->kind, batch->repeat, chat}).second) {
+        out.batches.push_back(batch);
+      }
+    } else if (const auto* quality = std::get_if<QualityRecord>(&record)) {
+      out.quality = *quality;
+    } else if (const auto* end = std::get_if<EndRecord>(&record)) {
+      out.end = *end;
+    }
+  }
+  return out;
+}
+
+void merge_flags(std::vector<Flag>& into, const std::vector<Flag>& flags) {
+  for (const Flag& flag : flags) {
+    if (std::none_of(into.begin(), into.end(), [&](const Flag& known) { return known.code == flag.code; })) {
+      into.push_back(flag);
+    }
+  }
+}
+
+void merge_memory(Memory& into, const Batch& batch) {
+  if (batch.memory_bytes && *batch.memory_bytes > into.bytes.value_or(0)) {
+    into.bytes = batch.memory_bytes;
+    into.basis = batch.memory_basis;
+  }
+  into.reason = into.bytes ? "" : batch.memory_reason;
+}
+
+// The measured batches of one cell to its figures.
+void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
+  std::vector<double> per_chat;
+  std::vector<double> total;
+  std::vector<double> prefill;
+  std::vector<double> joules;
+  std::vector<double> ttft;
+  std::vector<double> gaps;
+  std::vector<double> whole;
+  std::vector<double> cached;
+  std::vector<double> depth;
+  for (const Batch* batch : batches) {
+    ++cell.n_repeats;
+    std::vector<double> rates;
+    for (const Sample& sample : batch->samples) {
+      ++cell.n_requests;
+      if (sample.status != "ok") {
+        ++cell.n_not_ok;
+        continue;
+      }
+      depth.push_back(static_cast<double>(sample.prompt_tokens));
+      whole.push_back(sample.total_seconds);
+      if (sample.ttft_seconds) {
+        ttft.push_back(*sample.ttft_seconds);
+      }
+      if (sample.decode_rate) {
+        rates.push_back(*sample.decode_rate);
+      }
+      if (sample.cached_tokens >= 0 && sample.prompt_tokens > 0) {
+        cached.push_back(static_cast<double>(sample.cached_tokens) /
+                         static_cast<double>(sample.prompt_tokens));
+      }
+    }
+    if (!rates.empty()) {
+      per_chat.push_back(stat_of(rates).mean);
+    }
+    for (const int64_t gap : batch->gaps_us) {
+      gaps.push_back(static_cast<double>(gap) * 1e-6);
+    }
+    const auto keep = [](std::vector<double>& into, const std::optional<double>& value) {
+      if (value) {
+        into.push_back(*value);
+      }
+    };
+    keep(total, batch->decode_total);
+    keep(prefill, batch->prefill_total);
+    keep(joules, batch->joules);
+    merge_memory(cell.memory, *batch);
+    merge_flags(cell.flags, batch->flags);
+  }
+  const auto stat = [](const std::vector<double>& values) {
+    return values.empty() ? std::nullopt : std::optional(stat_of(values));
+  };
+  const auto distribution = [](const std::vector<double>& values) {
+    return values.empty() ? std::nullopt : std::optional(distribution_of(values));
+  };
+  cell.decode_per_chat = stat(per_chat);
+  cell.decode_total = stat(total);
+  cell.prefill = stat(prefill);
+  cell.joules_per_token = stat(joules);
+  cell.ttft = distribution(ttft);
+  cell.gap = distribution(gaps);
+  cell.end_to_end = distribution(whole);
+  if (!gaps.empty()) {
+    cell.gap_histogram = histogram_of(gaps);
+  }
+  if (!cached.empty()) {
+    cell.cached_share = median(cached);
+  }
+  cell.depth_tokens = depth.empty() ? 0 : static_cast<int64_t>(median(depth));
+  cell.status = per_chat.empty() ? "failed" : "ok";
+  if (per_chat.empty()) {
+    cell.reason = cell.flags.empty() ? "no answer with two tokens" : cell.flags.front().text;
+  }
+  if (cell.decode_total && cell.decode_total->cv > kMaxCv) {
+    merge_flags(cell.flags, {{"spread", fmt::format("decode tok/s vary by {:.1f} % over {} repeats",
+                                                    100 * cell.decode_total->cv, cell.decode_total->n)}});
+  }
+  if (cell.n_repeats < kLeastRepeats) {
+    merge_flags(cell.flags, {{"few_samples",
+                              fmt::format("only {} of at least {} repeats", cell.n_repeats, kLeastRepeats)}});
+  }
+}
+
+// Why a cell has no measured batch.
+void explain(Cell& cell, const Sorted& sorted) {
+  const ConfigKey key{cell.ctx, cell.chats};
+  if (const auto plan = sorted.plans.find(key); plan != sorted.plans.end()) {
+    for (const Flag& cut : plan->second.cut) {
+      if (cut.code == cell.depth) {
+        cell.status = "cut";
+        cell.reason = cut.text;
+        return;
+      }
+    }
+  }
+  if (const auto start = sorted.starts.find(key); start != sorted.starts.end() && !start->second.started) {
+    cell.status = "failed";
+    cell.reason = start->second.error;
+    return;
+  }
+  if (const auto lost = sorted.lost.find(key); lost != sorted.lost.end()) {
+    cell.status = "failed";
+    cell.reason = lost->second.error;
+    return;
+  }
+  cell.status = "missing";
+  cell.reason = "not reached";
+}
+
+void add_cells(Document& document, const Sorted& sorted) {
+  for (const int64_t ctx : document.ctx) {
+    for (const int64_t chats : document.chats) {
+      for (const std::string& depth : document.depths) {
+        Cell cell;
+        cell.id = fmt::format("{}x{} {}", ctx, chats, depth);
+        cell.ctx = ctx;
+        cell.chats = chats;
+        cell.depth = depth;
+        std::vector<const Batch*> batches;
+        for (const Batch* batch : sorted.batches) {
+          if (batch->kind == "measure" && batch->ctx == ctx && batch->chats == chats &&
+              batch->depth == depth) {
+            batches.push_back(batch);
+          }
+        }
+        if (batches.empty()) {
+          explain(cell, sorted);
+        } else {
+          fill_cell(cell, batches);
+        }
+        document.integrity.n_cells_flagged += cell.flags.empty() ? 0 : 1;
+        document.cells.push_back(std::move(cell));
+      }
+    }
+  }
+}
+
+void add_configurations(Document& document, const Sorted& sorted) {
+  for (const auto& [key, start] : sorted.starts) {
+    Configuration configuration;
+    configuration.ctx = start.ctx;
+    configuration.chats = start.chats;
+    configuration.window = start.window;
+    configuration.command = start.command;
+    configuration.started = start.started;
+    configuration.error = start.error;
+    configuration.startup_seconds = start.startup_seconds;
+    if (const auto lost = sorted.lost.find(key); lost != sorted.lost.end()) {
+      configuration.error = lost->second.error;
+    }
+    configuration.memory.reason = start.started ? "not measured" : "the server did not start";
+    for (const Batch* batch : sorted.batches) {
+      if (ConfigKey{batch->ctx, batch->chats} == key) {
+        merge_memory(configuration.memory, *batch);
+      }
+    }
+    configuration.memory.parts = start.parts;
+    for (Cell& cell : document.cells) {
+      if (ConfigKey{cell.ctx, cell.chats} == key) {
+        cell.memory.parts = start.parts;
+      }
+    }
+    document.configurations.push_back(std::move(configuration));
+  }
+}
+
+void add_requests(Document& document, const Sorted& sorted) {
+  constexpr double kUncached = 0.02;
+  for (const Batch* batch : sorted.batches) {
+    for (const Sample& sample : batch->samples) {
+      document.samples.push_back(sample);
+      Integrity& integrity = document.integrity;
+      ++integrity.n_requests;
+      integrity.n_ok += sample.status == "ok" ? 1 : 0;
+      integrity.n_truncated += sample.status == "truncated" ? 1 : 0;
+      integrity.n_timeout += sample.status == "timeout" ? 1 : 0;
+      integrity.n_error += sample.status == "error" ? 1 : 0;
+      const auto prompt = static_cast<double>(sample.prompt_tokens);
+      const bool alone = batch->samples.size() == 1;
+      const bool fresh = static_cast<double>(sample.cached_tokens) <= kUncached * prompt;
+      const bool counts = batch->kind == "fill" || (batch->kind == "measure" && batch->depth == "empty");
+      if (sample.status == "ok" && alone && fresh && counts && sample.ttft_seconds && sample.prefill_rate) {
+        document.prompts.push_back(
+            {batch->ctx, batch->chats, sample.prompt_tokens, *sample.ttft_seconds, *sample.prefill_rate});
+      }
+    }
+  }
+}
+
+void judge(Document& document, const Sorted& sorted) {
+  Integrity& integrity = document.integrity;
+  const int64_t n_not_ok = integrity.n_requests - integrity.n_ok;
+  const bool any = std::any_of(document.cells.begin(), document.cells.end(),
+                               [](const Cell& cell) { return cell.status == "ok"; });
+  if (static_cast<double>(n_not_ok) > kMaxNotOk * static_cast<double>(integrity.n_requests)) {
+    integrity.valid = false;
+    integrity.reason =
+        fmt::format("{} of {} requests were not ok ({} truncated, {} errors, {} time-outs)", n_not_ok,
+                    integrity.n_requests, integrity.n_truncated, integrity.n_error, integrity.n_timeout);
+  } else if (!any) {
+    integrity.valid = false;
+    integrity.reason = "no cell was measured";
+  }
+  for (const Cell& cell : document.cells) {
+    merge_flags(integrity.flags, cell.flags);
+  }
+  if (sorted.has_facts) {
+    for (const std::string& note : sorted.facts.notes) {
+      integrity.flags.push_back({"server", note});
+    }
+  }
+}
+
+std::string reuse_word(const Sorted& sorted) {
+  bool stated = false;
+  bool reused = false;
+  for (const Batch* batch : sorted.batches) {
+    for (const Sample& sample : batch->samples) {
+      stated = stated || sample.cached_tokens >= 0;
+      reused = reused || (batch->depth != "empty" && sample.cached_tokens > sample.prompt_tokens / 2);
+    }
+  }
+  return reused ? "reported" : stated ? "none" : "unstated";
+}
+
+void describe_server(Document& document, const Manifest& manifest, const Sorted& sorted) {
+  const Facts& facts = sorted.facts;
+  Server& server = document.server;
+  server.kind = manifest.options.kind;
+  server.url = manifest.options.url;
+  server.command_template = manifest.options.command_template;
+  server.name = facts.name;
+  server.version = facts.version;
+  server.token_counts = facts.token_counts;
+  server.notes = facts.notes;
+  server.prefix_reuse = reuse_word(sorted);
+  Model& model = document.model;
+  model = manifest.model;
+  if (model.name.empty()) {
+    model.name = facts.model;
+  }
+  if (model.path.empty()) {
+    model.path = facts.model_path;
+  }
+  if (model.quantisation.empty()) {
+    model.quantisation = facts.model_type;
+  }
+  const auto keep = [](std::optional<int64_t>& into, const std::optional<int64_t>& value) {
+    if (!into) {
+      into = value;
+    }
+  };
+  keep(model.n_params, facts.n_params);
+  keep(model.file_bytes, facts.model_bytes);
+  keep(model.ctx_train, facts.ctx_train);
+}
+
+void describe_run(Document& document, const Manifest& manifest, const Sorted& sorted,
+                  const std::string& stop_reason) {
+  Run& run = document.run;
+  run.id = sorted.run.id;
+  run.started_at = sorted.run.started_at;
+  run.command = sorted.run.command;
+  run.quick = manifest.options.quick;
+  run.program_version = manifest.program_version;
+  run.seconds = sorted.start_seconds;
+  for (const Batch* batch : sorted.batches) {
+    run.seconds += batch->seconds;
+    run.finished_at = std::max(run.finished_at, batch->at);
+  }
+  if (sorted.quality) {
+    run.seconds += sorted.quality->seconds;
+  }
+  if (sorted.end) {
+    run.finished_at = sorted.end->at;
+  }
+  Plan& plan = run.plan;
+  plan.budget_seconds = manifest.options.budget_seconds;
+  plan.repeats = manifest.options.repeats;
+  plan.tokens_per_request = manifest.options.tokens_per_request;
+  plan.prompt_tokens = manifest.options.prompt_tokens;
+  for (const auto& [key, config] : sorted.plans) {
+    plan.estimated_seconds += config.estimated_seconds;
+    for (const Flag& cut : config.cut) {
+      plan.decisions.push_back(fmt::format("{}, {} {}, {}: {}", short_tokens(key.first), key.second,
+                                           key.second == 1 ? "chat" : "chats", cut.code, cut.text));
+    }
+  }
+  const bool tasks_done = manifest.options.tasks == "none" || sorted.quality.has_value();
+  run.complete =
+      tasks_done && std::none_of(document.cells.begin(), document.cells.end(), [&](const Cell& cell) {
+        const auto plan_of = sorted.plans.find({cell.ctx, cell.chats});
+        const bool short_of = cell.status == "ok" && plan_of != sorted.plans.end() &&
+                              cell.n_repeats < plan_of->second.repeats &&
+                              !sorted.lost.contains({cell.ctx, cell.chats});
+        return cell.status == "missing" || short_of;
+      });
+  run.stop_reason = run.complete ? "" : stop_reason;
+}
+
+std::vector<Definition> definitions(const Document& document) {
+  const std::string counts = document.server.token_counts == "usage" ? "as the server's usage states them"
+                             : document.server.token_counts == "tokenizer"
+                                 ? "counted by the server's own tokenizer"
+                                 : "estimated: one a chunk";
+  return {
+      {"decode tok/s per chat",
+       "(answer tokens - 1) / (time of the last chunk - time of the first), seen by the client, mean over "
+       "the chats of a "
+       "repeat; then mean over repeats. The wait for the first token is not in it"},
+      {"decode tok/s total",
+       "answer tokens of all chats inside the time in which all of them decode, divided by that time"},
+      {"prefill tok/s",
+       "prompt tokens that were not cached, of all chats, divided by the time from sending to the last "
+       "chat's first token"},
+      {"TTFT",
+       "time to first token: from sending the request to the first chunk with text, reasoning included"},
+      {"gap", "time between two chunks with text of one chat, pooled over chats and repeats"},
+      {"end-to-end", "from sending the request to the end of the answer"},
+      {"p50, p95, p99", "linear between neighbours (type 7)"},
+      {"spread",
+       "coefficient of variation over repeats: sample standard deviation / mean; over 5 % is flagged"},
+      {"context", "--ctx-size: tokens of all chats together; one chat's window is context / chats"},
+      {"depth",
+       "empty: the prompt is the only content; full: the window is filled up to the room for prompt and "
+       "answer; half: "
+       "half of that. The filling is a first turn, read once, then reused from the server's cache where it "
+       "has one"},
+      {"memory",
+       "highest seen while the cell ran: of the device by NVML, otherwise resident memory of the server's "
+       "processes"},
+      {"joules per token", "energy of all devices by NVML over the repeat, prompt included, / answer tokens"},
+      {"tokens", counts},
+      {"cache-proof",
+       "every prompt is new text from its first word on; what the server says it cached is shown"},
+  };
+}
+
+}  // namespace
+
+std::string short_tokens(int64_t n_tokens) {
+  constexpr int64_t kKibi = 1024;
+  return n_tokens >= kKibi && n_tokens % kKibi == 0 ? fmt::format("{}k", n_tokens / kKibi)
+                                                    : fmt::format("{}", n_tokens);
+}
+
+Document assemble(const Manifest& manifest, const std::vector<Record>& records,
+                  const std::string& stop_reason) {
+  const Sorted sorted = sort_records(records);
+  Document document;
+  document.machine = manifest.machine;
+  document.ceilings = sorted.run.ceilings;
+  std::set<int64_t> ctx(manifest.options.ctx.begin(), manifest.options.ctx.end());
+  std::set<int64_t> chats(manifest.options.chats.begin(), manifest.options.chats.end());
+  for (const auto& [key, plan] : sorted.plans) {
+    ctx.insert(key.first);
+    chats.insert(key.second);
+  }
+  document.ctx.assign(ctx.begin(), ctx.end());
+  document.chats.assign(chats.begin(), chats.end());
+  document.depths = manifest.options.depths;
+  describe_server(document, manifest, sorted);
+  add_cells(document, sorted);
+  add_configurations(document, sorted);
+  add_requests(document, sorted);
+  judge(document, sorted);
+  describe_run(document, manifest, sorted, stop_reason);
+  if (sorted.quality) {
+    document.quality = sorted.quality->quality;
+  }
+  document.definitions = definitions(document);
+  conclude(document);
+  return document;
+}
+
+void conclude(Document& document) {
+  document.findings = find_findings(document);
+  document.recommendation = recommend(document);
+  document.headline = summarize(document);
+}
+
+}  // namespace fl::report

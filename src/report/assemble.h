@@ -1,0 +1,32 @@
+// From the journal to the document: a pure function.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "report/document.h"
+#include "report/records.h"
+
+namespace fl::report {
+
+/// More than this share of requests that are not ok makes a run invalid.
+inline constexpr double kMaxNotOk = 0.01;
+/// Fewer repeats than this flag the cell.
+inline constexpr int64_t kLeastRepeats = 3;
+
+/// `stop_reason`: why the run is not complete; unused when it is.
+Document assemble(const Manifest& manifest, const std::vector<Record>& records,
+                  const std::string& stop_reason);
+
+/// Fills findings, recommendation and headline from the cells. Part of assemble.
+void conclude(Document& document);
+
+/// The parts of conclude, each in a file of its own.
+std::vector<Finding> find_findings(const Document& document);
+Recommendation recommend(const Document& document);
+Headline summarize(const Document& document);
+
+/// "16k", "8000".
+std::string short_tokens(int64_t n_tokens);
+
+}  // namespace fl::report

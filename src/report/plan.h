@@ -1,0 +1,66 @@
+// What fits into the budget, and how much is left: a model of cost that learns from what was measured.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "report/records.h"
+#include "report/target.h"
+
+namespace fl::report {
+
+/// Seconds. Reading n prompt tokens takes n * (a + b * n); one step of P chats takes c + d * P.
+class CostModel {
+ public:
+  void learn(const Facts& facts);
+  void learn(const Start& start);
+  void learn(const Batch& batch);
+
+  double start() const { return start_; }
+  double read(int64_t n_tokens) const;
+  double decode(int64_t n_tokens, int64_t chats) const;
+  /// False: the server reads a filled window again for every request.
+  bool reuse() const { return reuse_; }
+
+ private:
+  void fit();
+
+  std::vector<double> prompt_tokens_;
+  std::vector<double> per_token_;  // seconds
+  std::vector<double> chats_;
+  std::vector<double> step_;  // seconds
+  double read_a_ = 1.0 / 1000;
+  double read_b_ = 0;
+  double step_c_ = 1.0 / 30;
+  double step_d_ = 0;
+  double start_ = 1;
+  int64_t n_starts_ = 0;
+  bool reuse_ = true;
+};
+
+struct ConfigSize {
+  int64_t ctx = 0;
+  int64_t chats = 0;
+  int64_t window = 0;
+};
+
+/// Of one repeat of a cell, and of filling its window once from `from` tokens on.
+double batch_seconds(const CostModel& cost, const ConfigSize& size, const Shape& shape);
+double fill_seconds(const CostModel& cost, const ConfigSize& size, int64_t from, int64_t to);
+
+/// What the cells of one configuration take.
+double config_seconds(const CostModel& cost, const ConfigSize& size, const std::vector<std::string>& depths,
+                      const Options& options, const Facts& facts, bool starts);
+
+/// Chooses the depths of `todo`, in order; the first is the one that begins now. With a budget, every
+/// configuration's empty window comes first, then one chat's full and half windows from small to large
+/// contexts, then the largest number of chats, then the rest; what does not fit is left out. An empty list of
+/// depths: the configuration is left out.
+std::vector<std::vector<std::string>> choose_depths(const CostModel& cost,
+                                                    const std::vector<ConfigSize>& todo,
+                                                    const Options& options, const Facts& facts, bool starts,
+                                                    double seconds_left);
+
+}  // namespace fl::report

@@ -1,0 +1,113 @@
+#include "report/statistics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace fl::report {
+namespace {
+
+constexpr double kFirstEdge = 1e-4;  // seconds
+constexpr double kLastEdge = 100;
+constexpr int kBinsPerDecade = 12;
+
+double mean_of(std::span<const double> values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+}  // namespace
+
+Stat stat_of(std::span<const double> values) {
+  Stat out;
+  if (values.empty()) {
+    return out;
+  }
+  out.n = static_cast<int64_t>(values.size());
+  out.mean = mean_of(values);
+  if (values.size() > 1) {
+    double squares = 0;
+    for (const double value : values) {
+      squares += (value - out.mean) * (value - out.mean);
+    }
+    out.sd = std::sqrt(squares / static_cast<double>(values.size() - 1));
+  }
+  out.cv = out.mean != 0 ? out.sd / std::abs(out.mean) : 0;
+  out.median = median({values.begin(), values.end()});
+  out.min = *std::min_element(values.begin(), values.end());
+  out.max = *std::max_element(values.begin(), values.end());
+  return out;
+}
+
+double quantile(std::span<const double> sorted, double q) {
+  const double at = std::clamp(q, 0.0, 1.0) * static_cast<double>(sorted.size() - 1);
+  const auto below = static_cast<size_t>(at);
+  const size_t above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (at - static_cast<double>(below)) * (sorted[above] - sorted[below]);
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return quantile(values, 0.5);
+}
+
+Distribution distribution_of(std::vector<double> values) {
+  Distribution out;
+  if (values.empty()) {
+    return out;
+  }
+  std::sort(values.begin(), values.end());
+  out.n = static_cast<int64_t>(values.size());
+  out.mean = mean_of(values);
+  out.p50 = quantile(values, 0.50);
+  out.p95 = quantile(values, 0.95);
+  out.p99 = quantile(values, 0.99);
+  out.min = values.front();
+  out.max = values.back();
+  return out;
+}
+
+Histogram histogram_of(std::span<const double> seconds) {
+  const int n_bins = static_cast<int>(std::lround(kBinsPerDecade * std::log10(kLastEdge / kFirstEdge)));
+  std::vector<int64_t> counts(static_cast<size_t>(n_bins));
+  int first = n_bins;
+  int last = -1;
+  for (const double value : seconds) {
+    const double place = value > 0 ? kBinsPerDecade * std::log10(value / kFirstEdge) : 0;
+    const int bin = std::clamp(static_cast<int>(std::floor(place)), 0, n_bins - 1);
+    ++counts[static_cast<size_t>(bin)];
+    first = std::min(first, bin);
+    last = std::max(last, bin);
+  }
+  Histogram out;
+  for (int bin = first; bin <= last; ++bin) {
+    out.edges.push_back(kFirstEdge * std::pow(10.0, static_cast<double>(bin) / kBinsPerDecade));
+    out.counts.push_back(counts[static_cast<size_t>(bin)]);
+  }
+  if (last >= first) {
+    out.edges.push_back(kFirstEdge * std::pow(10.0, static_cast<double>(last + 1) / kBinsPerDecade));
+  }
+  return out;
+}
+
+Line fit_line(std::span<const double> x, std::span<const double> y) {
+  Line out;
+  if (x.empty()) {
+    return out;
+  }
+  const double mean_x = mean_of(x);
+  const double mean_y = mean_of(y);
+  double xx = 0;
+  double xy = 0;
+  double yy = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    xx += (x[i] - mean_x) * (x[i] - mean_x);
+    xy += (x[i] - mean_x) * (y[i] - mean_y);
+    yy += (y[i] - mean_y) * (y[i] - mean_y);
+  }
+  out.slope = xx > 0 ? xy / xx : 0;
+  out.at_zero = mean_y - out.slope * mean_x;
+  out.r2 = xx > 0 && yy > 0 ? xy * xy / (xx * yy) : 0;
+  return out;
+}
+
+}  // namespace fl::report

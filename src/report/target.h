@@ -1,0 +1,55 @@
+// The server under measurement, as a client sees it: what it says about itself, how it counts tokens, and one
+// batch of timed requests.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "client/http.h"
+#include "report/machine.h"
+#include "report/records.h"
+
+namespace fl::report {
+
+/// Asks /health, /v1/models, /props, /version and /tokenize (those that exist), then sends two short chats to
+/// learn tokens per byte, the template's tokens and a first speed. `seed` makes their texts new.
+/// Errors: network (nothing answers, or it answers errors), unavailable (cancelled).
+Result<Facts> ask_server(const client::Endpoint& endpoint, const Options& options, uint64_t seed,
+                         const std::atomic<bool>* cancel);
+
+/// Tokens of a text by the server's own tokenizer; -1: it has none or it failed.
+int64_t count_tokens(const client::Endpoint& endpoint, const Facts& facts, std::string_view text,
+                     const std::atomic<bool>* cancel);
+
+/// What the prompts of a cell are made of, in tokens.
+struct Shape {
+  int64_t window = 0;
+  int64_t filled = 0;  ///< of the prefix that fills the window; 0: none
+  int64_t prompt = 0;  ///< of the part that is new in every request
+  int64_t answer = 0;
+};
+
+/// The parts for one filling. Full leaves room for the prompt, the answer, the template and 1 % of error in
+/// the estimate; half is half of that. Parts shrink in windows too small for them.
+Shape shape_of(std::string_view depth, int64_t window, const Options& options, const Facts& facts);
+
+struct BatchSpec {
+  int64_t ctx = 0;
+  int64_t chats = 0;
+  std::string depth;
+  std::string kind;  ///< "measure", "warm-up": all chats at once; "fill": chat `only`, its prefix alone
+  int64_t repeat = 0;
+  int64_t only = -1;
+  Shape shape;
+  std::string run_id;
+};
+
+/// Sends the requests of one batch, watches the machine meanwhile, and judges what came back. A batch that
+/// was cancelled is unavailable; when no request found a server it is network. Everything else is data.
+Result<Batch> measure(const client::Endpoint& endpoint, const Facts& facts, const Options& options,
+                      const BatchSpec& spec, const Nvml* nvml, pid_t server, const std::atomic<bool>* cancel);
+
+}  // namespace fl::report
