@@ -25,7 +25,6 @@ struct Sorted {
   std::map<ConfigKey, ConfigPlan> plans;
   std::vector<const Batch*> batches;
   std::optional<QualityRecord> quality;
-  std::optional<EndRecord> end;
   double start_seconds = 0;
 };
 
@@ -56,8 +55,6 @@ Sorted sort_records(const std::vector<Record>& records) {
       }
     } else if (const auto* quality = std::get_if<QualityRecord>(&record)) {
       out.quality = *quality;
-    } else if (const auto* end = std::get_if<EndRecord>(&record)) {
-      out.end = *end;
     }
   }
   return out;
@@ -352,9 +349,6 @@ void describe_run(Document& document, const Manifest& manifest, const Sorted& so
   }
   if (sorted.quality) {
     run.seconds += sorted.quality->seconds;
-  }
-  if (sorted.end) {
-    run.finished_at = sorted.end->at;
   }
   Plan& plan = run.plan;
   plan.budget_seconds = manifest.options.budget_seconds;

@@ -230,8 +230,8 @@ int64_t count_tokens(const client::Endpoint& endpoint, const Facts& facts, std::
   return tokens != answer.end() && tokens->is_array() ? static_cast<int64_t>(tokens->size()) : -1;
 }
 
-Result<Facts> ask_server(const client::Endpoint& endpoint, const Options& options, uint64_t seed,
-                         const std::atomic<bool>* cancel) {
+Result<Facts> describe_server(const client::Endpoint& endpoint, const Options& options,
+                              const std::atomic<bool>* cancel) {
   client::Limits limits;
   limits.total_seconds = kAskSeconds;
   limits.cancel = cancel;
@@ -250,6 +250,12 @@ Result<Facts> ask_server(const client::Endpoint& endpoint, const Options& option
   if (facts.version.empty()) {
     facts.version = text_at(object_at(endpoint, "/version", limits, status), "version");
   }
+  return facts;
+}
+
+Result<Facts> ask_server(const client::Endpoint& endpoint, const Options& options, uint64_t seed,
+                         const std::atomic<bool>* cancel) {
+  FL_ASSIGN(Facts facts, describe_server(endpoint, options, cancel));
   find_tokenizer(endpoint, facts, cancel);
   FL_ASSIGN(const Calibration small, calibrate(endpoint, facts, options, seed, kCalibrationBytes[0], cancel));
   FL_ASSIGN(const Calibration large,

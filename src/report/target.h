@@ -14,9 +14,14 @@
 
 namespace fl::report {
 
-/// Asks /health, /v1/models, /props, /version and /tokenize (those that exist), then sends two short chats to
-/// learn tokens per byte, the template's tokens and a first speed. `seed` makes their texts new.
-/// Errors: network (nothing answers, or it answers errors), unavailable (cancelled).
+/// What /v1/models, /props and /version say, those that exist. Errors: network (nothing answers),
+/// unavailable (cancelled).
+Result<Facts> describe_server(const client::Endpoint& endpoint, const Options& options,
+                              const std::atomic<bool>* cancel);
+
+/// describe_server, then finds the tokenizer and sends two short chats to learn tokens per byte, the
+/// template's tokens and a first speed. `seed` makes their texts new. Errors: also network when the chats
+/// fail.
 Result<Facts> ask_server(const client::Endpoint& endpoint, const Options& options, uint64_t seed,
                          const std::atomic<bool>* cancel);
 
