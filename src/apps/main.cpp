@@ -21,6 +21,7 @@ constexpr auto kCommands = std::to_array<Command>({
     {"inspect", "what is in a GGUF file", fl::apps::run_inspect},
     {"plan", "where every MiB goes, and what fits", fl::apps::run_plan},
     {"bench", "how fast a model's steps are, and how far from the machine's limit", fl::apps::run_bench},
+    {"report", "how well this machine runs a model: the measured matrix", fl::apps::run_report},
     {"eval", "how good a model's answers are: coding tasks", fl::apps::run_eval},
     {"tokenize", "the token ids of a text", fl::apps::run_tokenize},
     {"convert", "a Hugging Face checkpoint to GGUF", fl::apps::run_convert},

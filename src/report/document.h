@@ -84,6 +84,7 @@ struct Model {
   std::optional<int64_t> n_params;
   std::optional<int64_t> ctx_train;  ///< tokens the model was trained for
   std::optional<int64_t> weight_bytes_per_step;
+  std::optional<int64_t> ops_per_token;       ///< of the matrices; multiply and add count as two
   std::optional<int64_t> kv_bytes_per_token;  ///< at 16 bits an element
   std::optional<int64_t> state_bytes_per_chat;
 };

@@ -78,6 +78,7 @@ FL_FIELDS(Model, "the model under measurement",
   f("n_params", &T::n_params, "");
   f("ctx_train", &T::ctx_train, "tokens the model was trained for");
   f("weight_bytes_per_step", &T::weight_bytes_per_step, "read once for each step of the model");
+  f("ops_per_token", &T::ops_per_token, "of the matrices; multiply and add count as two");
   f("kv_bytes_per_token", &T::kv_bytes_per_token, "at 16 bits an element");
   f("state_bytes_per_chat", &T::state_bytes_per_chat, "recurrent state, whatever the context");)
 

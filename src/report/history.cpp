@@ -6,7 +6,18 @@
 #include <fmt/format.h>
 #include <sqlite3.h>
 
+#include "report/json_fields.h"
+
 namespace fl::report {
+
+// clang-format off
+FL_FIELDS(HistoryRow, "",
+  f("id", &T::id, ""); f("started_at", &T::started_at, ""); f("model", &T::model, ""); f("server", &T::server, "");
+  f("machine", &T::machine, ""); f("complete", &T::complete, ""); f("valid", &T::valid, "");
+  f("decode_one_chat_tokens_per_second", &T::decode_one_chat, "");
+  f("decode_best_total_tokens_per_second", &T::decode_best_total, ""); f("command", &T::command, "");)
+// clang-format on
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -178,6 +189,10 @@ Result<Document> History::load(const std::string& id) const {
                 fmt::format("'{}' is the beginning of {} runs of the history", id, n));
   }
   return document_from_json(report);
+}
+
+std::string history_json(const std::vector<HistoryRow>& rows) {
+  return json_of(rows).dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 std::string default_history_path() {

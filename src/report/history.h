@@ -47,6 +47,8 @@ class History {
   std::unique_ptr<sqlite3, Close> database_;
 };
 
+std::string history_json(const std::vector<HistoryRow>& rows);
+
 /// $XDG_DATA_HOME/freelunch/history.sqlite, or ~/.local/share/freelunch/history.sqlite. Empty: no home.
 std::string default_history_path();
 

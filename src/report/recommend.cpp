@@ -30,13 +30,13 @@ bool no_room(const Document& document, int64_t ctx, int64_t chats) {
 void explain_limit(const Document& document, const Cell& cell, const Line& step, Knee& knee) {
   const double seconds = static_cast<double>(cell.chats) / cell.decode_total->mean;
   const Model& model = document.model;
-  if (document.ceilings && model.n_params && model.weight_bytes_per_step) {
+  if (document.ceilings && model.ops_per_token && model.weight_bytes_per_step) {
     const double per_chat =
         static_cast<double>(model.kv_bytes_per_token.value_or(0)) * static_cast<double>(cell.depth_tokens) +
         2 * static_cast<double>(model.state_bytes_per_chat.value_or(0));
     const double bytes =
         static_cast<double>(*model.weight_bytes_per_step) + static_cast<double>(cell.chats) * per_chat;
-    const double ops = 2 * static_cast<double>(*model.n_params) * static_cast<double>(cell.chats);
+    const double ops = static_cast<double>(*model.ops_per_token) * static_cast<double>(cell.chats);
     const double by_bytes = bytes / document.ceilings->bytes_per_second / seconds;
     const double by_ops = ops / document.ceilings->ops_per_second / seconds;
     const std::string shares = fmt::format(
