@@ -12,6 +12,9 @@
 namespace fl::report {
 namespace {
 
+// The largest context of the usual matrix.
+constexpr int64_t kUsualContext = 131072;
+
 using ConfigKey = std::pair<int64_t, int64_t>;
 
 // The records, sorted by what they are about. Of two records of one thing the first complete batch counts,
@@ -109,7 +112,9 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
                          static_cast<double>(sample.prompt_tokens));
       }
     }
-    if (!rates.empty()) {
+    if (batch->decode_total) {
+      per_chat.push_back(*batch->decode_total / static_cast<double>(cell.chats));
+    } else if (!rates.empty()) {
       per_chat.push_back(stat_of(rates).mean);
     }
     for (const int64_t gap : batch->gaps_us) {
@@ -362,6 +367,14 @@ void describe_run(Document& document, const Manifest& manifest, const Sorted& so
                                            key.second == 1 ? "chat" : "chats", cut.code, cut.text));
     }
   }
+  const Model& model = document.model;
+  if (model.ctx_train && *model.ctx_train < kUsualContext && !document.ctx.empty() &&
+      document.ctx.back() <= *model.ctx_train) {
+    plan.decisions.insert(
+        plan.decisions.begin(),
+        fmt::format("the model was trained for {} tokens: larger contexts are not in the matrix",
+                    *model.ctx_train));
+  }
   const bool tasks_done = manifest.options.tasks == "none" || sorted.quality.has_value();
   run.complete =
       tasks_done && std::none_of(document.cells.begin(), document.cells.end(), [&](const Cell& cell) {
@@ -381,9 +394,9 @@ std::vector<Definition> definitions(const Document& document) {
                                  : "estimated: one a chunk";
   return {
       {"decode tok/s per chat",
-       "(answer tokens - 1) / (time of the last chunk - time of the first), seen by the client, mean over "
-       "the chats of a "
-       "repeat; then mean over repeats. The wait for the first token is not in it"},
+       "of one chat alone (answer tokens - 1) / (time of the last chunk - time of the first), seen by the "
+       "client; of "
+       "several their total / their number. The wait for the first token is not in it"},
       {"decode tok/s total",
        "answer tokens of all chats inside the time in which all of them decode, divided by that time"},
       {"prefill tok/s",

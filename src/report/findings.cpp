@@ -42,6 +42,10 @@ std::string chats_word(int64_t n) {
   return n == 1 ? "one chat" : fmt::format("{} chats", n);
 }
 
+std::string one_writes(int64_t n) {
+  return n == 1 ? "one chat writes" : fmt::format("each of {} chats writes", n);
+}
+
 std::optional<Finding> of_context_size(const Document& document) {
   // The smallest number of chats with two contexts: nothing but the size of the window differs.
   for (const int64_t chats : document.chats) {
@@ -71,22 +75,17 @@ std::optional<Finding> of_context_size(const Document& document) {
         fmt::format("from {} to {}", short_tokens(row.front()->ctx), short_tokens(row.back()->ctx));
     if (most <= least * (1 + kNoDifference)) {
       out.title = "Asking for a larger context costs no speed";
-      out.text = fmt::format("While the window is empty {} writes {} to {} tok/s {}: a difference of {}.",
-                             chats_word(chats), rate(least), rate(most), range, percent(most / least - 1));
+      out.text = fmt::format("While the window is empty {} {} to {} tok/s {}: a difference of {}.",
+                             one_writes(chats), rate(least), rate(most), range, percent(most / least - 1));
     } else if (std::abs(change) > kNoDifference && apart(small, large)) {
       out.title = change < 0 ? "A larger context costs speed even when it is empty"
                              : "A larger context was faster, even empty";
       out.text =
-          fmt::format("{} with an empty window writes {} tok/s at {} and {} at {}: {} {}.", chats_word(chats),
+          fmt::format("With an empty window {} {} tok/s at {} and {} at {}: {} {}.", one_writes(chats),
                       rate(small.mean), short_tokens(row.front()->ctx), rate(large.mean),
                       short_tokens(row.back()->ctx), percent(change), change < 0 ? "slower" : "faster");
-      out.text[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(out.text[0])));
     } else {
-      out.title = "Speed varies with the context's size, without a direction";
-      out.text = fmt::format(
-          "While the window is empty {} writes {} to {} tok/s {}; the ends do not differ by more than "
-          "the repeats do.",
-          chats_word(chats), rate(least), rate(most), range);
+      return std::nullopt;  // the repeats vary too much to say either
     }
     const auto memory_of = [&](const Cell* cell) { return cell->memory.bytes; };
     if (memory_of(row.front()) && memory_of(row.back())) {
@@ -116,9 +115,12 @@ std::optional<Finding> of_depth(const Document& document) {
         out.id = "depth";
         out.cells = {empty->id, filled->id};
         const std::string numbers = fmt::format(
-            "{} writes {} tok/s in an empty window of {} and {} with {} tokens in it", chats_word(chats),
+            "{} {} tok/s in an empty window of {} and {} with {} tokens in it", one_writes(chats),
             rate(before.mean), short_tokens(*ctx / chats), rate(after.mean), filled->depth_tokens);
-        if (!apart(before, after) || std::abs(change) <= kNoDifference) {
+        if (std::abs(change) > kNoDifference && !apart(before, after)) {
+          return std::nullopt;  // the repeats vary too much to say either
+        }
+        if (std::abs(change) <= kNoDifference) {
           out.title = "A filled window is as fast as an empty one";
           out.text = fmt::format("{}: a difference of {}.", numbers, percent(change));
         } else if (change < 0) {
@@ -158,7 +160,10 @@ std::optional<Finding> of_chats(const Document& document) {
     for (const Cell* cell : row) {
       out.cells.push_back(cell->id);
     }
-    if (best == one || gain <= 1 + kGain || !apart(*one->decode_total, *best->decode_total)) {
+    if (gain > 1 + kGain && !apart(*one->decode_total, *best->decode_total)) {
+      return std::nullopt;
+    }
+    if (best == one || gain <= 1 + kGain) {
       const Cell* most = row.back();
       out.title = "More chats at once add no speed";
       out.text = fmt::format("{} together write {} tok/s, {} alone {}: they share one speed.",
@@ -202,8 +207,10 @@ Headline summarize(const Document& document) {
     if (!measured(&cell)) {
       continue;
     }
-    const bool better_one = one == nullptr || (one->depth != "empty" && cell.depth == "empty");
-    if (cell.chats == document.chats.front() && better_one) {
+    const bool fewer = one == nullptr || cell.chats < one->chats;
+    const bool emptier =
+        one != nullptr && cell.chats == one->chats && one->depth != "empty" && cell.depth == "empty";
+    if (fewer || emptier) {
       one = &cell;
     }
     if (cell.decode_total && (best == nullptr || cell.decode_total->mean > best->decode_total->mean)) {

@@ -126,7 +126,8 @@ Sample sample_of(const BatchSpec& spec, int64_t index, const Facts& facts, const
   return out;
 }
 
-// Tokens of all chats in the time in which all of them decode, a second.
+// Tokens of all chats in the time in which all of them decode, a second: the prompts of others do not slow
+// it.
 std::optional<double> total_rate(const std::vector<std::unique_ptr<Chat>>& chats,
                                  const std::vector<Sample>& samples, std::vector<Flag>& flags) {
   double begin = 0;
@@ -216,24 +217,24 @@ std::string place_of(const BatchSpec& spec, int64_t chat) {
 }  // namespace
 
 Result<Batch> measure(const client::Endpoint& endpoint, const Facts& facts, const Options& options,
-                      const BatchSpec& spec, const Nvml* nvml, pid_t server,
+                      const BatchSpec& spec, TextSizes& sizes, const Nvml* nvml, pid_t server,
                       const std::atomic<bool>* cancel) {
   const bool fill = spec.kind == "fill";
   const int64_t max_tokens = fill ? 1 : spec.shape.answer;
-  const auto bytes_of = [&](int64_t tokens) {
-    return static_cast<size_t>(std::max(0.0, static_cast<double>(tokens) / facts.tokens_per_byte));
+  const auto text = [&](const std::string& place, int64_t tokens) {
+    const uint64_t seed = seed_of(spec.run_id, place);
+    return make_text(seed, sizes.bytes(endpoint, facts, seed, tokens, cancel));
   };
   std::vector<std::unique_ptr<Chat>> chats;
   std::vector<int64_t> indices;
   for (int64_t i = fill ? spec.only : 0; i < (fill ? spec.only + 1 : spec.chats); ++i) {
     auto chat = std::make_unique<Chat>();
     if (spec.shape.filled > 0) {
-      chat->prefix = make_text(seed_of(spec.run_id, place_of(spec, i)), bytes_of(spec.shape.filled));
+      chat->prefix = text(place_of(spec, i), spec.shape.filled);
     }
     if (!fill) {
-      const std::string place =
-          fmt::format("{}/{}/{}/{}", place_of(spec, i), spec.depth, spec.kind, spec.repeat);
-      chat->prompt = make_text(seed_of(spec.run_id, place), bytes_of(spec.shape.prompt));
+      chat->prompt = text(fmt::format("{}/{}/{}/{}", place_of(spec, i), spec.depth, spec.kind, spec.repeat),
+                          spec.shape.prompt);
     }
     indices.push_back(i);
     chats.push_back(std::move(chat));

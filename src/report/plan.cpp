@@ -87,6 +87,15 @@ double CostModel::decode(int64_t n_tokens, int64_t chats) const {
   return static_cast<double>(n_tokens) * (step_c_ + step_d_ * static_cast<double>(chats));
 }
 
+Shape stretched(Shape shape, const CostModel& cost, int64_t chats) {
+  const double one = cost.read(shape.filled + shape.prompt) - (cost.reuse() ? cost.read(shape.filled) : 0);
+  const double step = cost.decode(1, chats);
+  const double stagger = static_cast<double>(chats - 1) * one;
+  const auto most = static_cast<double>(longest_answer(shape));
+  shape.answer = static_cast<int64_t>(std::min(most, static_cast<double>(shape.answer) + stagger / step));
+  return shape;
+}
+
 double batch_seconds(const CostModel& cost, const ConfigSize& size, const Shape& shape) {
   const double again = cost.reuse() ? 0 : cost.read(shape.filled);
   const double prompt = cost.read(shape.filled + shape.prompt) - cost.read(shape.filled);
@@ -104,7 +113,7 @@ double config_seconds(const CostModel& cost, const ConfigSize& size, const std::
   double sum = starts ? cost.start() : 0;
   int64_t filled = 0;
   for (const std::string& depth : depths) {
-    Shape shape = shape_of(depth, size.window, options, facts);
+    Shape shape = stretched(shape_of(depth, size.window, options, facts), cost, size.chats);
     sum += static_cast<double>(options.repeats) * batch_seconds(cost, size, shape);
     if (shape.filled > 0) {
       sum += fill_seconds(cost, size, filled, shape.filled);

@@ -46,6 +46,10 @@ struct ConfigSize {
   int64_t window = 0;
 };
 
+/// Chats that start together begin to write one after another, as their prompts are read: with answers longer
+/// by that time, all of them write together for about the asked number of tokens.
+Shape stretched(Shape shape, const CostModel& cost, int64_t chats);
+
 /// Of one repeat of a cell, and of filling its window once from `from` tokens on.
 double batch_seconds(const CostModel& cost, const ConfigSize& size, const Shape& shape);
 double fill_seconds(const CostModel& cost, const ConfigSize& size, int64_t from, int64_t to);

@@ -39,12 +39,15 @@ void explain_limit(const Document& document, const Cell& cell, const Line& step,
     const double ops = static_cast<double>(*model.ops_per_token) * static_cast<double>(cell.chats);
     const double by_bytes = bytes / document.ceilings->bytes_per_second / seconds;
     const double by_ops = ops / document.ceilings->ops_per_second / seconds;
+    // More than all of the bandwidth: the weights stay in the processor's caches.
+    constexpr double kFromCache = 1.05;
+    const bool cached = by_bytes > kFromCache;
     const std::string shares = fmt::format(
         "of a step of {:.2f} ms with {} {}, moving {:.2f} GB takes {:.0f} % at the "
         "measured bandwidth and {:.2f} G operations take {:.0f} % at the measured peak",
         1e3 * seconds, cell.chats, cell.chats == 1 ? "chat" : "chats", bytes * 1e-9, 100 * by_bytes,
         ops * 1e-9, 100 * by_ops);
-    if (by_bytes >= kLimitShare && by_bytes >= by_ops) {
+    if (!cached && by_bytes >= kLimitShare && by_bytes >= by_ops) {
       knee.limit = "bytes";
       knee.text += "memory bandwidth limits: " + shares;
     } else if (by_ops >= kLimitShare) {
@@ -53,9 +56,12 @@ void explain_limit(const Document& document, const Cell& cell, const Line& step,
     } else {
       knee.limit = "launches";
       knee.text +=
-          "neither bytes nor operations explain the time, which leaves the work between them (starting "
-          "kernels, sampling, the protocol): " +
-          shares;
+          cached
+              ? "the model stays in the processor's caches and arithmetic does not explain the time, which "
+                "leaves the work between the operations (starting kernels, sampling, the protocol): "
+              : "neither bytes nor operations explain the time, which leaves the work between them (starting "
+                "kernels, sampling, the protocol): " +
+                    shares;
     }
     return;
   }
@@ -118,16 +124,24 @@ std::optional<Knee> knee_of(const Document& document, int64_t ctx, const std::st
 }
 
 std::optional<LargestContext> largest_of(const Document& document, int64_t chats) {
-  const Configuration* best = nullptr;
-  const Configuration* refused = nullptr;
-  for (const Configuration& configuration : document.configurations) {
-    if (configuration.chats != chats) {
-      continue;
+  const Cell* best = nullptr;
+  const Cell* refused = nullptr;
+  for (const int64_t ctx : document.ctx) {
+    const Cell* deepest = nullptr;
+    const Cell* not_run = nullptr;
+    for (const std::string& depth : document.depths) {
+      const Cell* cell = find_cell(document, ctx, chats, depth);
+      if (cell != nullptr && cell->status == "ok") {
+        deepest = cell;
+      } else if (cell != nullptr && cell->status != "missing") {
+        not_run = not_run == nullptr ? cell : not_run;
+      }
     }
-    if (configuration.started && configuration.error.empty()) {
-      best = best == nullptr || configuration.ctx > best->ctx ? &configuration : best;
-    } else if (refused == nullptr || configuration.ctx < refused->ctx) {
-      refused = &configuration;
+    if (deepest != nullptr) {
+      best = deepest;
+      refused = nullptr;
+    } else if (refused == nullptr) {
+      refused = not_run;
     }
   }
   if (best == nullptr) {
@@ -136,18 +150,11 @@ std::optional<LargestContext> largest_of(const Document& document, int64_t chats
   LargestContext out;
   out.chats = chats;
   out.ctx = best->ctx;
-  out.at_end = refused == nullptr || refused->ctx < best->ctx;
-  std::string filled;
-  for (const char* depth : {"full", "half"}) {
-    const Cell* cell = find_cell(document, best->ctx, chats, depth);
-    if (cell != nullptr && cell->status == "ok") {
-      filled = fmt::format(", measured with {} tokens in each chat's window", cell->depth_tokens);
-      break;
-    }
-  }
-  out.text = fmt::format("{} tokens for {} {} ran{}", out.ctx, chats, chats == 1 ? "chat" : "chats", filled);
-  out.text += out.at_end ? "; larger ones were not tried"
-                         : fmt::format("; {} failed: {}", refused->ctx, refused->error);
+  out.at_end = refused == nullptr;
+  out.text = fmt::format("{} tokens for {} {} ran, measured with {} tokens in each chat's window{}", out.ctx,
+                         chats, chats == 1 ? "chat" : "chats", best->depth_tokens,
+                         out.at_end ? "; larger ones were not measured"
+                                    : fmt::format("; {} did not: {}", refused->ctx, refused->reason));
   return out;
 }
 

@@ -274,8 +274,9 @@ class Walker {
     Shape shape = shape_of(step.depth, size.window, options_, *facts_);
     if (step.kind == "warm-up") {
       shape.answer = std::min(shape.answer, kWarmUpTokens);
+      return shape;
     }
-    return shape;
+    return stretched(shape, cost_, size.chats);
   }
 
   double step_seconds(const ConfigSize& size, const Step& step) const {
@@ -419,7 +420,8 @@ class Walker {
       BatchSpec spec{
           size.ctx, size.chats, step.depth, step.kind, step.repeat, step.only, shape_for(size, step),
           run_id_};
-      auto batch = measure(session.endpoint, *facts_, options_, spec, nvml_.get(), session.pid, job_.cancel);
+      auto batch =
+          measure(session.endpoint, *facts_, options_, spec, texts_, nvml_.get(), session.pid, job_.cancel);
       if (!batch && batch.error().code == ErrorCode::network && options_.kind != "url") {
         return lose(size, session, batch.error());
       }
@@ -524,6 +526,7 @@ class Walker {
   bool has_run_ = false;
   std::optional<Facts> facts_;
   CostModel cost_;
+  TextSizes texts_;
   std::vector<ConfigSize> sizes_;
   std::vector<std::vector<std::string>> chosen_;
   std::map<std::pair<int64_t, int64_t>, ConfigPlan> plans_;

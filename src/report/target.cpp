@@ -28,8 +28,11 @@ constexpr double kUsualTokensPerByte = 0.25;
 constexpr double kLeastTokensPerByte = 0.08;
 constexpr double kMostTokensPerByte = 1.05;
 constexpr double kUsageTolerance = 0.05;
-constexpr int64_t kSlackTokens = 48;      // templates of several turns, the rounding of words
-constexpr double kSlackShare = 0.01;      // of the window: the error of the estimate
+constexpr int64_t kSlackTokens = 48;  // templates of several turns, the rounding of words
+// Of the window: the error of the estimate, with and without a tokenizer to check it by.
+constexpr double kSlackShare = 0.005;
+constexpr double kEstimatedSlackShare = 0.06;
+constexpr int64_t kPartOfWindow = 8;      // prompt and answer take at most this part each
 constexpr int64_t kLeastPartTokens = 16;  // of a prompt or an answer
 
 Json object_at(const client::Endpoint& endpoint, const char* path, const client::Limits& limits,
@@ -275,18 +278,44 @@ Result<Facts> ask_server(const client::Endpoint& endpoint, const Options& option
   return facts;
 }
 
+size_t TextSizes::bytes(const client::Endpoint& endpoint, const Facts& facts, uint64_t seed, int64_t n_tokens,
+                        const std::atomic<bool>* cancel) {
+  const auto known = known_.find({seed, n_tokens});
+  if (known != known_.end()) {
+    return known->second;
+  }
+  const auto wanted = static_cast<double>(std::max<int64_t>(n_tokens, 0));
+  double size = wanted / facts.tokens_per_byte;
+  // Text of one kind: a second guess from the real count is right to a few tokens.
+  constexpr int kGuesses = 2;
+  for (int guess = 0; guess < kGuesses && !facts.tokenizer.empty() && n_tokens > 0; ++guess) {
+    const int64_t counted = count_tokens(endpoint, facts, make_text(seed, static_cast<size_t>(size)), cancel);
+    if (counted <= 0) {
+      break;
+    }
+    size *= wanted / static_cast<double>(counted);
+  }
+  return known_[{seed, n_tokens}] = static_cast<size_t>(size);
+}
+
+int64_t longest_answer(const Shape& shape) {
+  constexpr int64_t kMostStretch = 2;  // times the asked tokens
+  return shape.answer + std::min(kMostStretch * shape.answer, shape.window / kPartOfWindow);
+}
+
 Shape shape_of(std::string_view depth, int64_t window, const Options& options, const Facts& facts) {
   Shape out;
   out.window = window;
-  out.prompt = std::max(kLeastPartTokens, std::min(options.prompt_tokens, window / 4));
-  out.answer = std::max(kLeastPartTokens, std::min(options.tokens_per_request, window / 4));
+  out.prompt = std::max(kLeastPartTokens, std::min(options.prompt_tokens, window / kPartOfWindow));
+  out.answer = std::max(kLeastPartTokens, std::min(options.tokens_per_request, window / kPartOfWindow));
   if (depth == "empty") {
     return out;
   }
+  const double share = facts.tokenizer.empty() ? kEstimatedSlackShare : kSlackShare;
   const auto slack =
-      static_cast<int64_t>(std::ceil(2 * facts.overhead_tokens + kSlackShare * static_cast<double>(window))) +
-      kSlackTokens;
-  const int64_t full = std::max<int64_t>(0, window - out.prompt - out.answer - slack);
+      kSlackTokens +
+      static_cast<int64_t>(std::ceil(2 * facts.overhead_tokens + share * static_cast<double>(window)));
+  const int64_t full = std::max<int64_t>(0, window - out.prompt - longest_answer(out) - slack);
   out.filled = depth == "half" ? full / 2 : full;
   return out;
 }

@@ -4,8 +4,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/result.h"
 #include "client/http.h"
@@ -37,9 +39,24 @@ struct Shape {
   int64_t answer = 0;
 };
 
-/// The parts for one filling. Full leaves room for the prompt, the answer, the template and 1 % of error in
-/// the estimate; half is half of that. Parts shrink in windows too small for them.
+/// Answers may be made longer than asked, to this (see stretched() in plan.h): full windows leave room for
+/// it.
+int64_t longest_answer(const Shape& shape);
+
+/// The parts for one filling. Full leaves room for the prompt, the answer, the template and the error of the
+/// estimate; half is half of that. Parts shrink in windows too small for them.
 Shape shape_of(std::string_view depth, int64_t window, const Options& options, const Facts& facts);
+
+/// How many bytes of make_text(seed, ...) are a wanted number of tokens: by the server's tokenizer when it
+/// has one, otherwise by the calibration. Remembers its answers.
+class TextSizes {
+ public:
+  size_t bytes(const client::Endpoint& endpoint, const Facts& facts, uint64_t seed, int64_t n_tokens,
+               const std::atomic<bool>* cancel);
+
+ private:
+  std::map<std::pair<uint64_t, int64_t>, size_t> known_;
+};
 
 struct BatchSpec {
   int64_t ctx = 0;
@@ -55,6 +72,7 @@ struct BatchSpec {
 /// Sends the requests of one batch, watches the machine meanwhile, and judges what came back. A batch that
 /// was cancelled is unavailable; when no request found a server it is network. Everything else is data.
 Result<Batch> measure(const client::Endpoint& endpoint, const Facts& facts, const Options& options,
-                      const BatchSpec& spec, const Nvml* nvml, pid_t server, const std::atomic<bool>* cancel);
+                      const BatchSpec& spec, TextSizes& sizes, const Nvml* nvml, pid_t server,
+                      const std::atomic<bool>* cancel);
 
 }  // namespace fl::report

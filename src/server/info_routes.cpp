@@ -97,6 +97,10 @@ Reply Service::models(const Context& context, const Admitted& admitted) const {
 }
 
 Reply Service::props(const Context& context) const {
+  Json memory = Json::object();  // ours: what the runner reserved, in bytes
+  for (const model::MemoryItem& item : context.engine().runner().memory()) {
+    memory[item.name] = memory.value(item.name, uint64_t{0}) + item.bytes;
+  }
   const tokenizer::Tokenizer& tokenizer = context.tokenizer();
   const GenerationRequest request = defaults(context, Api::completion);
   return reply(Json{
@@ -117,6 +121,7 @@ Reply Service::props(const Context& context) const {
       {"bos_token", token_text(context, tokenizer.bos())},
       {"eos_token", token_text(context, tokenizer.eos())},
       {"build_info", options_.build_info},
+      {"memory", std::move(memory)},
       {"is_sleeping", false},
       {"cors_proxy_enabled", false},
   });

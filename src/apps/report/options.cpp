@@ -1,6 +1,7 @@
 #include "apps/report/options.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <set>
 
@@ -14,8 +15,12 @@ namespace {
 constexpr int64_t kMaxTokens = int64_t{1} << 30;
 constexpr int64_t kMaxChats = 256;
 
-// What the account that this report answers measured.
-constexpr const char* kContexts = "16k,32k,64k,96k,128k";
+// Of a model trained for 128k tokens or more: 16k, 32k, 64k, 96k, 128k. A smaller one has the same parts of
+// its own.
+constexpr int64_t kUsualContext = 131072;
+constexpr std::array<int64_t, 5> kEighths{1, 2, 4, 6, 8};
+constexpr std::array<int64_t, 2> kQuickEighths{2, 8};
+constexpr int64_t kQuickContext = 65536;
 constexpr const char* kChats = "1,2,4";
 constexpr const char* kDepths = "empty,half,full";
 constexpr const char* kBudget = "60m";
@@ -23,7 +28,6 @@ constexpr int64_t kTokens = 128;
 constexpr int64_t kPromptTokens = 512;
 constexpr int64_t kTaskTokens = 2048;
 // --quick: two minutes with the demo model on two cores.
-constexpr const char* kQuickContexts = "16k,64k";
 constexpr const char* kQuickDepths = "empty,full";
 constexpr const char* kQuickBudget = "100s";
 constexpr int64_t kQuickTokens = 64;
@@ -39,6 +43,16 @@ std::vector<std::string> split(const std::string& list) {
     begin = end + 1;
   }
   return out;
+}
+
+Result<std::vector<int64_t>> default_contexts(int64_t ctx_train, bool quick) {
+  const int64_t usual = quick ? kQuickContext : kUsualContext;
+  const int64_t largest = ctx_train > 0 ? std::min(ctx_train, usual) : usual;
+  std::set<int64_t> out;
+  const auto add = [&](int64_t eighths) { out.insert(std::max<int64_t>(1, largest * eighths / 8)); };
+  quick ? std::for_each(kQuickEighths.begin(), kQuickEighths.end(), add)
+        : std::for_each(kEighths.begin(), kEighths.end(), add);
+  return std::vector<int64_t>(out.begin(), out.end());
 }
 
 Result<std::vector<std::string>> parse_depths(const std::string& list) {
@@ -98,7 +112,7 @@ Result<double> parse_duration(const std::string& text) {
   return value * factor;
 }
 
-Result<fl::report::Options> run_options(const Flags& flags, const std::string& program) {
+Result<fl::report::Options> run_options(const Flags& flags, const std::string& program, int64_t ctx_train) {
   fl::report::Options out;
   const auto or_else = [](const std::string& given, const char* fallback) {
     return given.empty() ? fallback : given;
@@ -111,7 +125,7 @@ Result<fl::report::Options> run_options(const Flags& flags, const std::string& p
   out.model_name = flags.model_name;
   // A running server's context is its own, unless it is said.
   if (out.kind != "url" || !flags.ctx.empty()) {
-    auto ctx = parse_tokens(or_else(flags.ctx, quick ? kQuickContexts : kContexts));
+    auto ctx = flags.ctx.empty() ? default_contexts(ctx_train, quick) : parse_tokens(flags.ctx);
     if (!ctx) {
       return fail(std::move(ctx.error()), "--ctx");
     }

@@ -51,7 +51,8 @@ Result<double> parse_duration(const std::string& text);
 
 /// The flags as the options of a run: lists read, defaults of --quick filled in, the server's command spelled
 /// out
-/// (`program` is this program). Errors: invalid_argument.
-Result<fl::report::Options> run_options(const Flags& flags, const std::string& program);
+/// (`program` is this program). Without --ctx the contexts are parts of `ctx_train` (0: not known), at most
+/// 128k. Errors: invalid_argument.
+Result<fl::report::Options> run_options(const Flags& flags, const std::string& program, int64_t ctx_train);
 
 }  // namespace fl::apps::report

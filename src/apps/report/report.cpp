@@ -57,7 +57,9 @@ void add_options(CLI::App& app, Flags& flags) {
       ->excludes(url);
   app.add_option("--server-args", flags.server_args, "More flags for our server, e.g. '-ctk q8_0 -ctv q8_0'")
       ->excludes(url);
-  app.add_option("--ctx", flags.ctx, "Context sizes of all chats together (default 16k,32k,64k,96k,128k)");
+  app.add_option("--ctx", flags.ctx,
+                 "Context sizes of all chats together (default 16k,32k,64k,96k,128k, or the same parts of "
+                 "the trained one)");
   app.add_option("--chats", flags.chats, "Chats at once (default 1,2,4)");
   app.add_option("--depth", flags.depth, "How full the window is (default empty,half,full)");
   app.add_flag("--quick", flags.quick,
@@ -128,8 +130,9 @@ class ProgressLine {
     }
     last_ = Clock::now();
     const std::string rate = now.total_rate > 0 ? fmt::format(", {:.0f} tok/s", now.total_rate) : "";
-    fmt::print(stderr, "{}{} of {} cells, {}{}, {} left{}", terminal_ ? "\r\033[K" : "", now.cells_done,
-               now.cells_total, now.now, rate, duration(now.seconds_left), terminal_ ? "" : "\n");
+    fmt::print(stderr, "{}{} of {} cells{}{}{}, {} left{}", terminal_ ? "\r\033[K" : "", now.cells_done,
+               now.cells_total, now.now.empty() ? "" : ", ", now.now, rate, duration(now.seconds_left),
+               terminal_ ? "" : "\n");
     std::fflush(stderr);
     shown_ = terminal_;
   }
@@ -207,19 +210,20 @@ Result<rep::Manifest> make_manifest(const Flags& flags) {
   out.program_version = FREELUNCH_VERSION;
   std::error_code error;
   const std::string program = fs::read_symlink("/proc/self/exe", error).string();
-  FL_ASSIGN(out.options, report::run_options(flags, program));
-  FL_TRY(rep::check_tasks(out.options));
-  const auto nvml = rep::Nvml::open();
-  out.machine = rep::describe_machine(nvml.get());
-  if (out.options.kind == "model") {
+  const bool ours = flags.url.empty() && flags.server_command.empty();
+  if (ours) {
     Options serve;
     serve.model = flags.model;
     FL_ASSIGN(const std::string path, resolve_model(serve));
     FL_ASSIGN(out.model, report::model_facts(fs::absolute(path, error).string()));
     FL_ASSIGN(out.server_program, report::file_hash(program));
-  } else if (out.options.kind == "command" && !flags.model.empty()) {
+  } else if (!flags.model.empty()) {
     FL_ASSIGN(out.model, report::file_facts(fs::absolute(flags.model, error).string()));
   }
+  FL_ASSIGN(out.options, report::run_options(flags, program, out.model.ctx_train.value_or(0)));
+  FL_TRY(rep::check_tasks(out.options));
+  const auto nvml = rep::Nvml::open();
+  out.machine = rep::describe_machine(nvml.get());
   return out;
 }
 
