@@ -51,7 +51,8 @@ Status write_report(const std::string& dir, const Document& document) {
   std::error_code error;
   std::filesystem::create_directories(dir, error);
   FL_TRY(replace_file(dir + "/report.json", to_json(document)));
-  return replace_file(dir + "/report.md", markdown_report(document));
+  FL_TRY(replace_file(dir + "/report.md", markdown_report(document)));
+  return replace_file(dir + "/report.html", html_report(document));
 }
 
 }  // namespace fl::report
