@@ -1,5 +1,6 @@
 #include "eval/extract.h"
 
+#include <algorithm>
 #include <vector>
 
 #include <fmt/format.h>
@@ -73,6 +74,13 @@ bool defines(std::string_view code, const std::string& name) {
   return false;
 }
 
+bool has_function(std::string_view code) {
+  const std::vector<std::string_view> lines = lines_of(code);
+  return std::any_of(lines.begin(), lines.end(), [](std::string_view line) {
+    return line.starts_with("def ") || line.starts_with("async def ");
+  });
+}
+
 // Everything of the stub in front of the entry point's own definition: imports, helper functions.
 std::string preamble(const Task& task) {
   std::string text;
@@ -108,6 +116,11 @@ std::optional<std::string> program_from_chat(const Task& task, std::string_view 
   for (auto block = blocks.rbegin(); block != blocks.rend(); ++block) {
     if (is_indented_body(*block)) {
       return task.prompt + *block;
+    }
+  }
+  for (auto block = blocks.rbegin(); block != blocks.rend(); ++block) {
+    if (has_function(*block)) {
+      return preamble(task) + "\n" + *block;
     }
   }
   if (blocks.empty() && defines(said, task.entry_point)) {

@@ -263,7 +263,7 @@ Table quality_table(const Document& document) {
   add("asked", quality.n_samples, true);
   add("solved", quality.n_solved, true);
   add("wrong", quality.n_wrong, true);
-  add("raised an error", quality.n_raised, false);
+  add("raised an error, or no such function", quality.n_raised, false);
   add("ran out of CPU time", quality.n_timeout, false);
   add("killed, or printed too much", quality.n_other, false);
   add("answer without code", quality.n_no_code, false);

@@ -96,12 +96,13 @@ TEST(Extract, ChatAnswersInManyShapes) {
   has("```python\n    return 6\n```", "return 6");
   has("    return 7\n", "return 7");
   has("```python\nadd = lambda a, b: 8\n```", "lambda");
+  has("```python\ndef plus(a, b):\n    return 9\n```", "def plus");  // runs, and fails as "no function add"
 }
 
 TEST(Extract, NoCodeIsNoCode) {
   const Task task = add_task();
-  for (const char* answer : {"", "I cannot do that.", "```python\ndef plus(a, b):\n    return a\n```",
-                             "<think>\ndef add(a, b): 1", "Use `add(a, b)`."}) {
+  for (const char* answer : {"", "I cannot do that.", "```python\nprint(1)\n```", "<think>\ndef add(a, b): 1",
+                             "Use `add(a, b)`."}) {
     EXPECT_FALSE(program_from_chat(task, answer)) << answer;
   }
 }

@@ -125,7 +125,7 @@ std::string to_text(const Outcome& outcome, const Options& options) {
                       score.n_samples, 100 * score.pass_at_1, 100 * score.interval.low,
                       100 * score.interval.high);
   for (const auto& [n, what] :
-       {std::pair{score.wrong, "wrong"}, std::pair{score.raised, "raised an error"},
+       {std::pair{score.wrong, "wrong"}, std::pair{score.raised, "raised an error, or no such function"},
         std::pair{score.timeouts, "ran out of CPU time"},
         std::pair{score.other, "killed or printed too much"}, std::pair{score.no_code, "answer without code"},
         std::pair{score.truncated, "answer cut at the token limit"},
