@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The main job of ./dev run: start `freelunch serve` on a model, ask it a coding question over HTTP, stream the answer to
-the terminal, measure it and print the answer card. Standard library only; ends the server it started.
+the terminal, measure it and print the answer card; then `freelunch report --quick` measures the small matrix and writes the
+report. Standard library only; ends the server it started.
 """
 import argparse
 import http.client
@@ -21,6 +22,7 @@ PARALLEL = (1, 2, 4)
 TOKENS_EACH = 128  # per chat when measuring; long enough that the start does not count
 START_SECONDS = 600
 REPEATS = 3
+REPORT_BUDGET = "90s"
 
 
 def free_port() -> int:
@@ -85,12 +87,12 @@ class Server:
             result["timings"] = event.get("timings", result["timings"])
             for choice in event.get("choices", []):
                 delta = choice.get("delta", {})
-                text = delta.get("reasoning_content") or delta.get("content")
-                if text:
-                    if result["first"] is None:
-                        result["first"] = time.monotonic() - start
-                    if on_text:
-                        on_text(text)
+                for field in ("reasoning_content", "content"):
+                    if text := delta.get(field):
+                        if result["first"] is None:
+                            result["first"] = time.monotonic() - start
+                        if on_text:
+                            on_text(text, field == "reasoning_content")
         result["seconds"] = time.monotonic() - start
         return result
 
@@ -131,11 +133,29 @@ def together(server: Server, n_chats: int) -> tuple[float, float]:
     return tokens / seconds, statistics.median(r["first"] for r in results)
 
 
+class Printer:
+    """The answer as it comes; the thought is faint where colours are wanted."""
+
+    def __init__(self, out, colour: bool):
+        self.out, self.colour, self.thinking = out, colour, False
+
+    def faint(self, text: str) -> str:
+        return f"\033[2m{text}\033[0m" if self.colour else text
+
+    def __call__(self, text: str, thinking: bool) -> None:
+        if self.thinking and not thinking:
+            print(file=self.out)
+        self.thinking = thinking
+        print(self.faint(text) if thinking else text, end="", file=self.out, flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--program", default="build/release/freelunch")
     parser.add_argument("--model", default="", help="GGUF file (default: the bundled demo model)")
-    parser.add_argument("--json", action="store_true", help="the card as JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="the card as JSON on stdout, and no report")
+    parser.add_argument("--no-report", action="store_true", help="only the answer and its card")
+    parser.add_argument("--out", default="out/report", help="folder of the report")
     args = parser.parse_args()
     talk = sys.stderr if args.json else sys.stdout
 
@@ -144,10 +164,10 @@ def main() -> int:
         server.wait_ready()
         model = json.loads(server.get("/v1/models")[1])["data"][0]["id"]
         props = json.loads(server.get("/props")[1])
-        print(f"\n\033[2m{QUESTION}\033[0m\n" if talk.isatty() and "NO_COLOR" not in os.environ else f"\n{QUESTION}\n",
-              file=talk, flush=True)
+        printer = Printer(talk, talk.isatty() and not os.environ.get("NO_COLOR"))
+        print(f"\n{printer.faint(QUESTION)}\n", file=talk, flush=True)
         server.chat({"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 400, "temperature": 0},
-                    lambda text: print(text, end="", file=talk, flush=True))
+                    printer)
         print("\n", file=talk)
         rates = {}
         firsts = {}
@@ -169,7 +189,8 @@ def main() -> int:
     if args.json:
         print(json.dumps(card, indent=2))
         return 0
-    rows = [("model", f"{card['model']} ({card['file']}, {card['file_bytes'] / 1e6:.1f} MB)"),
+    name = card["model"] if card["model"] == card["file"] else f"{card['model']}: {card['file']}"
+    rows = [("model", f"{name}, {card['file_bytes'] / 1e6:.1f} MB"),
             ("backend", f"{card['backend']}, {card['threads']} threads"),
             ("one chat", f"{rates[1]:.0f} tok/s"),
             ("2 and 4 chats", f"{rates[2]:.0f} and {rates[4]:.0f} tok/s together"),
@@ -185,7 +206,11 @@ def main() -> int:
     if bench["step_bytes"] < 64e6:
         print("This model is small enough for the processor's caches, so its share of the memory's limit says little;\n"
               "try `freelunch synth big.gguf --size 0.8B` and `freelunch bench -m big.gguf`.")
-    return 0
+    if args.no_report:
+        return 0
+    print(f"\nMeasuring contexts x chats (at most {REPORT_BUDGET}); --no-report leaves this out.", flush=True)
+    return subprocess.run([args.program, "report", "--model", path, "--quick", "--budget", REPORT_BUDGET, "--fresh", "--out",
+                           args.out], check=False).returncode
 
 
 if __name__ == "__main__":
