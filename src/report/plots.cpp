@@ -126,7 +126,10 @@ void draw_end_labels(Svg& svg, const std::vector<EndLabel>& labels, double x, co
   }
 }
 
-void draw_error(Svg& svg, Point at, double upper, double lower, int colour) {
+// One standard deviation up and down, inside the frame.
+void draw_error(Svg& svg, const Frame& frame, Point at, double upper, double lower, int colour) {
+  upper = std::max(upper, frame.top);
+  lower = std::min(lower, frame.bottom);
   if (lower - upper > 3) {
     svg.line({at.x, upper}, {at.x, lower}, fmt::format("err c{}", colour));
   }
@@ -167,7 +170,7 @@ std::string speed_panel(const Document& document, const std::string& depth, doub
     for (size_t i = 0; i < line.size(); ++i) {
       svg.open(cell_tip(*cells[i]));
       svg.circle(line[i], 9, "hit");
-      draw_error(svg, line[i], y(cells[i]->decode_total->mean + cells[i]->decode_total->sd),
+      draw_error(svg, frame, line[i], y(cells[i]->decode_total->mean + cells[i]->decode_total->sd),
                  y(cells[i]->decode_total->mean - cells[i]->decode_total->sd), colour);
       svg.circle(line[i], 3.6, fmt::format("dot f{}", colour));
       svg.close();
@@ -326,7 +329,7 @@ Plot speed_against_depth(const Document& document) {
       const Stat& rate = *followed[i]->decode_per_chat;
       svg.open(cell_tip(*followed[i]));
       svg.circle(line[i], 9, "hit");
-      draw_error(svg, line[i], y(rate.mean + rate.sd), y(rate.mean - rate.sd), colour);
+      draw_error(svg, frame, line[i], y(rate.mean + rate.sd), y(rate.mean - rate.sd), colour);
       svg.circle(line[i], 3.6, fmt::format("dot f{}", colour));
       svg.close();
     }

@@ -1,5 +1,6 @@
 // Memory by what holds it, and the distribution of the time between tokens.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <optional>
 
@@ -14,24 +15,60 @@
 namespace fl::report {
 namespace {
 
-constexpr int kPartColours = 6;
 constexpr double kLabelGap = 14;
 
 struct Part {
   std::string name;
   int64_t bytes = 0;
+  int colour = 0;  ///< of the classes p0 to p7
 };
 
-// What the server states, in its order, and what was seen beyond that.
+constexpr int kRestColour = 5;
+
+// What stays the same lies at the bottom in grey, what grows with chats and context above it in colour.
+// Servers name their parts in their own words: the telling ones decide.
+std::pair<int, int> place_of(std::string_view name) {
+  struct Kind {
+    std::string_view word;
+    int rank;
+    int colour;
+  };
+  constexpr std::array kKinds{Kind{"weights", 0, 0},    Kind{"model", 0, 0},  Kind{"state", 2, 2},
+                              Kind{"recurrent", 2, 2},  Kind{"kv", 3, 1},     Kind{"cache", 3, 1},
+                              Kind{"activation", 4, 3}, Kind{"buffer", 4, 3}, Kind{"compute", 4, 3},
+                              Kind{"logits", 5, 4}};
+  if (name == "rest" || name == "in use") {
+    return {9, name == "rest" ? kRestColour : 0};
+  }
+  for (const Kind& kind : kKinds) {
+    if (name == kind.word) {
+      return {kind.rank, kind.colour};
+    }
+  }
+  for (const Kind& kind : kKinds) {
+    if (name.find(kind.word) != std::string_view::npos) {
+      return kind.rank == 0 ? std::pair{1, 6} : std::pair{kind.rank, kind.colour};
+    }
+  }
+  return {6, 7};
+}
+
+// Bottom first: what the server states, and what was seen beyond that.
 std::vector<Part> parts_of(const Memory& memory) {
   std::vector<Part> parts;
   int64_t stated = 0;
   for (const MemoryPart& part : memory.parts) {
-    parts.push_back({one_line(part.name), part.bytes});
+    parts.push_back({one_line(part.name), part.bytes, 0});
     stated += part.bytes;
   }
   if (memory.bytes && *memory.bytes > stated) {
-    parts.push_back({parts.empty() ? "in use" : "rest", *memory.bytes - stated});
+    parts.push_back({parts.empty() ? "in use" : "rest", *memory.bytes - stated, 0});
+  }
+  std::stable_sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) {
+    return place_of(a.name).first < place_of(b.name).first;
+  });
+  for (Part& part : parts) {
+    part.colour = place_of(part.name).second;
   }
   return parts;
 }
@@ -43,28 +80,6 @@ int64_t total_of(const std::vector<Part>& parts) {
   }
   return total;
 }
-
-// A colour for each name, in the order of first appearance; weights and the rest are grey.
-class PartColours {
- public:
-  int operator()(const std::string& name) {
-    if (name == "weights" || name == "in use") {
-      return 0;
-    }
-    if (name == "rest") {
-      return kPartColours - 1;
-    }
-    const auto found = std::find(names_.begin(), names_.end(), name);
-    const auto index = found - names_.begin();
-    if (found == names_.end()) {
-      names_.push_back(name);
-    }
-    return 1 + static_cast<int>(index) % (kPartColours - 2);
-  }
-
- private:
-  std::vector<std::string> names_;
-};
 
 struct Unit {
   const char* name;
@@ -193,7 +208,8 @@ Plot memory_against_context(const Document& document) {
   }
   const std::optional<double> capacity = capacity_of(document, max);
   const Unit unit = unit_for(max);
-  const Frame frame{480, 320, 38, 410, 18, 266};
+  constexpr int kKeyColumns = 16;  // of a part's name beside the bars
+  const Frame frame{480, 320, 38, 372, 18, 266};
   Svg svg(frame.width, frame.height, "Memory of each configuration, stacked by what holds it");
   const std::vector<double> ticks = ticks_from_zero(std::max(max, capacity.value_or(0)) / unit.bytes, 6);
   const Scale y = Scale::linear(0, ticks.back(), frame.bottom, frame.top);
@@ -202,7 +218,6 @@ Plot memory_against_context(const Document& document) {
   const auto n_chats = static_cast<double>(std::max<size_t>(document.chats.size(), 1));
   const double group = (frame.right - frame.left) / n_ctx;
   const double pitch = group * 0.84 / n_chats;
-  PartColours colour;
   for (size_t g = 0; g < document.ctx.size(); ++g) {
     const double left = frame.left + group * (static_cast<double>(g) + 0.08);
     svg.text({left + group * 0.42, frame.bottom + 32}, format_tokens(document.ctx[g]), "ax", Anchor::middle);
@@ -217,7 +232,7 @@ Plot memory_against_context(const Document& document) {
       double base = frame.bottom;
       for (const Part& part : parts) {
         const double height = frame.bottom - y(static_cast<double>(part.bytes) / unit.bytes);
-        svg.rect({x + 0.75, base - height}, pitch - 1.5, height, fmt::format("seg p{}", colour(part.name)));
+        svg.rect({x + 0.75, base - height}, pitch - 1.5, height, fmt::format("seg p{}", part.colour));
         base -= height;
       }
       if (parts.empty()) {
@@ -253,9 +268,9 @@ Plot memory_against_context(const Document& document) {
     }
     const std::vector<double> placed = spread_labels(wanted, kLabelGap, frame.top + 6, frame.bottom - 4);
     for (size_t i = 0; i < parts.size(); ++i) {
-      svg.rect({frame.right + 8, placed[i] - 4}, 8, 8, fmt::format("p{}", colour(parts[i].name)), 2);
-      svg.text({frame.right + 20, placed[i] + 4}, fit(parts[i].name, std::min(columns(parts[i].name), 9)),
-               "ax");
+      svg.rect({frame.right + 8, placed[i] - 4}, 8, 8, fmt::format("p{}", parts[i].colour), 2);
+      svg.text({frame.right + 20, placed[i] + 4},
+               fit(parts[i].name, std::min(columns(parts[i].name), kKeyColumns)), "ax");
     }
     break;
   }
