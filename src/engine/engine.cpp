@@ -271,14 +271,19 @@ class Engine::Impl {
   /// First come, first served; a request that waits for its own slot lets others pass, one that waits for
   /// memory or for any slot does not.
   void start_waiting() {
+    bool started = false;
     for (auto at = waiting_.begin(); at != waiting_.end();) {
       if (loop_.start(*at)) {
+        started = true;
         at = waiting_.erase(at);
       } else if (at->request->slot >= 0 && loop_.busy(at->request->slot)) {
         ++at;
       } else {
-        return;
+        break;
       }
+    }
+    if (started) {
+      loop_.publish(static_cast<int32_t>(waiting_.size()));  // the first step may take long
     }
   }
 

@@ -351,7 +351,7 @@ void Loop::publish(int32_t queued) {
   stats_.busy_slots_per_step =
       n_steps_ == 0 ? 0.0 : static_cast<double>(busy_sum_) / static_cast<double>(n_steps_);
   const std::scoped_lock lock(board_.mutex);
-  if (stats_.steps != board_.stats.steps || n_busy_ == 0) {
+  if (stats_.steps != board_.stats.steps || board_.stats.busy_slots == 0) {
     board_.last_step = Clock::now();
   }
   board_.stats = stats_;

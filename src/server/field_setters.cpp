@@ -46,7 +46,8 @@ ApiResult<std::vector<std::string>> strings(const char* field, const Json& value
 
 }  // namespace
 
-ApiResult<void> seed(const Json& value, const Context& /*context*/, GenerationRequest& request) {
+ApiResult<void> seed(const Given& given, GenerationRequest& request) {
+  const Json& value = given.value;
   uint64_t bits = 0;
   if (value.is_number_float()) {
     const auto x = value.get<double>();
@@ -66,23 +67,28 @@ ApiResult<void> seed(const Json& value, const Context& /*context*/, GenerationRe
   return {};
 }
 
-ApiResult<void> n_choices(const Json& value, const Context& context, GenerationRequest& request) {
+ApiResult<void> n_choices(const Given& given, GenerationRequest& request) {
+  const Json& value = given.value;
+  const Context& context = given.context;
   if (value.get<int64_t>() > context.n_slots()) {
-    return refuse(bad_field("n", fmt::format("expected at most {} (the server's slots), found {}",
-                                             context.n_slots(), excerpt(value))));
+    return refuse(
+        bad_field(std::string(given.name), fmt::format("expected at most {} (the server's slots), found {}",
+                                                       context.n_slots(), excerpt(value))));
   }
   request.n_choices = value.get<int32_t>();
   return {};
 }
 
-ApiResult<void> n_predict(const Json& value, const Context& /*context*/, GenerationRequest& request) {
+ApiResult<void> n_predict(const Given& given, GenerationRequest& request) {
+  const Json& value = given.value;
   if (value.get<int32_t>() >= 0) {  // -1 is the server's own limit
     request.n_predict = value.get<int32_t>();
   }
   return {};
 }
 
-ApiResult<void> stop(const Json& value, const Context& /*context*/, GenerationRequest& request) {
+ApiResult<void> stop(const Given& given, GenerationRequest& request) {
+  const Json& value = given.value;
   const Json list = value.is_string() ? Json::array({value}) : value;
   if (!list.is_array()) {
     return refuse(bad("stop", "a string or an array of strings", value));
@@ -96,7 +102,8 @@ ApiResult<void> stop(const Json& value, const Context& /*context*/, GenerationRe
   return {};
 }
 
-ApiResult<void> stream_options(const Json& value, const Context& /*context*/, GenerationRequest& request) {
+ApiResult<void> stream_options(const Given& given, GenerationRequest& request) {
+  const Json& value = given.value;
   const auto include = value.find("include_usage");
   if (include == value.end() || include->is_null()) {
     return {};
@@ -108,7 +115,8 @@ ApiResult<void> stream_options(const Json& value, const Context& /*context*/, Ge
   return {};
 }
 
-ApiResult<void> samplers(const Json& value, const Context& /*context*/, GenerationRequest& request) {
+ApiResult<void> samplers(const Given& given, GenerationRequest& request) {
+  const Json& value = given.value;
   using enum engine::SamplerKind;
   struct Name {
     std::string_view name;
@@ -150,7 +158,9 @@ ApiResult<void> samplers(const Json& value, const Context& /*context*/, Generati
   return {};
 }
 
-ApiResult<void> logit_bias(const Json& value, const Context& context, GenerationRequest& request) {
+ApiResult<void> logit_bias(const Given& given, GenerationRequest& request) {
+  const Json& value = given.value;
+  const Context& context = given.context;
   const char* expected = "[[token id or text, number or false], ...] or {\"id or text\": number}";
   const int32_t n_vocab = context.engine().runner().config().n_vocab;
   std::vector<std::pair<int32_t, float>> biases = context.logit_bias();
@@ -212,7 +222,8 @@ ApiResult<void> logit_bias(const Json& value, const Context& context, Generation
   return {};
 }
 
-ApiResult<void> dry_breakers(const Json& value, const Context& /*context*/, GenerationRequest& request) {
+ApiResult<void> dry_breakers(const Given& given, GenerationRequest& request) {
+  const Json& value = given.value;
   auto breakers = strings("dry_sequence_breakers", value, kMaxBreakers, kMaxBreakerBytes);
   if (!breakers) {
     return refuse(breakers.error());
@@ -224,7 +235,8 @@ ApiResult<void> dry_breakers(const Json& value, const Context& /*context*/, Gene
   return {};
 }
 
-ApiResult<void> mirostat(const Json& value, const Context& /*context*/, GenerationRequest& request) {
+ApiResult<void> mirostat(const Given& given, GenerationRequest& request) {
+  const Json& value = given.value;
   const auto mode = value.get<int32_t>();
   if (mode == 1) {
     return refuse(bad_field("mirostat", "expected 0 or 2, found 1: version 1 is not built"));
@@ -233,7 +245,8 @@ ApiResult<void> mirostat(const Json& value, const Context& /*context*/, Generati
   return {};
 }
 
-ApiResult<void> response_fields(const Json& value, const Context& /*context*/, GenerationRequest& request) {
+ApiResult<void> response_fields(const Given& given, GenerationRequest& request) {
+  const Json& value = given.value;
   auto paths = strings("response_fields", value, kMaxResponseFields, kMaxBreakerBytes);
   if (!paths) {
     return refuse(paths.error());
@@ -242,7 +255,8 @@ ApiResult<void> response_fields(const Json& value, const Context& /*context*/, G
   return {};
 }
 
-ApiResult<void> reasoning_format(const Json& value, const Context& /*context*/, GenerationRequest& request) {
+ApiResult<void> reasoning_format(const Given& given, GenerationRequest& request) {
+  const Json& value = given.value;
   const auto& word = value.get_ref<const std::string&>();
   if (word == "none") {
     request.chat.format = chat::ReasoningFormat::none;
@@ -256,7 +270,8 @@ ApiResult<void> reasoning_format(const Json& value, const Context& /*context*/, 
   return {};
 }
 
-ApiResult<void> reasoning_budget(const Json& value, const Context& /*context*/, GenerationRequest& request) {
+ApiResult<void> reasoning_budget(const Given& given, GenerationRequest& request) {
+  const Json& value = given.value;
   const auto budget = value.get<int32_t>();
   if (budget >= 0) {
     request.reasoning_budget =
@@ -265,13 +280,14 @@ ApiResult<void> reasoning_budget(const Json& value, const Context& /*context*/, 
   return {};
 }
 
-ApiResult<void> parallel_tool_calls(const Json& value, const Context& /*context*/,
-                                    GenerationRequest& request) {
+ApiResult<void> parallel_tool_calls(const Given& given, GenerationRequest& request) {
+  const Json& value = given.value;
   request.chat.parallel_tool_calls = value.get<bool>();
   return {};
 }
 
-ApiResult<void> tool_choice(const Json& value, const Context& /*context*/, GenerationRequest& /*request*/) {
+ApiResult<void> tool_choice(const Given& given, GenerationRequest& /*request*/) {
+  const Json& value = given.value;
   if (value == "auto" || value == "none") {
     return {};
   }
@@ -282,8 +298,8 @@ ApiResult<void> tool_choice(const Json& value, const Context& /*context*/, Gener
   return refuse(bad("tool_choice", "auto or none", value));
 }
 
-ApiResult<void> response_format(const Json& value, const Context& /*context*/,
-                                GenerationRequest& /*request*/) {
+ApiResult<void> response_format(const Given& given, GenerationRequest& /*request*/) {
+  const Json& value = given.value;
   const auto type = value.find("type");
   if (type == value.end() || *type == "text") {
     return {};

@@ -272,35 +272,38 @@ bool asks_for_nothing(const Json& value) {
          (value.is_structured() && value.empty());
 }
 
-struct Apply {
-  const Json& value;
-  const Context& context;
-  GenerationRequest& request;
+class Apply {
+ public:
+  Apply(const Given& given, GenerationRequest& request) : given_(given), request_(request) {}
 
   ApiResult<void> operator()(std::monostate) const { return {}; }
   ApiResult<void> operator()(bool GenerationRequest::*member) const {
-    request.*member = value.get<bool>();
+    request_.*member = given_.value.get<bool>();
     return {};
   }
   ApiResult<void> operator()(int32_t GenerationRequest::*member) const {
-    request.*member = value.get<int32_t>();
+    request_.*member = given_.value.get<int32_t>();
     return {};
   }
   ApiResult<void> operator()(std::string GenerationRequest::*member) const {
-    request.*member = value.get<std::string>();
+    request_.*member = given_.value.get<std::string>();
     return {};
   }
   ApiResult<void> operator()(float engine::SamplingParams::*member) const {
-    request.sampling.*member = value.get<float>();
+    request_.sampling.*member = given_.value.get<float>();
     return {};
   }
   ApiResult<void> operator()(int32_t engine::SamplingParams::*member) const {
-    request.sampling.*member = value.get<int32_t>();
+    request_.sampling.*member = given_.value.get<int32_t>();
     return {};
   }
-  ApiResult<void> operator()(ApiResult<void> (*set)(const Json&, const Context&, GenerationRequest&)) const {
-    return set(value, context, request);
+  ApiResult<void> operator()(ApiResult<void> (*set)(const Given&, GenerationRequest&)) const {
+    return set(given_, request_);
   }
+
+ private:
+  const Given& given_;
+  GenerationRequest& request_;
 };
 
 }  // namespace
@@ -360,7 +363,8 @@ ApiResult<void> apply_fields(const Json& body, uint8_t route, const Context& con
       }
       continue;
     }
-    if (auto set = std::visit(Apply{*value, context, request}, field.set); !set) {
+    const Given given{name, *value, context};
+    if (auto set = std::visit(Apply(given, request), field.set); !set) {
       return set;
     }
   }

@@ -32,11 +32,17 @@ enum class FieldState : uint8_t {
   refused,  ///< known, and not built: 400 that names it, unless its value asks for nothing
 };
 
-using Setter =
-    std::variant<std::monostate, bool GenerationRequest::*, int32_t GenerationRequest::*,
-                 std::string GenerationRequest::*, float engine::SamplingParams::*,
-                 int32_t engine::SamplingParams::*,
-                 ApiResult<void> (*)(const Json& value, const Context& context, GenerationRequest& request)>;
+/// One field as a request gave it.
+struct Given {
+  std::string_view name;  ///< as the client wrote it
+  const Json& value;
+  const Context& context;
+};
+
+using Setter = std::variant<std::monostate, bool GenerationRequest::*, int32_t GenerationRequest::*,
+                            std::string GenerationRequest::*, float engine::SamplingParams::*,
+                            int32_t engine::SamplingParams::*,
+                            ApiResult<void> (*)(const Given& given, GenerationRequest& request)>;
 
 struct Field {
   std::string_view name;
@@ -63,21 +69,21 @@ ApiResult<void> check_value(const Field& field, std::string_view name, const Jso
 
 /// What `set` is for fields that need code: see field_setters.cpp.
 namespace setters {
-ApiResult<void> seed(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> n_choices(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> stop(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> stream_options(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> samplers(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> logit_bias(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> dry_breakers(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> mirostat(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> response_fields(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> reasoning_format(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> reasoning_budget(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> parallel_tool_calls(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> tool_choice(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> response_format(const Json& value, const Context& context, GenerationRequest& request);
-ApiResult<void> n_predict(const Json& value, const Context& context, GenerationRequest& request);
+ApiResult<void> seed(const Given& given, GenerationRequest& request);
+ApiResult<void> n_choices(const Given& given, GenerationRequest& request);
+ApiResult<void> stop(const Given& given, GenerationRequest& request);
+ApiResult<void> stream_options(const Given& given, GenerationRequest& request);
+ApiResult<void> samplers(const Given& given, GenerationRequest& request);
+ApiResult<void> logit_bias(const Given& given, GenerationRequest& request);
+ApiResult<void> dry_breakers(const Given& given, GenerationRequest& request);
+ApiResult<void> mirostat(const Given& given, GenerationRequest& request);
+ApiResult<void> response_fields(const Given& given, GenerationRequest& request);
+ApiResult<void> reasoning_format(const Given& given, GenerationRequest& request);
+ApiResult<void> reasoning_budget(const Given& given, GenerationRequest& request);
+ApiResult<void> parallel_tool_calls(const Given& given, GenerationRequest& request);
+ApiResult<void> tool_choice(const Given& given, GenerationRequest& request);
+ApiResult<void> response_format(const Given& given, GenerationRequest& request);
+ApiResult<void> n_predict(const Given& given, GenerationRequest& request);
 }  // namespace setters
 
 }  // namespace fl::server

@@ -92,6 +92,10 @@ server::LoadedModel TestServer::loaded() {
 
 int TestServer::stop() {
   server_->request_stop();
+  return join();
+}
+
+int TestServer::join() {
   if (waiter_.joinable()) {
     waiter_.join();
   }

@@ -42,6 +42,8 @@ class TestServer {
   server::LoadedModel loaded();
   /// Requests a stop and waits for the end; the number of the signal.
   int stop();
+  /// Waits until something else stops it.
+  int join();
 
   Response ask(const std::string& method, const std::string& target, const std::string& body = "",
                const std::string& headers = "") const {
