@@ -8,6 +8,7 @@
 #include <array>
 #include <chrono>
 #include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
@@ -41,6 +42,9 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
+// GCC 12 destroys some temporaries of a co_await expression twice (gcc bug 99576): what a coroutine is called
+// with is a named variable here.
+
 constexpr auto kTuple = asio::as_tuple(asio::use_awaitable);
 constexpr size_t kReadBytes = 16 * 1024;
 constexpr size_t kMaxPipelined = 64 * 1024;  ///< bytes of further requests while one is answered
@@ -62,11 +66,16 @@ class BodyBudget {
   BodyBudget& operator=(const BodyBudget&) = delete;
 
   bool grow_to(uint64_t bytes) {
-    if (bytes > held_) {
-      total_ += bytes - held_;
-      held_ = bytes;
+    if (bytes <= held_) {
+      return true;
     }
-    return total_ <= most_;
+    const uint64_t more = bytes - held_;
+    if (total_.fetch_add(more) + more > most_) {
+      total_ -= more;
+      return false;
+    }
+    held_ = bytes;
+    return true;
   }
 
  private:
@@ -227,9 +236,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
       co_return false;
     }
     if (!read_head(parser)) {
-      co_await send_and_linger(
-          reply(bad_request("expected one Host and one Authorization header at most, and a target that "
-                            "is a path")));
+      Reply refusal =
+          reply(bad_request("expected at most one Host and one Authorization header, and a path as target"));
+      co_await send_and_linger(std::move(refusal));
       co_return false;
     }
     auto admitted = hub_->service.admit(head_);
@@ -287,7 +296,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   asio::awaitable<bool> read_body(Parser& parser, BodyBudget& budget) {
     if (const auto length = parser.content_length(); length && !budget.grow_to(*length)) {
-      co_await send_and_linger(reply(unavailable("too many large requests at once", 1)));
+      Reply refusal = reply(unavailable("too many large requests at once", 1));
+      co_await send_and_linger(std::move(refusal));
       co_return false;
     }
     if (!parser.is_done() && beast::iequals(parser.get()[http::field::expect], "100-continue")) {
@@ -308,7 +318,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
         co_return false;
       }
       if (!budget.grow_to(parser.get().body().size())) {
-        co_await send_and_linger(reply(unavailable("too many large requests at once", 1)));
+        Reply refusal = reply(unavailable("too many large requests at once", 1));
+        co_await send_and_linger(std::move(refusal));
         co_return false;
       }
     }
@@ -316,23 +327,30 @@ class Connection : public std::enable_shared_from_this<Connection> {
     co_return true;
   }
 
-  // The bytes are no request, or too many, or too slow.
-  asio::awaitable<void> refuse_bytes(error_code ec) {
-    if (timed_out_) {
-      timed_out_ = false;
-      co_await send_and_linger(
-          reply(ApiError{408, "invalid_request_error", "the request took too long to arrive"}));
+  // The bytes are no request, or too many, or too slow; nothing when the client is simply gone.
+  std::optional<Reply> refusal_of(error_code ec) {
+    ApiError error = bad_request("expected an HTTP/1.1 request, found: " + ec.message());
+    if (std::exchange(timed_out_, false)) {
+      error.status = 408;
+      error.message = "the request took too long to arrive";
     } else if (ec == http::error::body_limit) {
-      co_await send_and_linger(reply(
-          ApiError{413, "invalid_request_error",
-                   fmt::format("expected a body of at most {} bytes, found more", limits_.max_body_bytes)}));
+      error.status = 413;
+      error.message = fmt::format("expected a body of at most {} bytes, found more", limits_.max_body_bytes);
     } else if (ec == http::error::header_limit) {
-      co_await send_and_linger(reply(ApiError{
-          431, "invalid_request_error",
-          fmt::format("expected a header of at most {} bytes, found more", limits_.max_header_bytes)}));
-    } else if (ec != http::error::end_of_stream && ec != http::error::partial_message &&
-               ec.category() == make_error_code(http::error::end_of_stream).category()) {
-      co_await send_and_linger(reply(bad_request("expected an HTTP/1.1 request, found: " + ec.message())));
+      error.status = 431;
+      error.message =
+          fmt::format("expected a header of at most {} bytes, found more", limits_.max_header_bytes);
+    } else if (ec == http::error::end_of_stream || ec == http::error::partial_message ||
+               ec.category() != make_error_code(http::error::end_of_stream).category()) {
+      return std::nullopt;
+    }
+    return reply(error);
+  }
+
+  asio::awaitable<void> refuse_bytes(error_code ec) {
+    std::optional<Reply> refusal = refusal_of(ec);
+    if (refusal) {
+      co_await send_and_linger(std::move(*refusal));
     }
   }
 
@@ -341,43 +359,47 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Reads while a reply is on its way: a client that leaves is seen here. Its end of file counts as leaving.
   void watch() {
     watching_ = true;
+    auto seen = [self = shared_from_this()](error_code ec, size_t n) {
+      self->watching_ = false;
+      if (ec) {
+        self->gone_ = self->gone_ || ec != asio::error::operation_aborted;
+      } else {
+        self->buffer_.commit(n);
+        self->gone_ = self->gone_ || self->buffer_.size() > kMaxPipelined;  // nobody does that in good faith
+        if (!self->gone_ && !self->unwatching_) {
+          self->watch();
+          return;
+        }
+      }
+      self->wake_.cancel();
+    };
     socket_.async_read_some(buffer_.prepare(kReadBytes),
-                            asio::bind_cancellation_slot(
-                                watch_signal_.slot(), [self = shared_from_this()](error_code ec, size_t n) {
-                                  self->watching_ = false;
-                                  if (ec) {
-                                    self->gone_ = self->gone_ || ec != asio::error::operation_aborted;
-                                  } else {
-                                    self->buffer_.commit(n);
-                                    if (self->buffer_.size() < kMaxPipelined) {
-                                      self->watch();
-                                      return;
-                                    }
-                                    self->gone_ = true;  // nobody pipelines that much in good faith
-                                  }
-                                  self->wake_.cancel();
-                                }));
+                            asio::bind_cancellation_slot(watch_signal_.slot(), std::move(seen)));
   }
 
   asio::awaitable<void> unwatch() {
+    unwatching_ = true;  // a read that has just succeeded cannot be cancelled, and must not begin another
     watch_signal_.emit(asio::cancellation_type::terminal);
     while (watching_) {
       wake_.expires_at(Clock::time_point::max());
       co_await wake_.async_wait(kTuple);
     }
+    unwatching_ = false;
   }
 
   asio::awaitable<bool> generate(GenerationRequest request, uint64_t cache_salt) {
     auto context = hub_->service.context();
     if (context == nullptr) {
-      co_return co_await send(reply(unavailable("the server is shutting down", 1)));
+      Reply refusal = reply(unavailable("the server is shutting down", 1));
+      co_return co_await send(std::move(refusal));
     }
     auto wake = [self = shared_from_this()] {
       asio::post(self->socket_.get_executor(), [self] { self->wake_.cancel(); });
     };
     auto started = Job::start(std::move(context), std::move(request), cache_salt, std::move(wake));
     if (!started) {
-      co_return co_await send(reply(started.error()));
+      Reply refusal = reply(started.error());
+      co_return co_await send(std::move(refusal));
     }
     const std::unique_ptr<Job> job = std::move(*started);
     watch();
@@ -395,7 +417,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
       job.poll(out);
       const bool failed = job.failed().has_value();
       if (failed && !head_sent) {
-        co_return co_await send(reply(*job.failed()));
+        Reply refusal = reply(*job.failed());
+        co_return co_await send(std::move(refusal));
       }
       if (!job.stream()) {
         if (job.ended()) {
@@ -556,6 +579,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool closing_ = false;  ///< after the reply
   bool gone_ = false;     ///< the client left, or the server closes now
   bool watching_ = false;
+  bool unwatching_ = false;
 };
 
 size_t Hub::n_connections() {
