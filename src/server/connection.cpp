@@ -31,6 +31,7 @@
 
 #include "server/context.h"
 #include "server/job.h"
+#include "server/wire.h"
 
 namespace fl::server {
 
@@ -56,33 +57,6 @@ constexpr size_t kLingerBytes = 256ULL << 20;
 Clock::duration seconds(double s) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s));
 }
-
-// Bytes of a body in memory, counted for all connections together.
-class BodyBudget {
- public:
-  BodyBudget(std::atomic<uint64_t>& total, uint64_t most) : total_(total), most_(most) {}
-  ~BodyBudget() { total_ -= held_; }
-  BodyBudget(const BodyBudget&) = delete;
-  BodyBudget& operator=(const BodyBudget&) = delete;
-
-  bool grow_to(uint64_t bytes) {
-    if (bytes <= held_) {
-      return true;
-    }
-    const uint64_t more = bytes - held_;
-    if (total_.fetch_add(more) + more > most_) {
-      total_ -= more;
-      return false;
-    }
-    held_ = bytes;
-    return true;
-  }
-
- private:
-  std::atomic<uint64_t>& total_;
-  const uint64_t most_;
-  uint64_t held_ = 0;
-};
 
 }  // namespace
 
@@ -430,7 +404,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         const bool last = job.ended() || failed;
         std::string bytes = head_sent ? "" : stream_head();
         head_sent = true;
-        append_chunk(bytes, out, last);
+        append_chunk(bytes, out, last, http11_);
         const bool sent = co_await write(bytes);
         if (!sent || last) {
           co_return sent;
@@ -443,7 +417,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
           pings ? last_sent + std::chrono::seconds(job.ping_seconds()) : Clock::time_point::max();
       if (pings && Clock::now() >= ping_at) {
         std::string bytes;
-        append_chunk(bytes, ":\n\n", false);
+        append_chunk(bytes, ":\n\n", false, http11_);
         const bool sent = co_await write(bytes);
         if (!sent) {
           co_return false;
@@ -457,42 +431,16 @@ class Connection : public std::enable_shared_from_this<Connection> {
     co_return false;
   }
 
-  void append_chunk(std::string& bytes, std::string_view data, bool last) const {
-    if (!http11_) {
-      bytes += data;  // a client of HTTP/1.0 reads until the connection is closed
-      return;
-    }
-    if (!data.empty()) {
-      fmt::format_to(std::back_inserter(bytes), "{:x}\r\n", data.size());
-      bytes += data;
-      bytes += "\r\n";
-    }
-    if (last) {
-      bytes += "0\r\n\r\n";
-    }
-  }
-
   // --- replies
 
   std::string common_head(int status) {
     keep_alive_ = keep_alive_ && !closing_ && !hub_->service.stopping();
     hub_->service.metrics().count_status(status);
-    const auto name = http::obsolete_reason(static_cast<http::status>(status));
-    std::string out = fmt::format("HTTP/1.1 {} {}\r\nServer: freelunch\r\n", status,
-                                  std::string_view(name.data(), name.size()));
+    std::string out = status_line(status);
     for (const auto& [key, value] : hub_->service.cors_headers(head_, false)) {
       append_header(out, key, value);
     }
     return out;
-  }
-
-  static void append_header(std::string& out, std::string_view name, std::string_view value) {
-    out += name;
-    out += ": ";
-    for (const char c : value) {
-      out += c == '\r' || c == '\n' ? ' ' : c;  // a value can never begin a header of its own
-    }
-    out += "\r\n";
   }
 
   std::string stream_head() {
