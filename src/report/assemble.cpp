@@ -376,14 +376,14 @@ void describe_run(Document& document, const Manifest& manifest, const Sorted& so
                     *model.ctx_train));
   }
   const bool tasks_done = manifest.options.tasks == "none" || sorted.quality.has_value();
-  run.complete =
-      tasks_done && std::none_of(document.cells.begin(), document.cells.end(), [&](const Cell& cell) {
-        const auto plan_of = sorted.plans.find({cell.ctx, cell.chats});
-        const bool short_of = cell.status == "ok" && plan_of != sorted.plans.end() &&
-                              cell.n_repeats < plan_of->second.repeats &&
-                              !sorted.lost.contains({cell.ctx, cell.chats});
-        return cell.status == "missing" || short_of;
-      });
+  run.complete = tasks_done && !document.cells.empty() &&
+                 std::none_of(document.cells.begin(), document.cells.end(), [&](const Cell& cell) {
+                   const auto plan_of = sorted.plans.find({cell.ctx, cell.chats});
+                   const bool short_of = cell.status == "ok" && plan_of != sorted.plans.end() &&
+                                         cell.n_repeats < plan_of->second.repeats &&
+                                         !sorted.lost.contains({cell.ctx, cell.chats});
+                   return cell.status == "missing" || short_of;
+                 });
   run.stop_reason = run.complete ? "" : stop_reason;
 }
 

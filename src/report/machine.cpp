@@ -257,16 +257,27 @@ Watch::Watch(const Nvml* nvml, pid_t server) : nvml_(nvml), server_(server) {
 }
 
 Watch::~Watch() {
-  stop_ = true;
+  end();
+}
+
+void Watch::end() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
   if (thread_.joinable()) {
     thread_.join();
   }
 }
 
 void Watch::run() {
+  std::unique_lock lock(mutex_);
   while (!stop_) {
+    lock.unlock();
     look();
-    std::this_thread::sleep_for(kLookEvery);
+    lock.lock();
+    wake_.wait_for(lock, kLookEvery, [this] { return stop_; });
   }
 }
 
@@ -293,10 +304,7 @@ void Watch::look() {
 }
 
 Watched Watch::stop() {
-  stop_ = true;
-  if (thread_.joinable()) {
-    thread_.join();
-  }
+  end();
   look();
   if (nvml_ != nullptr && joules_at_start_) {
     if (const auto now = nvml_->joules()) {

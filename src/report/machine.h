@@ -3,7 +3,7 @@
 
 #include <sys/types.h>
 
-#include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -51,6 +51,7 @@ class Watch {
 
  private:
   void run();
+  void end();
   void look();
 
   const Nvml* nvml_;
@@ -61,7 +62,9 @@ class Watch {
   double total_at_start_ = 0;
   double ours_at_start_ = 0;
   double cpu_throttles_at_start_ = 0;
-  std::atomic<bool> stop_ = false;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stop_ = false;
   std::thread thread_;
 };
 

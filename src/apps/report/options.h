@@ -21,6 +21,7 @@ struct Flags {
   std::string chats;
   std::string depth;
   std::string tasks;
+  bool tasks_given = false;
   int64_t task_limit = 0;
   int64_t task_tokens = 0;
   std::string thinking = "default";
