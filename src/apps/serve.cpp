@@ -11,6 +11,7 @@
 #include "apps/command.h"
 #include "apps/flags/flags.h"
 #include "apps/load/load.h"
+#include "report/profiles.h"
 #include "server/server.h"
 
 namespace fl::apps {
@@ -119,9 +120,21 @@ int run_serve(int argc, char** argv) {
     fmt::print("freelunch {}\n", FREELUNCH_VERSION);
     return kOk;
   }
-  auto options = parse_flags(
-      arguments, kServe, [](const char* name) { return std::getenv(name); },
-      [](const std::string& text) { fmt::print(stderr, "serve: {}\n", text); });
+  const auto parse = [](const std::vector<std::string>& words) {
+    return parse_flags(
+        words, kServe, [](const char* name) { return std::getenv(name); },
+        [](const std::string& text) { fmt::print(stderr, "serve: {}\n", text); });
+  };
+  auto options = parse(arguments);
+  if (options && !options->profile.empty()) {
+    const auto profile = report::read_profile(options->profile_from, options->profile);
+    if (!profile) {
+      return report_error("serve", profile.error());
+    }
+    std::vector<std::string> words = profile->args;
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    options = parse(words);
+  }
   if (!options) {
     return report_error("serve", options.error());
   }

@@ -1,5 +1,6 @@
 #include "report/quality.h"
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
 #include <thread>
@@ -97,6 +98,15 @@ Result<Quality> measure_quality(const QualityJob& job) {
   if (!sandbox) {
     out.reason = sandbox.error().message;
     return out;
+  }
+  if (!job.options->quick) {
+    const auto n_threads = static_cast<int32_t>(std::max(1U, std::thread::hardware_concurrency()));
+    const eval::SelfCheck check = eval::self_check(*tasks, *sandbox, n_threads, [](const eval::Progress&) {});
+    if (!check.ok()) {
+      out.reason = fmt::format("the tasks fail their own check: {}",
+                               check.surprises.empty() ? std::string("no reason given") : check.surprises.front());
+      return out;
+    }
   }
   std::vector<eval::Answer> answers;
   for (const std::string& line : job.known) {

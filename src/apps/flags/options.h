@@ -28,6 +28,10 @@ struct Options {
   std::string load_mode = "auto";
   bool warmup = true;
 
+  // `serve`: the flags of a report's profile come before those of the command line
+  std::string profile;
+  std::string profile_from = "freelunch-report/report.json";
+
   // Context and memory
   std::optional<int64_t> ctx_size;     ///< of all slots together, 0: the training length; nothing: what fits
   int64_t parallel = -1;               ///< -1: four slots that share one pool

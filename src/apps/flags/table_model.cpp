@@ -29,6 +29,23 @@ const std::array kModel{
          .doc =
              "GGUF file; of a split model the first part (-00001-of-000NN.gguf). Without it: the demo model",
          .set = [](Options& o, const FlagValue& v) { o.model = v.text; }},
+    Flag{.names = "--profile",
+         .value = "NAME",
+         .kind = Kind::text,
+         .priority = 'A',
+         .group = Group::model,
+         .doc = "start with the flags that `freelunch report` measured and recommends: chat, long-files, "
+                "coding or "
+                "agents; flags of the command line come after them",
+         .set = [](Options& o, const FlagValue& v) { o.profile = v.text; }},
+    Flag{.names = "--from",
+         .value = "PATH",
+         .kind = Kind::text,
+         .fallback = "freelunch-report/report.json",
+         .priority = 'A',
+         .group = Group::model,
+         .doc = "the report that --profile is read from",
+         .set = [](Options& o, const FlagValue& v) { o.profile_from = v.text; }},
     Flag{.names = "-mm,--mmproj",
          .env = "LLAMA_ARG_MMPROJ",
          .value = "PATH",
