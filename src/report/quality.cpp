@@ -103,8 +103,9 @@ Result<Quality> measure_quality(const QualityJob& job) {
     const auto n_threads = static_cast<int32_t>(std::max(1U, std::thread::hardware_concurrency()));
     const eval::SelfCheck check = eval::self_check(*tasks, *sandbox, n_threads, [](const eval::Progress&) {});
     if (!check.ok()) {
-      out.reason = fmt::format("the tasks fail their own check: {}",
-                               check.surprises.empty() ? std::string("no reason given") : check.surprises.front());
+      out.reason =
+          fmt::format("the tasks fail their own check: {}",
+                      check.surprises.empty() ? std::string("no reason given") : check.surprises.front());
       return out;
     }
   }
