@@ -132,17 +132,17 @@ class TileRing {
     fill_ = fill_ + 1 == n_slots_ ? 0 : fill_ + 1;
   }
 
-  /// The next `count` (1 or 2) filled tiles; they stay until release(count).
-  __device__ void take(int count, const uint8_t* (&tiles)[2]) {
-#if __CUDA_ARCH__ >= 900
-    tiles[0] = wait_slot();
-    tiles[1] = count > 1 ? wait_slot() : tiles[0];
-#else
+  /// The next `count` (1 .. MT) filled tiles; they stay until release(count). Absent ones repeat the first.
+  template <int MT>
+  __device__ void take(int count, const uint8_t* (&tiles)[MT]) {
+#if __CUDA_ARCH__ < 900
     wait_copies(held_ - count);
     __syncwarp();
-    tiles[0] = step();
-    tiles[1] = count > 1 ? step() : tiles[0];
 #endif
+#pragma unroll
+    for (int i = 0; i < MT; ++i) {
+      tiles[i] = i < count ? next_slot() : tiles[0];
+    }
   }
 
   __device__ void release(int count) {
@@ -151,7 +151,10 @@ class TileRing {
   }
 
  private:
-  __device__ const uint8_t* step() {
+  __device__ const uint8_t* next_slot() {
+#if __CUDA_ARCH__ >= 900
+    barrier_wait(barriers_ + take_, parity_);
+#endif
     const uint8_t* tile = slots_ + take_ * slot_bytes_;
     if (++take_ == n_slots_) {
       take_ = 0;
@@ -159,11 +162,8 @@ class TileRing {
     }
     return tile;
   }
+
 #if __CUDA_ARCH__ >= 900
-  __device__ const uint8_t* wait_slot() {
-    barrier_wait(barriers_ + take_, parity_);
-    return step();
-  }
   uint64_t policy_ = 0;
 #endif
   uint8_t* slots_;

@@ -27,6 +27,17 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
+/// Lets a kernel use `shared_bytes`, and asks for the largest share of an SM's memory as shared memory:
+/// kernels that want different shares cannot be on an SM together, which would undo the overlap. Call it for
+/// every kernel of a step, also for those that use little.
+template <typename Kernel>
+void prepare_shared(Kernel kernel, int shared_bytes, const char* name) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), name);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared),
+        name);
+}
+
 struct LaunchShape {
   dim3 grid;
   dim3 block;

@@ -11,8 +11,9 @@
 namespace fl::cuda {
 namespace {
 
+constexpr int kRoomForTwo = 200 << 10;
 constexpr int kReservedPerBlock = 1024;  // shared memory that the driver keeps of each block
-constexpr int kWantedSlots = 4;          // tiles a warp wants: two at work, two under way
+constexpr int kWantedSlots = 3;          // tiles a warp wants: one at work, two under way
 
 using Launcher = void (*)(cudaStream_t, bool, int, int, const MatmulParams&);
 
@@ -60,45 +61,36 @@ struct Matmul::Impl {
   uint64_t workspace_size = 0;
   std::unique_ptr<LibraryMatmul> library;
 
-  bool overlap() const { return device.arch >= 90; }
+  bool overlap() const { return options.overlap && device.arch >= 90; }
+
+  /// Blocks of eight warps that share an SM: two where its memory holds two useful rings. Blocks then fill the chip
+  /// exactly, and a successor's blocks take the places of those that end, one by one.
+  int blocks_per_sm() const { return device.max_shared_per_sm >= kRoomForTwo ? 2 : 1; }
 
   /// What a launch of n_tokens columns uses; `launch` is empty when this many do not fit the device.
   KernelChoice choose(int n_tokens, int n_superblocks, int slot_bytes) const {
-    const int full = device.max_shared_per_block;
-    // half of an SM, so that the next kernel's blocks start beside this one's and fetch their first weights
-    const int half = std::min(full, device.max_shared_per_sm / 2 - kReservedPerBlock);
+    const int budget =
+        std::min(device.max_shared_per_block, device.max_shared_per_sm / blocks_per_sm() - kReservedPerBlock);
     KernelChoice choice;
     if (n_tokens <= 8) {
       if (options.placement != ActivationPlacement::l2) {
         choice.launch = launch_matmul_resident;
-        for (const int budget : {overlap() ? half : full, full}) {
-          for (const int partial_slots : {4, 2}) {
-            if (fit(choice, budget, kWantedSlots, n_tokens, n_superblocks, true, partial_slots, slot_bytes)) {
-              return choice;
-            }
-          }
-        }
-      }
-      choice.launch = launch_matmul_8;
-      for (const int budget : {overlap() ? half : full, full}) {
         for (const int partial_slots : {4, 2}) {
-          if (fit(choice, budget, kWantedSlots, n_tokens, n_superblocks, false, partial_slots, slot_bytes)) {
+          if (fit(choice, budget, kWantedSlots, n_tokens, n_superblocks, true, partial_slots, slot_bytes)) {
             return choice;
           }
         }
       }
+      choice.launch = launch_matmul_8;
+    } else {
+      choice.launch = n_tokens <= 16 ? launch_matmul_16 : n_tokens <= 32 ? launch_matmul_32 : launch_matmul_64;
     }
-    if (n_tokens > 8) {
-      choice.launch = n_tokens <= 16   ? launch_matmul_16
-                      : n_tokens <= 32 ? launch_matmul_32
-                                       : launch_matmul_64;
-    }
-    for (const int least : {kWantedSlots, 2}) {
-      for (const int partial_slots : {2, 1}) {
+    for (const int least : {kWantedSlots, 2, 1}) {
+      for (const int partial_slots : {4, 2, 1}) {
         if (n_tokens <= 8 && partial_slots == 1) {
           continue;  // one warp finishes a step while the others write the next
         }
-        if (fit(choice, full, least, n_tokens, n_superblocks, false, partial_slots, slot_bytes)) {
+        if (fit(choice, budget, least, n_tokens, n_superblocks, false, partial_slots, slot_bytes)) {
           return choice;
         }
       }
@@ -140,7 +132,7 @@ struct Matmul::Impl {
       cost += static_cast<uint64_t>(end - p.segments[i].first) * p.segments[i].cost;
     }
     FL_CHECK(cost < (uint64_t{1} << 31), "a launch reads less than 32 GiB of weights");
-    const int grid = std::min(device.n_sms, p.n_tiles);
+    const int grid = std::min(device.n_sms * blocks_per_sm(), p.n_tiles);
     p.cost_per_block =
         static_cast<uint32_t>((cost + static_cast<uint64_t>(grid) - 1) / static_cast<uint64_t>(grid));
     choice.launch(stream, overlap(), grid, choice.shared_bytes, p);

@@ -107,6 +107,7 @@ struct MatmulOptions {
   bool library = true;            ///< use cuBLASLt for long prompts when it can be loaded
   int library_from_tokens = 129;  ///< prompts from this length on (measured; see docs/decisions)
   ActivationPlacement placement = ActivationPlacement::automatic;
+  bool overlap = true;  ///< where the device can: kernels start while their predecessors end
 };
 
 /// Products on one device. Holds no weights. Not thread-safe; calls only enqueue (and can be captured in a

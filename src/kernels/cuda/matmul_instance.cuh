@@ -10,8 +10,7 @@ template <int NT, bool kResident, int kBlocksPerSm>
 void launch_instance(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p,
                      const char* name) {
   const auto kernel = matmul_kernel<NT, kResident, kBlocksPerSm>;
-  // per device and kernel, cheap enough to repeat: a driver call without synchronisation
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), name);
+  prepare_shared(kernel, shared_bytes, name);
   launch(kernel, {dim3(static_cast<unsigned>(grid)), dim3(kMatmulThreads), shared_bytes}, stream, overlap,
          name, p);
 }

@@ -1,12 +1,12 @@
 // The product kernel: weights stream once through shared memory, whatever the number of tokens.
 //
 // A block owns a contiguous run of row tiles (equal bytes a block) and works through them in steps of two
-// tiles. Its eight warps split the input dimension into eight classes (contiguous runs of superblocks); each
-// warp has its own ring of tiles and its own sums, so the warps drift apart freely. Which warp has which
-// class rotates from step to step, which evens out runs of unequal length. Finished sums go to shared memory;
-// one step later they are added pairwise and meet the epilogue. No row is shared between blocks: there is no
-// scratch in global memory, no ticket, no atomic, and the bits of a row depend neither on the grid nor on the
-// number of tokens.
+// tiles. The input dimension is cut into classes (matmul_params.h). With eight classes each of the eight
+// warps has one class of both tiles, with four a warp has one class of one tile; which one rotates from step
+// to step, which evens out runs of unequal length. Each warp has its own ring of tiles and its own sums, so
+// the warps drift apart freely. Finished sums go to shared memory; one step later they are added pairwise and
+// meet the epilogue. No row is shared between blocks: there is no scratch in global memory, no ticket, no
+// atomic, and the bits of a row depend neither on the grid nor on the number of tokens.
 #pragma once
 
 #include "kernels/cuda/activations.cuh"
@@ -36,14 +36,12 @@ struct GlobalActivations {
   }
 };
 
-// The run of tiles of one block, step by step, and the superblocks of this warp's class in each.
+// The steps of one block, and this warp's share of each: runs of consecutive superblocks of one tile.
 class StepCursor {
  public:
   __device__ StepCursor(const MatmulParams& p, int first, int end, int warp)
-      : tile_(first), end_(end), warp_(warp) {
-    if (valid()) {
-      open(p);
-    }
+      : tile_(first), end_(end), warp_(warp), classes_(n_classes(p.n_superblocks)) {
+    open(p);
   }
   __device__ bool valid() const { return tile_ < end_; }
   __device__ void next(const MatmulParams& p) {
@@ -55,24 +53,30 @@ class StepCursor {
   }
 
   __device__ int step() const { return step_; }
-  __device__ int class_of_warp() const { return (warp_ - step_) & (kClasses - 1); }
   __device__ int segment() const { return segment_; }
   __device__ int tile_in_segment() const { return local_; }
   __device__ int count() const { return count_; }  ///< tiles of this step, 1 or 2
+  __device__ int class_of_warp() const { return share() & (classes_ - 1); }
+  /// Tiles of the step that this warp works on: [first_tile, end_tile).
+  __device__ int first_tile() const { return classes_ == kMatmulWarps ? 0 : share() / classes_; }
+  __device__ int end_tile() const {
+    return classes_ == kMatmulWarps ? count_ : min(count_, first_tile() + 1);
+  }
   __device__ int first_superblock(const MatmulParams& p) const {
-    return p.n_superblocks * class_of_warp() / kClasses;
+    return p.n_superblocks * class_of_warp() / classes_;
   }
   __device__ int end_superblock(const MatmulParams& p) const {
-    return p.n_superblocks * (class_of_warp() + 1) / kClasses;
+    return p.n_superblocks * (class_of_warp() + 1) / classes_;
   }
-  __device__ const uint8_t* tile(const MatmulParams& p, int i, int superblock) const {
+  __device__ const uint8_t* tile(const MatmulParams& p, int i) const {
     const MatmulSegment& s = p.segments[segment_];
     const uint8_t* base = pairs_ && i > 0 ? s.w_up : s.w;
     const int64_t row_tile = local_ + (pairs_ ? 0 : i);
-    return base + (row_tile * p.n_superblocks + superblock) * s.tile_bytes;
+    return base + (row_tile * p.n_superblocks + first_superblock(p)) * s.tile_bytes;
   }
 
  private:
+  __device__ int share() const { return (warp_ - step_) & (kMatmulWarps - 1); }
   __device__ void open(const MatmulParams& p) {
     while (segment_ + 1 < p.n_segments && tile_ >= p.segments[segment_ + 1].first) {
       ++segment_;
@@ -86,11 +90,51 @@ class StepCursor {
   int tile_;
   int end_;
   int warp_;
+  int classes_;
   int step_ = 0;
   int segment_ = 0;
   int local_ = 0;
   int count_ = 0;
   bool pairs_ = false;
+};
+
+// Fills a warp's ring with the tiles of its runs, in the order in which they are taken.
+class RunFeeder {
+ public:
+  __device__ RunFeeder(const MatmulParams& p, const StepCursor& start)
+      : cursor_(start), tile_(start.first_tile()) {
+    open(p);
+  }
+  __device__ void fill(const MatmulParams& p, TileRing& ring) {
+    while (ring.free_slots() > 0 && left_ > 0) {
+      ring.fill(from_, bytes_);
+      from_ += bytes_;
+      if (--left_ == 0) {
+        ++tile_;
+        open(p);
+      }
+    }
+  }
+
+ private:
+  __device__ void open(const MatmulParams& p) {
+    while (tile_ >= cursor_.end_tile() || cursor_.first_superblock(p) == cursor_.end_superblock(p)) {
+      cursor_.next(p);
+      if (!cursor_.valid()) {
+        return;  // left_ stays 0
+      }
+      tile_ = cursor_.first_tile();
+    }
+    from_ = cursor_.tile(p, tile_);
+    bytes_ = p.segments[cursor_.segment()].tile_bytes;
+    left_ = cursor_.end_superblock(p) - cursor_.first_superblock(p);
+  }
+
+  StepCursor cursor_;
+  const uint8_t* from_ = nullptr;
+  int bytes_ = 0;
+  int left_ = 0;
+  int tile_;
 };
 
 // First tile of block b: the first whose cost from the start is at least b equal shares.
@@ -133,16 +177,17 @@ __device__ __forceinline__ float silu(float x) {
   return x / (1.0f + __expf(-x));
 }
 
-__device__ __forceinline__ float4 sum_classes(const float* partial, int class_stride) {
-  float4 v[kClasses];
+template <int kCount>
+__device__ __forceinline__ float4 sum_pairwise(const float* partial, int class_stride) {
+  float4 v[kCount];
 #pragma unroll
-  for (int c = 0; c < kClasses; ++c) {
+  for (int c = 0; c < kCount; ++c) {
     v[c] = *reinterpret_cast<const float4*>(partial + c * class_stride);
   }
 #pragma unroll
-  for (int o = 1; o < kClasses; o *= 2) {
+  for (int o = 1; o < kCount; o *= 2) {
 #pragma unroll
-    for (int c = 0; c < kClasses; c += 2 * o) {
+    for (int c = 0; c < kCount; c += 2 * o) {
       v[c].x += v[c + o].x;
       v[c].y += v[c + o].y;
       v[c].z += v[c + o].z;
@@ -150,6 +195,9 @@ __device__ __forceinline__ float4 sum_classes(const float* partial, int class_st
     }
   }
   return v[0];
+}
+__device__ __forceinline__ float4 sum_classes(const float* partial, int class_stride, int classes) {
+  return classes == 8 ? sum_pairwise<8>(partial, class_stride) : sum_pairwise<4>(partial, class_stride);
 }
 
 __device__ __forceinline__ void store_rows4(float* to, int n, float4 v) {
@@ -185,18 +233,19 @@ __device__ __forceinline__ void finish_step(const MatmulParams& p, const float* 
   const int n_tasks = pairs ? per_tile : count * per_tile;
   const int tile_stride = p.n_tokens * kTileRows;
   const int class_stride = 2 * tile_stride;
+  const int classes = n_classes(p.n_superblocks);
   for (int task = first_task; task < n_tasks; task += task_stride) {
     const int tile = task / per_tile;
     const int token = task % per_tile / 4;
     const int quad = task % 4;
     const float* from = partial + tile * tile_stride + token * kTileRows + quad * 4;
     const float factor = factors[token];
-    float4 v = sum_classes(from, class_stride);
+    float4 v = sum_classes(from, class_stride, classes);
     v = {v.x * factor, v.y * factor, v.z * factor, v.w * factor};
     const int row = (local + tile) * kTileRows + quad * 4;
     const int n = segment.rows - row;
     if (pairs) {
-      float4 up = sum_classes(from + tile_stride, class_stride);
+      float4 up = sum_classes(from + tile_stride, class_stride, classes);
       v = {silu(v.x) * (up.x * factor), silu(v.y) * (up.y * factor), silu(v.z) * (up.z * factor),
            silu(v.w) * (up.w * factor)};
       const ActivationWriter out{p.out, p.out_tokens, p.out_padded_cols, p.out_records != 0};
@@ -231,24 +280,24 @@ __device__ __forceinline__ void finish_step(const MatmulParams& p, const float* 
   }
 }
 
-template <int NT, typename Acts>
-__device__ __forceinline__ void unit(Accumulators<NT>& acc, int type, const uint8_t* const (&w)[kUnitTiles],
+template <int NT, int MT, typename Acts>
+__device__ __forceinline__ void unit(Accumulators<NT, MT>& acc, int type, const uint8_t* const (&w)[MT],
                                      const Acts& acts, int lane) {
   switch (static_cast<PackedType>(type)) {
     case PackedType::q4_k:
-      unit_k45<NT, false>(acc, w, acts, lane);
+      unit_k45<NT, MT, false>(acc, w, acts, lane);
       break;
     case PackedType::q5_k:
-      unit_k45<NT, true>(acc, w, acts, lane);
+      unit_k45<NT, MT, true>(acc, w, acts, lane);
       break;
     case PackedType::q6_k:
-      unit_q6<NT>(acc, w, acts, lane);
+      unit_q6<NT, MT>(acc, w, acts, lane);
       break;
     case PackedType::q8_0:
-      unit_q8<NT>(acc, w, acts, lane);
+      unit_q8<NT, MT>(acc, w, acts, lane);
       break;
     case PackedType::f16:
-      unit_f16<NT>(acc, w, acts, lane);
+      unit_f16<NT, MT>(acc, w, acts, lane);
       break;
   }
 }
@@ -259,13 +308,18 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
     matmul_kernel(const __grid_constant__ MatmulParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_start();
+  const int first = first_tile(p, blockIdx.x * p.cost_per_block);
+  const int end = first_tile(p, (blockIdx.x + 1) * p.cost_per_block);
+  if (first >= end) {
+    return;  // fewer tiles than blocks; nothing may be under way to a block that has ended
+  }
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const SharedPlan plan =
       shared_plan(p.n_tokens, p.n_superblocks, kResident, p.partial_slots, p.ring_slots, p.slot_bytes);
   uint64_t* ring_barriers = reinterpret_cast<uint64_t*>(shared) + warp * kMaxRingSlots;
-  uint64_t* class_barriers = reinterpret_cast<uint64_t*>(shared) + kMatmulWarps * kMaxRingSlots;
-  uint64_t* step_barriers = class_barriers + kClasses;
+  uint64_t* part_barriers = reinterpret_cast<uint64_t*>(shared) + kMatmulWarps * kMaxRingSlots;
+  uint64_t* step_barriers = part_barriers + kMatmulWarps;
   float* factors = reinterpret_cast<float*>(shared + plan.factors);
   float* partials = reinterpret_cast<float*>(shared + plan.partials);
 
@@ -273,7 +327,7 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
     for (int i = 0; i < p.ring_slots; ++i) {
       barrier_init(ring_barriers + i, 1);
     }
-    barrier_init(class_barriers + warp, 1);
+    barrier_init(part_barriers + warp, 1);
     if (warp < p.partial_slots) {
       barrier_init(step_barriers + warp, kMatmulWarps);
     }
@@ -281,47 +335,30 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
   }
-  __syncthreads();
-
-  const int first = first_tile(p, blockIdx.x * p.cost_per_block);
-  const int end = first_tile(p, (blockIdx.x + 1) * p.cost_per_block);
+  __syncwarp();
+  StepCursor now(p, first, end, warp);
   TileRing ring(shared + plan.rings + warp * p.ring_slots * p.slot_bytes, ring_barriers, p.ring_slots,
                 p.slot_bytes, lane);
-  StepCursor ahead(p, first, end, warp);
-  int ahead_superblock = ahead.valid() ? ahead.first_superblock(p) : 0;
-  const auto fill_ring = [&] {
-    while (ahead.valid()) {
-      if (ahead_superblock >= ahead.end_superblock(p)) {
-        ahead.next(p);
-        ahead_superblock = ahead.valid() ? ahead.first_superblock(p) : 0;
-        continue;
-      }
-      if (ring.free_slots() < ahead.count()) {
-        break;
-      }
-      const int bytes = p.segments[ahead.segment()].tile_bytes;
-      for (int i = 0; i < ahead.count(); ++i) {
-        ring.fill(ahead.tile(p, i, ahead_superblock), bytes);
-      }
-      ++ahead_superblock;
-    }
-  };
-  fill_ring();
+  RunFeeder feeder(p, now);
+  feeder.fill(p, ring);
+  __syncthreads();
   wait_for_previous();
 
   const int record = p.n_tokens * 576;
+  const int classes = n_classes(p.n_superblocks);
   if constexpr (kResident) {
-    // each warp fetches one class; a class is waited for where it is first used
-    const int from = p.n_superblocks * warp / kClasses;
-    const int bytes = (p.n_superblocks * (warp + 1) / kClasses - from) * record;
+    // each warp fetches an eighth (two warps a class when there are four), waited for where a class is first
+    // used
+    const int from = p.n_superblocks * warp / kMatmulWarps;
+    const int bytes = (p.n_superblocks * (warp + 1) / kMatmulWarps - from) * record;
     uint8_t* to = shared + plan.activations + from * record;
     const uint8_t* source = p.activations + static_cast<int64_t>(from) * record;
 #if __CUDA_ARCH__ >= 900
     if (lane == 0) {
       asm volatile("fence.proxy.async;" ::: "memory");
-      barrier_expect(class_barriers + warp, static_cast<uint32_t>(bytes));
+      barrier_expect(part_barriers + warp, static_cast<uint32_t>(bytes));
       if (bytes > 0) {
-        bulk_copy(to, source, static_cast<uint32_t>(bytes), class_barriers + warp);
+        bulk_copy(to, source, static_cast<uint32_t>(bytes), part_barriers + warp);
       }
     }
 #else
@@ -330,11 +367,10 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
     }
     __syncwarp();
     if (lane == 0) {
-      barrier_arrive(class_barriers + warp);
+      barrier_arrive(part_barriers + warp);
     }
 #endif
   }
-  rms_factors(p, factors, warp, lane);
 
   using Acts = std::conditional_t<kResident, SharedActivations<NT>, GlobalActivations<NT>>;
   Acts acts;
@@ -350,8 +386,8 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
   const uint8_t* activations = kResident ? shared + plan.activations : p.activations;
 
   const int tile_stride = p.n_tokens * kTileRows;
-  const int slot_stride = kClasses * 2 * tile_stride;
-  const bool few = 2 * p.n_tokens * 4 <= 64;  // one warp finishes a step alone, the others go on
+  const int slot_stride = classes * 2 * tile_stride;
+  const bool few = p.n_tokens <= 8;  // one warp finishes a step alone, the others go on
   const int slots = p.partial_slots;
   const auto step_barrier = [&](int step) { return step_barriers + step % slots; };
   const auto step_parity = [&](int step) { return static_cast<uint32_t>(step / slots) & 1U; };
@@ -366,54 +402,63 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
                 few ? 32 : kMatmulThreads);
   };
 
-  StepCursor now(p, first, end, warp);
   StepCursor before = now;
   while (now.valid()) {
     const int step = now.step();
     const int type = p.segments[now.segment()].type;
     const int c = now.class_of_warp();
-    Accumulators<NT> acc;
-#pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    const int first_k = now.first_superblock(p);
+    const int end_k = now.end_superblock(p);
+    if constexpr (kResident) {
+      const int parts = kMatmulWarps / classes;
+      for (int i = 0; i < parts; ++i) {
+        barrier_wait(part_barriers + c * parts + i, 0);
+      }
+    }
+    bool opened = false;  // the step's slot is ours to write
+    for (int tile = now.first_tile(); tile < now.end_tile() || !opened; ++tile) {
+      Accumulators<NT, 1> acc;
 #pragma unroll
       for (int nt = 0; nt < NT; ++nt) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          acc[mt][nt][i] = 0.0f;
+          acc[0][nt][i] = 0.0f;
         }
       }
-    }
-    if constexpr (kResident) {
-      barrier_wait(class_barriers + c, 0);
-    }
-    const int count = now.count();
-    for (int k = now.first_superblock(p); k < now.end_superblock(p); ++k) {
-      const uint8_t* tiles[kUnitTiles];
-      ring.take(count, tiles);
-      acts.superblock = activations + static_cast<int64_t>(k) * record;
-      unit<NT>(acc, type, tiles, acts, lane);
-      ring.release(count);
-      fill_ring();
-    }
-    if (step > 0) {
-      finish(before);
-    }
-    if (slots == 1) {
-      __syncthreads();  // everyone has read the only slot
-    } else if (step >= slots) {
-      barrier_wait(step_barrier(step - slots + 1), step_parity(step - slots + 1));
-    }
-    float* mine = partials + step % slots * slot_stride + c * 2 * tile_stride;
-#pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
-      if (mt < count) {
+      const bool present = tile < now.end_tile();
+      if (present) {
+        acts.superblock = activations + static_cast<int64_t>(first_k) * record;
+        for (int k = first_k; k < end_k; ++k) {
+          const uint8_t* tiles[1];
+          ring.take<1>(1, tiles);
+          unit<NT, 1>(acc, type, tiles, acts, lane);
+          ring.release(1);
+          feeder.fill(p, ring);
+          acts.superblock += record;
+        }
+      }
+      if (!opened) {
+        opened = true;
+        if (step == 0) {
+          rms_factors(p, factors, warp, lane);
+        } else {
+          finish(before);
+        }
+        if (slots == 1) {
+          __syncthreads();  // everyone has read the only slot
+        } else if (step >= slots) {
+          barrier_wait(step_barrier(step - slots + 1), step_parity(step - slots + 1));
+        }
+      }
+      if (present) {
+        float* mine = partials + step % slots * slot_stride + (c * 2 + tile) * tile_stride + (lane >> 2);
 #pragma unroll
         for (int nt = 0; nt < NT; ++nt) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int token = nt * 8 + 2 * (lane & 3) + (i & 1);
             if (token < p.n_tokens) {
-              mine[mt * tile_stride + token * kTileRows + (lane >> 2) + 8 * (i >> 1)] = acc[mt][nt][i];
+              mine[token * kTileRows + 8 * (i >> 1)] = acc[0][nt][i];
             }
           }
         }
@@ -426,9 +471,7 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
     before = now;
     now.next(p);
   }
-  if (before.valid()) {
-    finish(before);
-  }
+  finish(before);
 }
 
 }  // namespace fl::cuda

@@ -49,9 +49,13 @@ struct MatmulParams {
 
 inline constexpr int kMatmulWarps = 8;
 inline constexpr int kMatmulThreads = 32 * kMatmulWarps;
-/// The input dimension of every product is cut into this many runs of superblocks; each run is one chain of
-/// sums, and the chains are added pairwise. This order is part of the contract.
-inline constexpr int kClasses = 8;
+/// The input dimension of a product is cut into classes: contiguous runs of superblocks. Each run is one
+/// chain of sums, and the chains are added pairwise. The number of classes follows from the number of
+/// superblocks alone; this order of sums is part of the contract.
+inline constexpr int kMaxClasses = 8;
+constexpr int n_classes(int n_superblocks) {
+  return n_superblocks >= 24 ? 8 : 4;
+}
 
 constexpr int tile_bytes(PackedType type) {
   switch (type) {
@@ -72,20 +76,21 @@ constexpr int tile_bytes(PackedType type) {
 /// Offsets in a block's shared memory.
 struct SharedPlan {
   int factors;   ///< [n_tokens] f32
-  int partials;  ///< [slot][class][tile][token][16] f32
+  int partials;  ///< [slot][class][2 tiles][token][16] f32
   int activations;
   int rings;  ///< [warp][slot]
   int total;
 };
 
-constexpr int kBarrierBytes = 1024;  ///< [warp][<= 12 slots], [8 classes], [4 partial slots], 8 bytes each
+constexpr int kBarrierBytes =
+    1024;  ///< [warp][<= 12 slots], [8 parts of the activations], [4 partial slots], 8 bytes each
 
 constexpr SharedPlan shared_plan(int n_tokens, int n_superblocks, bool resident, int partial_slots,
                                  int ring_slots, int slot_bytes) {
   SharedPlan plan{};
   plan.factors = kBarrierBytes;
   plan.partials = plan.factors + (n_tokens * 4 + 127) / 128 * 128;
-  plan.activations = plan.partials + partial_slots * kClasses * 2 * n_tokens * kTileRows * 4;
+  plan.activations = plan.partials + partial_slots * n_classes(n_superblocks) * 2 * n_tokens * kTileRows * 4;
   plan.rings = plan.activations + (resident ? n_superblocks * n_tokens * 576 : 0);
   plan.rings = (plan.rings + 127) / 128 * 128;
   plan.total = plan.rings + kMatmulWarps * ring_slots * slot_bytes;

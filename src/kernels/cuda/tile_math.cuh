@@ -123,20 +123,20 @@ __device__ __forceinline__ void add_high_pairs(Operands& a, uint32_t low_rows, u
   a[7] |= shifted<tile::high_pair_shift(3)>(high_rows) & kMask;
 }
 
-inline constexpr int kUnitTiles = 2;  ///< row tiles that share each read of the activations
+// MT: row tiles that share each read of the activations; NT: tiles of 8 tokens.
 
-template <int NT>
-using Accumulators = float[kUnitTiles][NT][4];
+template <int NT, int MT>
+using Accumulators = float[MT][NT][4];
 
 // acc -= factor(row) * (A x sums), A given for both tiles.
-template <int NT, typename Acts>
-__device__ __forceinline__ void take_off(Accumulators<NT>& acc, const uint32_t (&a)[kUnitTiles][4],
-                                         const float (&factor)[kUnitTiles][2], const Acts& acts) {
+template <int NT, int MT, typename Acts>
+__device__ __forceinline__ void take_off(Accumulators<NT, MT>& acc, const uint32_t (&a)[MT][4],
+                                         const float (&factor)[MT][2], const Acts& acts) {
 #pragma unroll
   for (int nt = 0; nt < NT; ++nt) {
     const uint4 sums = acts.load(8, nt);
 #pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    for (int mt = 0; mt < MT; ++mt) {
       float c[4] = {0, 0, 0, 0};
       mma(c, a[mt][0], a[mt][1], a[mt][2], a[mt][3], sums.z, sums.w);
       mma(c, a[mt][0], a[mt][1], a[mt][2], a[mt][3], sums.x, sums.y);
@@ -150,14 +150,14 @@ __device__ __forceinline__ void take_off(Accumulators<NT>& acc, const uint32_t (
 }
 
 // acc += scale(row) * (A x activations of sub-block s).
-template <int NT, typename Acts>
-__device__ __forceinline__ void add_sub_block(Accumulators<NT>& acc, const Operands (&a)[kUnitTiles],
-                                              const float (&scale)[kUnitTiles][2], const Acts& acts, int s) {
+template <int NT, int MT, typename Acts>
+__device__ __forceinline__ void add_sub_block(Accumulators<NT, MT>& acc, const Operands (&a)[MT],
+                                              const float (&scale)[MT][2], const Acts& acts, int s) {
 #pragma unroll
   for (int nt = 0; nt < NT; ++nt) {
     const uint4 b = acts.load(s, nt);
 #pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    for (int mt = 0; mt < MT; ++mt) {
       float c[4] = {0, 0, 0, 0};
       mma(c, a[mt][0], a[mt][1], a[mt][2], a[mt][3], b.x, b.y);
       mma(c, a[mt][4], a[mt][5], a[mt][6], a[mt][7], b.z, b.w);
@@ -171,15 +171,14 @@ __device__ __forceinline__ void add_sub_block(Accumulators<NT>& acc, const Opera
 }
 
 // The same with a scale for each 16 columns.
-template <int NT, typename Acts>
-__device__ __forceinline__ void add_sub_block16(Accumulators<NT>& acc, const Operands (&a)[kUnitTiles],
-                                                const float (&scale)[kUnitTiles][2][2], const Acts& acts,
-                                                int s) {
+template <int NT, int MT, typename Acts>
+__device__ __forceinline__ void add_sub_block16(Accumulators<NT, MT>& acc, const Operands (&a)[MT],
+                                                const float (&scale)[MT][2][2], const Acts& acts, int s) {
 #pragma unroll
   for (int nt = 0; nt < NT; ++nt) {
     const uint4 b = acts.load(s, nt);
 #pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    for (int mt = 0; mt < MT; ++mt) {
       float* y = acc[mt][nt];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -195,22 +194,22 @@ __device__ __forceinline__ void add_sub_block16(Accumulators<NT>& acc, const Ope
   }
 }
 
-template <int NT, bool kFive, typename Acts>
-__device__ __forceinline__ void unit_k45(Accumulators<NT>& acc, const uint8_t* const (&w)[kUnitTiles],
+template <int NT, int MT, bool kFive, typename Acts>
+__device__ __forceinline__ void unit_k45(Accumulators<NT, MT>& acc, const uint8_t* const (&w)[MT],
                                          const Acts& acts, int lane) {
   constexpr int kHeader = kFive ? tile::kQ5Header : tile::kQuants;
   const int g = lane >> 2;
   const int t = lane & 3;
-  uint32_t scales[kUnitTiles][2][2];
-  float d[kUnitTiles][2];
-  uint4 high[kUnitTiles];
+  uint32_t scales[MT][2][2];
+  float d[MT][2];
+  uint4 high[MT];
   {
-    uint32_t offsets[kUnitTiles][4];
-    uint32_t mins[kUnitTiles][4];
-    float d_sums[kUnitTiles][2];
-    float dmin_sums[kUnitTiles][2];
+    uint32_t offsets[MT][4];
+    uint32_t mins[MT][4];
+    float d_sums[MT][2];
+    float dmin_sums[MT][2];
 #pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    for (int mt = 0; mt < MT; ++mt) {
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
         const RowHeader r = row_header(w[mt] + kHeader + (g + 8 * row) * 16);
@@ -228,20 +227,20 @@ __device__ __forceinline__ void unit_k45(Accumulators<NT>& acc, const uint8_t* c
         high[mt] = load16(w[mt] + tile::kQ5High + lane * 16);
       }
     }
-    take_off<NT>(acc, offsets, d_sums, acts);
-    take_off<NT>(acc, mins, dmin_sums, acts);
+    take_off<NT, MT>(acc, offsets, d_sums, acts);
+    take_off<NT, MT>(acc, mins, dmin_sums, acts);
   }
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    uint4 q[kUnitTiles];
+    uint4 q[MT];
 #pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    for (int mt = 0; mt < MT; ++mt) {
       q[mt] = load16(w[mt] + j * 512 + lane * 16);
     }
-    Operands a[kUnitTiles];
-    float scale[kUnitTiles][2];
+    Operands a[MT];
+    float scale[MT][2];
 #pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    for (int mt = 0; mt < MT; ++mt) {
       nibble_operands<0>(a[mt], q[mt]);
       if (kFive) {
         add_high_bits<0>(a[mt], word_of(high[mt], j));
@@ -251,9 +250,9 @@ __device__ __forceinline__ void unit_k45(Accumulators<NT>& acc, const uint8_t* c
         scale[mt][row] = fmaf(byte_plus_2_23(scales[mt][row][0], j), d[mt][row], -k2_23 * d[mt][row]);
       }
     }
-    add_sub_block<NT>(acc, a, scale, acts, j);
+    add_sub_block<NT, MT>(acc, a, scale, acts, j);
 #pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    for (int mt = 0; mt < MT; ++mt) {
       nibble_operands<1>(a[mt], q[mt]);
       if (kFive) {
         add_high_bits<1>(a[mt], word_of(high[mt], j));
@@ -264,23 +263,23 @@ __device__ __forceinline__ void unit_k45(Accumulators<NT>& acc, const uint8_t* c
         scale[mt][row] = fmaf(byte_plus_2_23(scales[mt][row][1], j), d16, -k2_23 * d16);
       }
     }
-    add_sub_block<NT>(acc, a, scale, acts, j + 4);
+    add_sub_block<NT, MT>(acc, a, scale, acts, j + 4);
   }
 }
 
-template <int NT, typename Acts>
-__device__ __forceinline__ void unit_q6(Accumulators<NT>& acc, const uint8_t* const (&w)[kUnitTiles],
+template <int NT, int MT, typename Acts>
+__device__ __forceinline__ void unit_q6(Accumulators<NT, MT>& acc, const uint8_t* const (&w)[MT],
                                         const Acts& acts, int lane) {
   const int g = lane >> 2;
   const int t = lane & 3;
-  float d[kUnitTiles][2];
+  float d[MT][2];
   {
     // q - 32 is 1024 + q - 1056 in sub-blocks 0..3 and (1024 + 16 q) / 16 - 96 in 4..7; 1056 = 11 * 96
-    uint32_t offsets[kUnitTiles][4];
-    float d_sums[kUnitTiles][2];
+    uint32_t offsets[MT][4];
+    float d_sums[MT][2];
     const __half2 bias = __float2half2_rn(128.0f);
 #pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    for (int mt = 0; mt < MT; ++mt) {
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
         const int r = g + 8 * row;
@@ -294,17 +293,17 @@ __device__ __forceinline__ void unit_q6(Accumulators<NT>& acc, const uint8_t* co
         offsets[mt][2 + row] = bits_of(__hsub2(bytes_as_half2(high, 0, 1), bias));
       }
     }
-    take_off<NT>(acc, offsets, d_sums, acts);
+    take_off<NT, MT>(acc, offsets, d_sums, acts);
   }
-  uint4 high[kUnitTiles];
+  uint4 high[MT];
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    uint4 q[kUnitTiles];
-    uint32_t scale_bytes[kUnitTiles][2];
-    Operands a[kUnitTiles];
-    float scale[kUnitTiles][2][2];
+    uint4 q[MT];
+    uint32_t scale_bytes[MT][2];
+    Operands a[MT];
+    float scale[MT][2][2];
 #pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    for (int mt = 0; mt < MT; ++mt) {
       q[mt] = load16(w[mt] + j * 512 + lane * 16);
       if ((j & 1) == 0) {
         high[mt] = load16(w[mt] + tile::kQ6High + (j >> 1) * 512 + lane * 16);
@@ -323,9 +322,9 @@ __device__ __forceinline__ void unit_q6(Accumulators<NT>& acc, const uint8_t* co
         }
       }
     }
-    add_sub_block16<NT>(acc, a, scale, acts, j);
+    add_sub_block16<NT, MT>(acc, a, scale, acts, j);
 #pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    for (int mt = 0; mt < MT; ++mt) {
       nibble_operands<1>(a[mt], q[mt]);
       add_high_pairs<1>(a[mt], word_of(high[mt], 2 * (j & 1)), word_of(high[mt], 2 * (j & 1) + 1));
 #pragma unroll
@@ -337,21 +336,22 @@ __device__ __forceinline__ void unit_q6(Accumulators<NT>& acc, const uint8_t* co
         }
       }
     }
-    add_sub_block16<NT>(acc, a, scale, acts, j + 4);
+    add_sub_block16<NT, MT>(acc, a, scale, acts, j + 4);
   }
 }
 
-template <int NT, typename Acts>
-__device__ __forceinline__ void unit_q8(Accumulators<NT>& acc, const uint8_t* const (&w)[kUnitTiles],
+template <int NT, int MT, typename Acts>
+__device__ __forceinline__ void unit_q8(Accumulators<NT, MT>& acc, const uint8_t* const (&w)[MT],
                                         const Acts& acts, int lane) {
   const int g = lane >> 2;
   const int t = lane & 3;
   {
-    uint32_t offsets[kUnitTiles][4];  // the scales themselves, once for each half of a sub-block
-    const float factor[kUnitTiles][2] = {{1152.0f * kUnscaleSums, 1152.0f * kUnscaleSums},
-                                         {1152.0f * kUnscaleSums, 1152.0f * kUnscaleSums}};
+    uint32_t offsets[MT][4];  // the scales themselves, once for each half of a sub-block
+    float factor[MT][2];
 #pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    for (int mt = 0; mt < MT; ++mt) {
+      factor[mt][0] = 1152.0f * kUnscaleSums;
+      factor[mt][1] = 1152.0f * kUnscaleSums;
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
         const uint8_t* s = w[mt] + tile::kQ8D + (g + 8 * row) * 16 + 2 * t;
@@ -359,14 +359,14 @@ __device__ __forceinline__ void unit_q8(Accumulators<NT>& acc, const uint8_t* co
         offsets[mt][2 + row] = *reinterpret_cast<const uint16_t*>(s + 8) * 0x10001U;
       }
     }
-    take_off<NT>(acc, offsets, factor, acts);
+    take_off<NT, MT>(acc, offsets, factor, acts);
   }
 #pragma unroll
   for (int s = 0; s < 8; ++s) {
-    Operands a[kUnitTiles];
-    float scale[kUnitTiles][2];
+    Operands a[MT];
+    float scale[MT][2];
 #pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    for (int mt = 0; mt < MT; ++mt) {
       const uint4 q = load16(w[mt] + s * 512 + lane * 16);
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
@@ -382,18 +382,18 @@ __device__ __forceinline__ void unit_q8(Accumulators<NT>& acc, const uint8_t* co
             *reinterpret_cast<const uint16_t*>(w[mt] + tile::kQ8D + (g + 8 * row) * 16 + 2 * s));
       }
     }
-    add_sub_block<NT>(acc, a, scale, acts, s);
+    add_sub_block<NT, MT>(acc, a, scale, acts, s);
   }
 }
 
-template <int NT, typename Acts>
-__device__ __forceinline__ void unit_f16(Accumulators<NT>& acc, const uint8_t* const (&w)[kUnitTiles],
+template <int NT, int MT, typename Acts>
+__device__ __forceinline__ void unit_f16(Accumulators<NT, MT>& acc, const uint8_t* const (&w)[MT],
                                          const Acts& acts, int lane) {
 #pragma unroll
   for (int s = 0; s < 8; ++s) {
-    uint4 a[kUnitTiles][2];
+    uint4 a[MT][2];
 #pragma unroll
-    for (int mt = 0; mt < kUnitTiles; ++mt) {
+    for (int mt = 0; mt < MT; ++mt) {
       a[mt][0] = load16(w[mt] + (2 * s) * 512 + lane * 16);
       a[mt][1] = load16(w[mt] + (2 * s + 1) * 512 + lane * 16);
     }
@@ -401,7 +401,7 @@ __device__ __forceinline__ void unit_f16(Accumulators<NT>& acc, const uint8_t* c
     for (int nt = 0; nt < NT; ++nt) {
       const uint4 b = acts.load(s, nt);
 #pragma unroll
-      for (int mt = 0; mt < kUnitTiles; ++mt) {
+      for (int mt = 0; mt < MT; ++mt) {
         mma(acc[mt][nt], a[mt][0].x, a[mt][0].y, a[mt][0].z, a[mt][0].w, b.x, b.y);
         mma(acc[mt][nt], a[mt][1].x, a[mt][1].y, a[mt][1].z, a[mt][1].w, b.z, b.w);
       }

@@ -1,0 +1,450 @@
+// Products on the device against double precision on the host, for every type, at the edges of the tiles.
+#include "kernels/cuda/matmul.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "core/half.h"
+#include "core/quants.h"
+#include "tests/support/device.h"
+
+namespace fl::cuda {
+namespace {
+
+using test::DeviceArray;
+
+constexpr std::array kTypes{DType::f32,  DType::f16,  DType::bf16, DType::q4_0,   DType::q4_1,
+                            DType::q5_0, DType::q5_1, DType::q8_0, DType::q2_k,   DType::q3_k,
+                            DType::q4_k, DType::q5_k, DType::q6_k, DType::iq4_nl, DType::iq4_xs};
+
+// A matrix on both sides: file bytes and values on the host, tiles on the device.
+struct Matrix {
+  DType type;
+  int64_t rows;
+  int64_t cols;
+  std::vector<std::byte> blocks;
+  std::vector<float> values;
+  std::unique_ptr<DeviceArray<std::byte>> tiles;
+  PackedMatrix packed;
+
+  Matrix(DType t, int64_t n_rows, int64_t n_cols, uint32_t seed) : type(t), rows(n_rows), cols(n_cols) {
+    const size_t stride = row_bytes(type, static_cast<uint64_t>(cols));
+    blocks.resize(stride * static_cast<size_t>(rows));
+    values.resize(static_cast<size_t>(rows * cols));
+    std::mt19937 rng(seed);
+    std::normal_distribution<float> normal;
+    std::vector<float> row(static_cast<size_t>(cols));
+    // rows repeat after a while: quantising is slow, and what is tested does not need more
+    const int64_t distinct = std::min<int64_t>(rows, 96);
+    for (int64_t r = 0; r < distinct; ++r) {
+      for (float& v : row) {
+        v = normal(rng) * 0.05F;
+      }
+      quantize_row(type, row, {}, blocks.data() + stride * static_cast<size_t>(r));
+    }
+    for (int64_t r = distinct; r < rows; ++r) {
+      std::memcpy(blocks.data() + stride * static_cast<size_t>(r),
+                  blocks.data() + stride * static_cast<size_t>((r * 7 + r / 96) % distinct), stride);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      dequantize_row(type, blocks.data() + stride * static_cast<size_t>(r),
+                     {values.data() + r * cols, static_cast<size_t>(cols)});
+    }
+    tiles = std::make_unique<DeviceArray<std::byte>>(packed_bytes(type, rows, cols));
+    const DeviceArray<std::byte> file(blocks);
+    // in two pieces, as a loader may
+    const int64_t cut = rows > 32 ? 16 : rows;
+    packed = repack(nullptr, type, rows, cols, file.data(), 0, cut, tiles->data());
+    if (cut < rows) {
+      repack(nullptr, type, rows, cols, file.data() + stride * static_cast<size_t>(cut), cut, rows - cut,
+             tiles->data());
+    }
+    check(cudaDeviceSynchronize(), "repack");
+  }
+};
+
+std::vector<float> random_vector(size_t n, uint32_t seed, float scale = 1.0F) {
+  std::mt19937 rng(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(n);
+  for (float& v : x) {
+    v = normal(rng) * scale;
+  }
+  return x;
+}
+
+struct Inputs {
+  int n;
+  std::vector<float> x;  ///< [n][cols]
+  std::unique_ptr<DeviceArray<std::byte>> stored;
+  Activations activations;
+
+  Inputs(std::vector<float> values, int n_tokens, int64_t cols) : n(n_tokens), x(std::move(values)) {
+    stored = std::make_unique<DeviceArray<std::byte>>(activation_bytes(n, cols));
+    activations = {stored->data(), n, static_cast<int32_t>(cols)};
+    const DeviceArray<float> device(x);
+    store_activations(nullptr, false, device.data(), cols, activations);
+    check(cudaDeviceSynchronize(), "store activations");
+  }
+  Inputs(int n_tokens, int64_t cols, uint32_t seed)
+      : Inputs(random_vector(static_cast<size_t>(n_tokens * cols), seed), n_tokens, cols) {}
+};
+
+double dot(const Matrix& w, int64_t row, const float* x) {
+  double sum = 0;
+  for (int64_t c = 0; c < w.cols; ++c) {
+    sum += static_cast<double>(w.values[static_cast<size_t>(row * w.cols + c)]) * static_cast<double>(x[c]);
+  }
+  return sum;
+}
+
+// ‖got - expected‖ / ‖expected‖; a NaN never passes.
+double relative_error(const std::vector<double>& expected, const std::vector<float>& got) {
+  double difference = 0;
+  double norm = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double d = static_cast<double>(got[i]) - expected[i];
+    difference += d * d;
+    norm += expected[i] * expected[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+// 16-bit activations: 2.1e-4; f16 copies of weights as much again; a few outputs scatter around that
+constexpr double kTolerance = 1e-3;
+
+class CudaMatmul : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    FL_NEEDS_DEVICE();
+    device_ = use_device(0);
+  }
+  std::unique_ptr<Matmul> make(MatmulOptions options) {
+    const uint64_t bytes = Matmul::workspace_bytes(512, 4096, 8192, options);
+    workspaces_.push_back(std::make_unique<DeviceArray<std::byte>>(bytes));
+    return std::make_unique<Matmul>(device_, workspaces_.back()->data(), bytes, options);
+  }
+  std::vector<float> run(Matmul& matmul, const Matrix& w, const Inputs& in) {
+    DeviceArray<float> y(static_cast<size_t>(in.n * w.rows));
+    const Matmul::Output output{&w.packed, y.data(), w.rows};
+    matmul.store(nullptr, in.activations, {&output, 1});
+    check(cudaDeviceSynchronize(), "product");
+    EXPECT_TRUE(y.intact());
+    return y.download();
+  }
+  std::vector<double> expected(const Matrix& w, const Inputs& in) {
+    std::vector<double> y;
+    for (int t = 0; t < in.n; ++t) {
+      for (int64_t r = 0; r < w.rows; ++r) {
+        y.push_back(dot(w, r, in.x.data() + t * w.cols));
+      }
+    }
+    return y;
+  }
+
+  DeviceInfo device_;
+  std::vector<std::unique_ptr<DeviceArray<std::byte>>> workspaces_;
+};
+
+const MatmulOptions kTilesOnly{.library = false};
+
+TEST_F(CudaMatmul, TilesComeBackByteForByte) {
+  for (const DType type : {DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0}) {
+    for (const auto& [rows, cols] : {std::pair{16, 256}, std::pair{53, 1280}}) {
+      const Matrix w(type, rows, cols, 3);
+      DeviceArray<std::byte> back(w.blocks.size());
+      unpack(nullptr, w.packed, back.data());
+      check(cudaDeviceSynchronize(), "unpack");
+      EXPECT_TRUE(back.intact());
+      EXPECT_EQ(back.download(), w.blocks) << dtype_info(type).name << " " << rows << "x" << cols;
+    }
+  }
+}
+
+TEST_F(CudaMatmul, ExpansionHasTheValuesOfTheFile) {
+  for (const DType type : kTypes) {
+    const int64_t cols = dtype_info(type).block_elems == 256 ? 512 : 288;
+    const Matrix w(type, 37, cols, 4);
+    const auto padded = static_cast<size_t>(padded_cols(cols));
+    DeviceArray<uint16_t> out(21 * padded);
+    expand_f16(nullptr, w.packed, 16, 21, out.data());
+    check(cudaDeviceSynchronize(), "expand");
+    EXPECT_TRUE(out.intact());
+    const std::vector<uint16_t> got = out.download();
+    for (size_t r = 0; r < 21; ++r) {
+      for (size_t c = 0; c < padded; ++c) {
+        const float value = f16_to_float(got[r * padded + c]);
+        const float want =
+            c < static_cast<size_t>(cols) ? w.values[(16 + r) * static_cast<size_t>(cols) + c] : 0.0F;
+        ASSERT_NEAR(value, want, std::abs(want) * 6e-4F + 3e-5F)
+            << dtype_info(type).name << " " << r << "," << c;
+      }
+    }
+  }
+}
+
+TEST_F(CudaMatmul, EveryTypeShapeAndCount) {
+  const auto matmul = make(kTilesOnly);
+  double worst = 0;
+  for (const DType type : kTypes) {
+    const bool super = dtype_info(type).block_elems == 256;
+    const bool plain = dtype_info(type).block_elems == 1;
+    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{16, 256},
+                                     {5, super   ? 256
+                                         : plain ? 40
+                                                 : 96},
+                                     {100, super ? 768 : 800},
+                                     {33, 2304}}) {
+      const Matrix w(type, rows, cols, static_cast<uint32_t>(rows));
+      for (const int n : {1, 2, 3, 8, 9, 16, 17, 31, 32, 33, 64, 65, 130}) {
+        const Inputs in(n, cols, static_cast<uint32_t>(n));
+        const double error = relative_error(expected(w, in), run(*matmul, w, in));
+        EXPECT_LT(error, kTolerance) << dtype_info(type).name << " " << rows << "x" << cols << " n=" << n;
+        worst = std::isnan(error) ? error : std::max(worst, error);
+      }
+    }
+  }
+  RecordProperty("worst_relative_error", std::to_string(worst));
+  std::printf("worst relative error %.2e\n", worst);
+}
+
+// Long runs: every block has several steps, the rings wrap, shared memory holds part of the activations.
+TEST_F(CudaMatmul, LargeMatrices) {
+  for (const auto placement : {ActivationPlacement::automatic, ActivationPlacement::l2}) {
+    const auto matmul = make({.library = false, .placement = placement});
+    for (const DType type : {DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0, DType::f16}) {
+      for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{9000, 1024}, {2600, 8192}}) {
+        const Matrix w(type, rows, cols, 11);
+        for (const int n : {1, 4, 8, 16, 32, 64}) {
+          const Inputs in(n, cols, 5);
+          const std::vector<float> got = run(*matmul, w, in);
+          std::vector<double> want;
+          std::vector<float> sampled;
+          for (int64_t i = 0; i < 300; ++i) {
+            const int64_t row = i < 40 ? rows - 1 - i : i * 7919 % rows;
+            const int64_t token = i % n;
+            want.push_back(dot(w, row, in.x.data() + token * cols));
+            sampled.push_back(got[static_cast<size_t>(token * rows + row)]);
+          }
+          EXPECT_LT(relative_error(want, sampled), kTolerance)
+              << dtype_info(type).name << " " << rows << "x" << cols << " n=" << n;
+          for (const float v : got) {
+            ASSERT_TRUE(std::isfinite(v));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaMatmul, ATokenHasTheSameBitsAloneAndBesideOthers) {
+  const auto matmul = make(kTilesOnly);
+  const auto from_l2 = make({.library = false, .placement = ActivationPlacement::l2});
+  for (const DType type : {DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0, DType::f16}) {
+    const Matrix w(type, 2100, 2304, 21);
+    const Inputs all(130, w.cols, 22);
+    const std::vector<float> together = run(*matmul, w, all);
+    EXPECT_EQ(run(*matmul, w, all), together) << "a second run";
+    for (const int n : {1, 2, 7, 8, 13, 32, 57, 64}) {
+      for (const int first : {0, 66}) {
+        const Inputs some(
+            std::vector<float>(all.x.begin() + first * w.cols, all.x.begin() + (first + n) * w.cols), n,
+            w.cols);
+        const std::vector<float> want(together.begin() + first * w.rows,
+                                      together.begin() + (first + n) * w.rows);
+        EXPECT_EQ(run(*matmul, w, some), want) << dtype_info(type).name << " n=" << n << " first=" << first;
+        if (n <= 8) {
+          EXPECT_EQ(run(*from_l2, w, some), want) << dtype_info(type).name << " n=" << n << " from L2";
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaMatmul, SeveralMatricesOfDifferentTypesInOneLaunch) {
+  const auto matmul = make(kTilesOnly);
+  const Matrix qkv(DType::q5_k, 1000, 1024, 31);
+  const Matrix z(DType::q4_k, 600, 1024, 32);
+  const Matrix alpha(DType::f32, 48, 1024, 33);
+  const Matrix beta(DType::q8_0, 12, 1024, 34);
+  for (const int n : {1, 5, 8, 20, 64, 70}) {
+    const Inputs in(n, 1024, 35);
+    DeviceArray<float> a(static_cast<size_t>(n * 1000));
+    DeviceArray<float> b(static_cast<size_t>(n * 700));  // rows further apart than they are long
+    DeviceArray<float> c(static_cast<size_t>(n * 48));
+    DeviceArray<float> d(static_cast<size_t>(n * 12));
+    const std::array<Matmul::Output, 4> outputs{{{&qkv.packed, a.data(), 1000},
+                                                 {&z.packed, b.data(), 700},
+                                                 {&alpha.packed, c.data(), 48},
+                                                 {&beta.packed, d.data(), 12}}};
+    matmul->store(nullptr, in.activations, outputs);
+    check(cudaDeviceSynchronize(), "product");
+    EXPECT_EQ(a.download(), run(*matmul, qkv, in));
+    EXPECT_EQ(c.download(), run(*matmul, alpha, in));
+    EXPECT_EQ(d.download(), run(*matmul, beta, in));
+    const std::vector<float> wide = b.download();
+    const std::vector<float> narrow = run(*matmul, z, in);
+    for (size_t t = 0; t < static_cast<size_t>(n); ++t) {
+      for (size_t r = 0; r < 700; ++r) {
+        if (r < 600) {
+          ASSERT_EQ(wide[t * 700 + r], narrow[t * 600 + r]);
+        } else {
+          ASSERT_TRUE(std::isnan(wide[t * 700 + r]));
+        }
+      }
+    }
+    EXPECT_TRUE(a.intact() && b.intact() && c.intact() && d.intact());
+  }
+}
+
+double silu(double x) {
+  return x / (1 + std::exp(-x));
+}
+
+TEST_F(CudaMatmul, SwigluFeedsTheNextProduct) {
+  for (const bool library : {false, true}) {
+    const auto matmul = make({.library = library, .library_from_tokens = 65});
+    for (const auto& [gate_type, up_type] :
+         {std::pair{DType::q4_k, DType::q4_k}, {DType::q4_k, DType::q6_k}}) {
+      for (const int64_t ff : {512, 640}) {
+        const Matrix gate(gate_type, ff, 768, 41);
+        const Matrix up(up_type, ff, 768, 42);
+        const Matrix down(DType::f32, 200, ff, 43);
+        for (const int n : {1, 8, 24, 64, 100}) {
+          const Inputs in(n, 768, 44);
+          DeviceArray<std::byte> hidden(activation_bytes(n, ff));
+          const Activations out{hidden.data(), n, static_cast<int32_t>(ff)};
+          matmul->swiglu(nullptr, in.activations, gate.packed, up.packed, out);
+          DeviceArray<float> y(std::vector<float>(static_cast<size_t>(n) * 200, 1.0F));
+          matmul->add(nullptr, out, down.packed, y.data(), 200);
+          check(cudaDeviceSynchronize(), "feed-forward");
+          EXPECT_TRUE(hidden.intact() && y.intact());
+          std::vector<double> want;
+          for (int t = 0; t < n; ++t) {
+            const float* x = in.x.data() + t * 768;
+            std::vector<float> h;
+            for (int64_t r = 0; r < ff; ++r) {
+              h.push_back(static_cast<float>(silu(dot(gate, r, x)) * dot(up, r, x)));
+            }
+            for (int64_t r = 0; r < 200; ++r) {
+              want.push_back(1 + dot(down, r, h.data()));
+            }
+          }
+          EXPECT_LT(relative_error(want, y.download()), 2e-3)
+              << "library " << library << " ff=" << ff << " n=" << n;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaMatmul, NormIsFinishedByTheNextProduct) {
+  const auto matmul = make(kTilesOnly);
+  const Matrix w(DType::q6_k, 1024, 512, 51);
+  const Matrix next(DType::q4_k, 300, 1024, 52);
+  constexpr float kEps = 1e-6F;
+  for (const int n : {1, 3, 8, 33, 64}) {
+    const Inputs in(n, 512, 53);
+    const std::vector<float> before = random_vector(static_cast<size_t>(n) * 1024, 54);
+    const std::vector<float> norm = random_vector(1024, 55);
+    DeviceArray<float> residual(before);
+    const DeviceArray<float> weight(norm);
+    DeviceArray<std::byte> normed(activation_bytes(n, 1024));
+    DeviceArray<float> squares(static_cast<size_t>(n * rms_partials(1024)));
+    DeviceArray<float> y(static_cast<size_t>(n) * 300);
+    const Activations out{normed.data(), n, 1024};
+    matmul->add_and_norm(nullptr, in.activations, w.packed, residual.data(), 1024, weight.data(), out,
+                         squares.data());
+    const Matmul::Output output{&next.packed, y.data(), 300};
+    matmul->store(nullptr, out, {&output, 1}, {squares.data(), rms_partials(1024), 1024, kEps});
+    check(cudaDeviceSynchronize(), "two products");
+    EXPECT_TRUE(residual.intact() && normed.intact() && squares.intact() && y.intact());
+    std::vector<double> sums;
+    std::vector<double> want;
+    for (int t = 0; t < n; ++t) {
+      std::vector<float> x;
+      double mean = 0;
+      for (int64_t r = 0; r < 1024; ++r) {
+        const double v =
+            static_cast<double>(before[static_cast<size_t>(t * 1024 + r)]) + dot(w, r, in.x.data() + t * 512);
+        sums.push_back(v);
+        mean += v * v / 1024;
+        x.push_back(static_cast<float>(v) * norm[static_cast<size_t>(r)]);
+      }
+      for (int64_t r = 0; r < 300; ++r) {
+        want.push_back(dot(next, r, x.data()) / std::sqrt(mean + static_cast<double>(kEps)));
+      }
+    }
+    EXPECT_LT(relative_error(sums, residual.download()), kTolerance) << n;
+    EXPECT_LT(relative_error(want, y.download()), 2 * kTolerance) << n;
+  }
+}
+
+TEST_F(CudaMatmul, LibraryAgreesWithTheTiles) {
+  const auto matmul = make({.library = true, .library_from_tokens = 65});
+  if (matmul->describe() == "tiles") {
+    GTEST_SKIP() << "libcublasLt.so.13 is not on this machine";
+  }
+  for (const DType type : {DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0, DType::bf16}) {
+    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{64, 256}, {9008, 1024}, {48, 8192}}) {
+      const Matrix w(type, rows, cols, 61);
+      const Inputs in(200, cols, 62);
+      const std::vector<float> got = run(*matmul, w, in);
+      std::vector<double> want;
+      std::vector<float> sampled;
+      for (int64_t i = 0; i < 400; ++i) {
+        const int64_t row = i * 7919 % rows;
+        const int64_t token = i % 200;
+        want.push_back(dot(w, row, in.x.data() + token * cols));
+        sampled.push_back(got[static_cast<size_t>(token * rows + row)]);
+      }
+      EXPECT_LT(relative_error(want, sampled), kTolerance)
+          << dtype_info(type).name << " " << rows << "x" << cols;
+    }
+  }
+}
+
+// Values far from 1 and outliers survive the 16-bit storage.
+TEST_F(CudaMatmul, OutliersAndSmallValues) {
+  const auto matmul = make(kTilesOnly);
+  const Matrix w(DType::q4_k, 64, 1024, 71);
+  for (const float scale : {1e-3F, 1e3F}) {
+    std::vector<float> x = random_vector(2 * 1024, 72, scale);
+    x[5] = 400 * scale;
+    x[1024 + 77] = -400 * scale;
+    const Inputs in(x, 2, 1024);
+    EXPECT_LT(relative_error(expected(w, in), run(*matmul, w, in)), 1.5e-3) << scale;
+  }
+  // all of one sign: the constant part of the weights' f16 form is as large as it gets
+  std::vector<float> ones(1024, 0.7F);
+  const Inputs in(ones, 1, 1024);
+  const double error = relative_error(expected(w, in), run(*matmul, w, in));
+  std::printf("constant input: relative error %.2e\n", error);
+  EXPECT_LT(error, 5e-3);
+}
+
+TEST_F(CudaMatmul, ReplaysInAGraph) {
+  const auto matmul = make(kTilesOnly);
+  const Matrix w(DType::q4_k, 512, 512, 81);
+  const Inputs in(3, 512, 82);
+  DeviceArray<float> y(std::vector<float>(3 * 512, 0.0F));
+  Stream stream;
+  const Graph graph = Graph::capture(stream, [&] {
+    for (int i = 0; i < 4; ++i) {
+      matmul->add(stream, in.activations, w.packed, y.data(), 512);
+    }
+  });
+  graph.launch(stream);
+  stream.synchronize();
+  std::vector<double> want = expected(w, in);
+  for (double& v : want) {
+    v *= 4;
+  }
+  EXPECT_LT(relative_error(want, y.download()), kTolerance);
+}
+
+}  // namespace
+}  // namespace fl::cuda
