@@ -3,7 +3,8 @@
 // without the library. CSV on stdout: what, tokens, kernel, milliseconds (median), bytes of weights, GB/s,
 // share of the read bandwidth that the same run measures, TFLOP/s.
 //
-// usage: bench_cuda_matmul [sweep|shapes|prompt]... [--layers N]
+// usage: bench_cuda_matmul [sweep|shapes|prompt]... [--layers N] [--plain]    (--plain: one token, no
+// overlap, no graph)
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -235,10 +236,11 @@ void run_sweep(const DeviceInfo& device, const Model& model, std::byte* workspac
   };
   for (const Variant& v : {Variant{"shared", {.library = false}},
                            {"L2", {.library = false, .placement = ActivationPlacement::l2}},
+                           {"staged", {.library = false, .placement = ActivationPlacement::staged}},
                            {"shared, no overlap", {.library = false, .overlap = false}}}) {
     Matmul m(device, workspace, bytes, v.options);
     for (const int n : {1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64}) {
-      if (v.name[0] != 's' && n > 8) {
+      if (v.options.placement != ActivationPlacement::automatic && n > 8) {
         break;
       }
       if (!v.options.overlap && n != 1 && n != 4) {
@@ -328,9 +330,12 @@ void run_prompt(const DeviceInfo& device, const Model& model, std::byte* workspa
 
 int main(int argc, char** argv) {
   int n_layers = 64;
+  bool plain = false;
   std::vector<std::string> what;
   for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--layers") == 0 && i + 1 < argc) {
+    if (std::strcmp(argv[i], "--plain") == 0) {
+      plain = true;
+    } else if (std::strcmp(argv[i], "--layers") == 0 && i + 1 < argc) {
       n_layers = std::atoi(argv[++i]);
     } else {
       what.emplace_back(argv[i]);
@@ -348,14 +353,23 @@ int main(int argc, char** argv) {
     const Model model = build(n_layers);
     const uint64_t bytes = Matmul::workspace_bytes(4096, kFf, kFf);
     const DeviceBuffer workspace(bytes);
-    ceiling = measure_read_bandwidth(device, model.arena.data(),
-                                     std::min<uint64_t>(model.bytes, uint64_t{4} << 30));
+    Stream stream;
+    const Queue queue{stream, false};
+    ceiling = measure_read_bandwidth(queue, model.arena.data(),
+                                     std::min<uint64_t>(model.bytes, uint64_t{4} << 30), device.n_sms);
     std::printf(
         "# %s, sm_%d, %d SMs; read bandwidth %.0f GB/s; f16 products by mma.sync %.0f TFLOP/s; weights %.3f "
         "GB\n",
-        device.name.c_str(), device.arch, device.n_sms, ceiling * 1e-9, measure_f16_products(device) * 1e-12,
-        static_cast<double>(model.bytes) * 1e-9);
+        device.name.c_str(), device.arch, device.n_sms, ceiling * 1e-9,
+        measure_matrix_peak(queue, device.n_sms) * 1e-12, static_cast<double>(model.bytes) * 1e-9);
     std::printf("what,tokens,kernel,ms,bytes,GB/s,share of read bandwidth,TFLOP/s\n");
+    if (plain) {  // for a profiler
+      Matmul m(device, workspace.data(), bytes, {.library = false, .overlap = false});
+      State s(1);
+      sweep(m, stream, model, s, true);
+      stream.synchronize();
+      return 0;
+    }
     if (wanted("sweep")) {
       run_sweep(device, model, workspace.data(), bytes);
     }

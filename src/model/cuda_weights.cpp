@@ -1,15 +1,13 @@
 #include "model/cuda_weights.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
+
+#include "model/cuda_upload.h"
 
 namespace fl::model {
 namespace {
 
 constexpr uint64_t kAlign = 256;
-constexpr uint64_t kStagingBytes = uint64_t{64} << 20;
-constexpr int kStagings = 2;
 
 uint64_t align(uint64_t bytes) {
   return (bytes + kAlign - 1) / kAlign * kAlign;
@@ -56,79 +54,27 @@ void for_each_tensor(const Weights& w, std::vector<CudaLayer>& layers, cuda::Pac
   matrix(w.output, output);
 }
 
-/// Host bytes to a place on the device, through page-locked staging: while one piece is copied the next is
-/// read.
-class Loader {
- public:
-  Loader(Progress progress, void* context, uint64_t total)
-      : progress_(progress), context_(context), total_(total) {
-    for (Staging& s : stagings_) {
-      s.host = cuda::PinnedBuffer(kStagingBytes);
-      s.device = cuda::DeviceBuffer(kStagingBytes);
-    }
+void add_matrix(CudaUpload& upload, const TensorView& t, std::byte* to) {
+  const uint64_t row = row_bytes(t.type, static_cast<uint64_t>(t.cols()));
+  FL_CHECK(row * cuda::kTileRows <= CudaUpload::kPieceBytes, "16 rows of a matrix fit a piece");
+  const auto each = static_cast<int64_t>(CudaUpload::kPieceBytes / row) / cuda::kTileRows * cuda::kTileRows;
+  for (int64_t first = 0; first < t.rows(); first += each) {
+    const int64_t n = std::min(each, t.rows() - first);
+    upload.to_device(t.row(first), static_cast<uint64_t>(n) * row,
+                     [t, first, n, to](cudaStream_t stream, const std::byte* device) {
+                       cuda::repack(stream, t.type, t.rows(), t.cols(), device, first, n, to);
+                     });
   }
-  ~Loader() { cudaStreamSynchronize(stream_.get()); }
-  Loader(const Loader&) = delete;
-  Loader& operator=(const Loader&) = delete;
+}
 
-  cuda::PackedMatrix matrix(const TensorView& t, std::byte* to) {
-    const uint64_t row = row_bytes(t.type, static_cast<uint64_t>(t.cols()));
-    FL_CHECK(row * cuda::kTileRows <= kStagingBytes, "a row of a matrix larger than the staging buffer");
-    const auto each = static_cast<int64_t>(kStagingBytes / row) / cuda::kTileRows * cuda::kTileRows;
-    cuda::PackedMatrix packed;
-    for (int64_t first = 0; first < t.rows(); first += each) {
-      const int64_t n = std::min(each, t.rows() - first);
-      Staging& s = stage(t.row(first), static_cast<uint64_t>(n) * row);
-      packed = cuda::repack(stream_, t.type, t.rows(), t.cols(), s.device.data(), first, n, to);
-      s.free.record(stream_);
-    }
-    return packed;
+void add_vector(CudaUpload& upload, const TensorView& t, std::byte* to) {
+  for (uint64_t at = 0; at < t.bytes(); at += CudaUpload::kPieceBytes) {
+    const uint64_t n = std::min(CudaUpload::kPieceBytes, t.bytes() - at);
+    upload.to_device(t.data + at, n, [n, to = to + at](cudaStream_t stream, const std::byte* device) {
+      cuda::check(cudaMemcpyAsync(to, device, n, cudaMemcpyDeviceToDevice, stream), "copy of a tensor");
+    });
   }
-
-  void bytes(const TensorView& t, std::byte* to) {
-    for (uint64_t at = 0; at < t.bytes(); at += kStagingBytes) {
-      const uint64_t n = std::min(kStagingBytes, t.bytes() - at);
-      Staging& s = stage(t.data + at, n);
-      cuda::check(cudaMemcpyAsync(to + at, s.device.data(), n, cudaMemcpyDeviceToDevice, stream_),
-                  "copy of a tensor");
-      s.free.record(stream_);
-    }
-  }
-
-  void finish() { stream_.synchronize(); }
-
- private:
-  struct Staging {
-    cuda::PinnedBuffer host;
-    cuda::DeviceBuffer device;
-    cuda::Event free;
-    bool used = false;
-  };
-
-  Staging& stage(const std::byte* from, uint64_t n) {
-    Staging& s = stagings_[next_++ % kStagings];
-    if (s.used) {
-      s.free.synchronize();
-    }
-    s.used = true;
-    std::memcpy(s.host.data(), from, n);
-    cuda::check(cudaMemcpyAsync(s.device.data(), s.host.data(), n, cudaMemcpyHostToDevice, stream_),
-                "upload of weights");
-    done_ += n;
-    if (progress_ != nullptr) {
-      progress_(context_, done_, total_);
-    }
-    return s;
-  }
-
-  std::array<Staging, kStagings> stagings_;
-  cuda::Stream stream_;
-  Progress progress_;
-  void* context_;
-  uint64_t total_;
-  uint64_t done_ = 0;
-  size_t next_ = 0;
-};
+}
 
 }  // namespace
 
@@ -144,29 +90,30 @@ uint64_t cuda_weight_bytes(const Weights& weights) {
   return total;
 }
 
-CudaWeights CudaWeights::load(const Weights& weights, const cuda::DeviceInfo& /*device*/, Progress progress,
+CudaWeights CudaWeights::load(const Weights& weights, const cuda::DeviceInfo& device, Progress progress,
                               void* context) {
   CudaWeights to;
   to.config = weights.config;
   to.layers.resize(weights.layers.size());
   to.arena_ = cuda::DeviceBuffer(cuda_weight_bytes(weights));
   to.table_ = cuda::PinnedBuffer(weights.token_embd.bytes());
-  Loader loader(progress, context, weights.bytes());
+  CudaUpload upload;
   std::byte* next = to.arena_.data();
   for_each_tensor(
       weights, to.layers, to.output, to.output_norm,
       [&](const TensorView& t, cuda::PackedMatrix& matrix) {
-        matrix = loader.matrix(t, next);
+        matrix = cuda::packed_matrix(t.type, t.rows(), t.cols(), next);
+        add_matrix(upload, t, next);
         next += placed_bytes(t, true);
       },
       [&](const TensorView& t, const float*& vector) {
         FL_CHECK(t.type == DType::f32, "vectors are f32 (checked when they are bound)");
-        loader.bytes(t, next);
+        add_vector(upload, t, next);
         vector = reinterpret_cast<const float*>(next);
         next += placed_bytes(t, false);
       });
-  std::memcpy(to.table_.data(), weights.token_embd.data, weights.token_embd.bytes());
-  loader.finish();
+  upload.to_host(weights.token_embd.data, weights.token_embd.bytes(), to.table_.data());
+  upload.run(device, progress, context);
   to.embedding = {to.table_.data(), weights.token_embd.type, weights.config.n_vocab, weights.config.n_embd};
   return to;
 }

@@ -2,8 +2,11 @@
 // products read, with the sums that quantised weights with an offset need. Producers (norms, gated norms,
 // SwiGLU, a product's own epilogue) write it directly.
 //
-// Values are stored as f16(clamp(a * kActivationScale)): the scale leaves room for activations up to 1.0e6,
-// and values down to 1e-3 keep all their bits.
+// Values are stored as f16(clamp(a * kActivationScale)): activations up to 2.6e5 have room, and values down
+// to 2.5e-4 keep all their bits. Sums of 16 are stored at the size of the activations themselves, in two f16
+// parts that hold up to 1.3e5 with an error below 3e-8: the offset that they stand for is up to 1024 times
+// the weights, so an error here counts that much more (a model's first residual streams are of the size of
+// 0.02).
 //
 // Up to kMaxColumns tokens: *records*. Superblock k (256 columns of the matrix) of n tokens is
 //   [sub-block s 0..7][token][64 bytes]   16 bytes for t = 0..3: elements 32s+4t..+3, then 32s+16+4t..+3
@@ -69,8 +72,8 @@ __device__ __forceinline__ void store_activations4(const ActivationWriter& w, in
   sum += __shfl_xor_sync(group, sum, 2);
   if ((lane & 3U) == 0) {
     const float scaled = sum * kSumScale;
-    const __half high = __float2half_rn(scaled);
-    const __half low = __float2half_rn(scaled - __half2float(high));
+    const __half high = __float2half_rn(fminf(fmaxf(scaled, -65504.0f), 65504.0f));
+    const __half low = __float2half_rn(fminf(fmaxf(scaled - __half2float(high), -65504.0f), 65504.0f));
     const int i = (col >> 4) & 15;
     __half* sums = reinterpret_cast<__half*>(
         w.data + ((static_cast<int64_t>(col >> 8) * 9 + 8) * w.n_tokens + token) * 64 + ((i & 7) >> 1) * 16);

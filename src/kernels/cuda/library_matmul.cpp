@@ -2,7 +2,6 @@
 
 #include <cublasLt.h>
 #include <dlfcn.h>
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
@@ -59,7 +58,7 @@ struct Api {
 
 void check_library(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS) {
-    throw DeviceFailure(fmt::format("{}: cuBLASLt status {}", what, static_cast<int>(status)),
+    throw DeviceFailure(std::string(what) + ": cuBLASLt status " + std::to_string(static_cast<int>(status)),
                         cudaErrorUnknown);
   }
 }
@@ -88,8 +87,10 @@ struct LibraryMatmul::Impl {
   std::array<Event, 2> used;
   size_t turn = 0;
 
-  std::byte* piece(size_t i) const { return workspace + kScratchBytes + i * kExpandBytes; }
-  std::byte* gate_up() const { return workspace + kScratchBytes + 2 * kExpandBytes; }
+  // [scratch of the library, gate and up: used in stream order, shared with other products][pieces: the side
+  // stream's]
+  std::byte* piece(size_t i) const { return workspace + bytes - (2 - i) * kExpandBytes; }
+  std::byte* gate_up() const { return workspace + kScratchBytes; }
   uint64_t gate_up_bytes() const { return bytes - kScratchBytes - 2 * kExpandBytes; }
 
   ~Impl() {
@@ -162,11 +163,11 @@ struct LibraryMatmul::Impl {
 LibraryMatmul::LibraryMatmul(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 LibraryMatmul::~LibraryMatmul() = default;
 
-uint64_t LibraryMatmul::workspace_bytes(int32_t max_tokens) {
+uint64_t LibraryMatmul::workspace_bytes(int32_t max_tokens, uint64_t beside) {
   // gate and up of a piece, f16: half of the piece's rows each
-  const uint64_t rows = kExpandBytes / 2 / 2048;
-  const uint64_t gate_up = static_cast<uint64_t>(max_tokens) * rows * 2;
-  return kScratchBytes + 2 * kExpandBytes + std::min(gate_up, kExpandBytes) / 256 * 256;
+  constexpr uint64_t kRows = kExpandBytes / 2 / 2048;
+  const uint64_t gate_up = std::min(static_cast<uint64_t>(max_tokens) * kRows * 2, kExpandBytes);
+  return (std::max(kScratchBytes + gate_up, beside) + 255) / 256 * 256 + 2 * kExpandBytes;
 }
 
 std::unique_ptr<LibraryMatmul> LibraryMatmul::open(const DeviceInfo& /*device*/, std::byte* workspace,
@@ -177,13 +178,13 @@ std::unique_ptr<LibraryMatmul> LibraryMatmul::open(const DeviceInfo& /*device*/,
   }
   check_library(impl->api.create(&impl->handle), "cublasLtCreate");
   impl->workspace = workspace;
-  impl->bytes = bytes;
+  impl->bytes = bytes / 256 * 256;
   return std::unique_ptr<LibraryMatmul>(new LibraryMatmul(std::move(impl)));
 }
 
 std::string LibraryMatmul::describe() const {
   const size_t v = impl_->api.version();
-  return fmt::format("cuBLASLt {}.{}", v / 10000, v % 10000 / 100);
+  return "cuBLASLt " + std::to_string(v / 10000) + "." + std::to_string(v % 10000 / 100);
 }
 
 void LibraryMatmul::multiply(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* y,

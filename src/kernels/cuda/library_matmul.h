@@ -12,7 +12,8 @@ namespace fl::cuda {
 
 class LibraryMatmul {
  public:
-  static uint64_t workspace_bytes(int32_t max_tokens);
+  /// `beside`: bytes at the start that other products of the same stream may use between calls.
+  static uint64_t workspace_bytes(int32_t max_tokens, uint64_t beside);
   /// Nothing when the library is not there or the workspace is too small for it.
   static std::unique_ptr<LibraryMatmul> open(const DeviceInfo& device, std::byte* workspace, uint64_t bytes);
   ~LibraryMatmul();

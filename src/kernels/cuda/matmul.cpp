@@ -2,6 +2,7 @@
 #include "kernels/cuda/matmul.h"
 
 #include <algorithm>
+#include <array>
 
 #include "base/result.h"
 #include "kernels/cuda/library_matmul.h"
@@ -12,34 +13,47 @@ namespace fl::cuda {
 namespace {
 
 constexpr int kRoomForTwo = 200 << 10;
-constexpr int kReservedPerBlock = 1024;  // shared memory that the driver keeps of each block
-constexpr int kWantedSlots = 3;          // tiles a warp wants: one at work, two under way
+constexpr int kReservedPerBlock = 1024 + 256;  // shared memory that the driver keeps of each block
+constexpr int kWantedSlots = 3;                // tiles a warp wants: one at work, two under way
 
 using Launcher = void (*)(cudaStream_t, bool, int, int, const MatmulParams&);
 
 struct KernelChoice {
   Launcher launch = nullptr;
-  int partial_slots = 0;
+  bool wide = false;
+  int blocks_per_sm = 1;
+  int partial_slots = 0;  // wide: stages of activations
   int ring_slots = 0;
   int shared_bytes = 0;
 };
 
-// The most ring slots that fit in `budget`, at least `least`; nothing if they do not.
-bool fit(KernelChoice& choice, int budget, int least, int n_tokens, int n_superblocks, bool resident,
-         int partial_slots, int slot_bytes) {
-  const SharedPlan bare = shared_plan(n_tokens, n_superblocks, resident, partial_slots, 0, slot_bytes);
-  const int slots = std::min((budget - bare.total) / (kMatmulWarps * slot_bytes), kMaxRingSlots);
-  if (bare.total > budget || slots < least) {
+// The most ring slots that fit in `budget` beside `bare` bytes, at least `least`; false if they do not.
+bool fit(KernelChoice& choice, int budget, int bare, int least, int slot_bytes) {
+  const int slots = std::min((budget - bare) / (kMatmulWarps * slot_bytes), kMaxRingSlots);
+  if (bare > budget || slots < least) {
     return false;
   }
-  choice.partial_slots = partial_slots;
   choice.ring_slots = slots;
-  choice.shared_bytes = bare.total + kMatmulWarps * slots * slot_bytes;
+  choice.shared_bytes = bare + kMatmulWarps * slots * slot_bytes;
   return true;
 }
 
 uint64_t aligned(uint64_t bytes) {
   return (bytes + 255) / 256 * 256;
+}
+
+constexpr int kMaxTickets = 8192;  // groups of 128 rows in a launch
+constexpr uint64_t kTicketBytes = kMaxTickets * 4;
+
+/// Sums of groups that blocks share: a region for each block's start, for every class, of 128 rows.
+uint64_t scratch_bytes(int n_blocks, int n_tokens) {
+  return static_cast<uint64_t>(n_blocks + 1) * kMaxClasses * kMatmulWarps * kTileRows * 4 *
+         static_cast<uint64_t>(n_tokens);
+}
+
+// Of a launch of up to n_tokens: two blocks an SM up to 16, one beyond.
+uint64_t shared_sums_bytes(int n_sms, int n_tokens) {
+  return aligned(std::max(scratch_bytes(2 * n_sms, std::min(n_tokens, 16)), scratch_bytes(n_sms, n_tokens)));
 }
 
 uint64_t slices_bytes(int32_t max_tokens, int64_t max_cols) {
@@ -57,41 +71,54 @@ uint64_t gate_and_up_bytes(int32_t max_tokens, int64_t rows) {
 struct Matmul::Impl {
   DeviceInfo device;
   MatmulOptions options;
-  std::byte* workspace = nullptr;
+  int32_t* tickets = nullptr;
+  std::byte* workspace = nullptr;  // behind the tickets
   uint64_t workspace_size = 0;
   std::unique_ptr<LibraryMatmul> library;
 
   bool overlap() const { return options.overlap && device.arch >= 90; }
 
-  /// Blocks of eight warps that share an SM: two where its memory holds two useful rings. Blocks then fill the chip
-  /// exactly, and a successor's blocks take the places of those that end, one by one.
-  int blocks_per_sm() const { return device.max_shared_per_sm >= kRoomForTwo ? 2 : 1; }
-
   /// What a launch of n_tokens columns uses; `launch` is empty when this many do not fit the device.
   KernelChoice choose(int n_tokens, int n_superblocks, int slot_bytes) const {
-    const int budget =
-        std::min(device.max_shared_per_block, device.max_shared_per_sm / blocks_per_sm() - kReservedPerBlock);
+    // Two blocks where an SM's memory holds two useful rings: blocks then fill the chip exactly, and a
+    // successor's blocks take the places of those that end, one by one.
+    const bool room_for_two = device.max_shared_per_sm >= kRoomForTwo;
     KernelChoice choice;
-    if (n_tokens <= 8) {
-      if (options.placement != ActivationPlacement::l2) {
-        choice.launch = launch_matmul_resident;
-        for (const int partial_slots : {4, 2}) {
-          if (fit(choice, budget, kWantedSlots, n_tokens, n_superblocks, true, partial_slots, slot_bytes)) {
-            return choice;
+    for (const int blocks : {room_for_two ? 2 : 1, 1}) {
+      const int budget =
+          std::min(device.max_shared_per_block, device.max_shared_per_sm / blocks) - kReservedPerBlock;
+      choice.blocks_per_sm = blocks;
+      choice.wide = false;
+      if (n_tokens <= 8 && options.placement != ActivationPlacement::staged) {
+        for (const bool resident : {true, false}) {
+          if (resident == (options.placement == ActivationPlacement::l2)) {
+            continue;
+          }
+          choice.launch = resident ? launch_matmul_resident : launch_matmul_8;
+          for (const int steps : {4, 2}) {
+            choice.partial_slots = steps;
+            const int bare = shared_plan(n_tokens, n_superblocks, resident, steps, 0, slot_bytes).total;
+            if (fit(choice, budget, bare, kWantedSlots, slot_bytes)) {
+              return choice;
+            }
           }
         }
       }
-      choice.launch = launch_matmul_8;
-    } else {
-      choice.launch = n_tokens <= 16 ? launch_matmul_16 : n_tokens <= 32 ? launch_matmul_32 : launch_matmul_64;
-    }
-    for (const int least : {kWantedSlots, 2, 1}) {
-      for (const int partial_slots : {4, 2, 1}) {
-        if (n_tokens <= 8 && partial_slots == 1) {
-          continue;  // one warp finishes a step while the others write the next
-        }
-        if (fit(choice, budget, least, n_tokens, n_superblocks, false, partial_slots, slot_bytes)) {
-          return choice;
+      if (blocks == 2 && n_tokens > 16) {
+        continue;  // its registers leave room for one
+      }
+      choice.wide = true;
+      choice.launch = n_tokens <= 8    ? launch_wide_8
+                      : n_tokens <= 16 ? launch_wide_16
+                      : n_tokens <= 32 ? launch_wide_32
+                                       : launch_wide_64;
+      for (const int least :
+           blocks == 2 ? std::array{kWantedSlots, kWantedSlots} : std::array{kWantedSlots, 1}) {
+        for (const int stages : {4, 3, 2}) {
+          choice.partial_slots = stages;
+          if (fit(choice, budget, wide_plan(n_tokens, stages, 0, slot_bytes).total, least, slot_bytes)) {
+            return choice;
+          }
         }
       }
     }
@@ -107,12 +134,29 @@ struct Matmul::Impl {
     s.stride = stride;
     s.type = static_cast<int32_t>(w.type);
     s.tile_bytes = tile_bytes(w.type);
-    s.first = p.n_tiles;
     s.rows = w.rows;
-    s.cost = static_cast<uint32_t>(s.tile_bytes) / 16 * static_cast<uint32_t>(p.n_superblocks) *
-             (up != nullptr ? 2 : 1);
-    p.n_tiles += padded_rows(w.rows) / kTileRows;
     p.slot_bytes = std::max(p.slot_bytes, s.tile_bytes);
+  }
+
+  /// Counts the work of each segment in tiles (pairs of them for swiglu), or in units of the wide kernel.
+  static uint64_t count_work(MatmulParams& p, bool wide) {
+    const bool pairs = p.epilogue == Epilogue::swiglu;
+    const int classes = n_classes(p.n_superblocks);
+    const int per_group = pairs ? kMatmulWarps / 2 : kMatmulWarps;
+    uint64_t cost = 0;
+    p.n_tiles = 0;
+    for (int i = 0; i < p.n_segments; ++i) {
+      MatmulSegment& s = p.segments[i];
+      const int tiles = padded_rows(s.rows) / kTileRows;
+      const int work = wide ? (tiles + per_group - 1) / per_group * classes : tiles;
+      s.first = p.n_tiles;
+      s.cost = static_cast<uint32_t>(s.tile_bytes) / 16 * (wide ? kMatmulWarps : pairs ? 2 : 1);
+      p.n_tiles += work;
+      cost += static_cast<uint64_t>(work) * s.cost;
+    }
+    FL_CHECK(cost < (uint64_t{1} << 31) && p.n_tiles / classes < kMaxTickets,
+             "a launch of at most a million rows");
+    return cost;
   }
 
   /// At most kMaxColumns tokens in records.
@@ -126,17 +170,22 @@ struct Matmul::Impl {
     p.n_tokens = x.n_tokens;
     p.partial_slots = choice.partial_slots;
     p.ring_slots = choice.ring_slots;
-    uint64_t cost = 0;
-    for (int i = 0; i < p.n_segments; ++i) {
-      const int end = i + 1 < p.n_segments ? p.segments[i + 1].first : p.n_tiles;
-      cost += static_cast<uint64_t>(end - p.segments[i].first) * p.segments[i].cost;
-    }
-    FL_CHECK(cost < (uint64_t{1} << 31), "a launch reads less than 32 GiB of weights");
-    const int grid = std::min(device.n_sms * blocks_per_sm(), p.n_tiles);
+    const uint64_t cost = count_work(p, choice.wide);
+    const int grid = std::min(device.n_sms * choice.blocks_per_sm, p.n_tiles);
     p.cost_per_block =
         static_cast<uint32_t>((cost + static_cast<uint64_t>(grid) - 1) / static_cast<uint64_t>(grid));
+    if (choice.wide) {
+      const uint64_t at = scratch_start(p.n_superblocks * kSuperblock);
+      FL_CHECK(at + scratch_bytes(grid, x.n_tokens) <= workspace_size,
+               "the workspace holds the sums of shared groups");
+      p.scratch = reinterpret_cast<float*>(workspace + at);
+      p.tickets = tickets;
+    }
     choice.launch(stream, overlap(), grid, choice.shared_bytes, p);
   }
+
+  /// Behind the slices of activations of any product of this width.
+  static uint64_t scratch_start(int32_t cols) { return slices_bytes(kMaxColumns, cols); }
 
   // A device whose shared memory is too small for this many tokens at once takes the first half, then the
   // second.
@@ -197,7 +246,7 @@ struct Matmul::Impl {
                            const PackedMatrix& up, const Activations& out, const RmsScale& scale) const {
     for (int first = 0; first < x.n_tokens; first += kMaxColumns) {
       const int n = std::min(kMaxColumns, x.n_tokens - first);
-      const uint64_t at = slices_bytes(kMaxColumns, x.cols);
+      const uint64_t at = scratch_start(x.cols) + shared_sums_bytes(device.n_sms, n);
       FL_CHECK(at + gate_and_up_bytes(n, gate.rows) <= workspace_size, "the workspace holds gate and up");
       auto* g = reinterpret_cast<float*>(workspace + at);
       float* u = g + static_cast<int64_t>(n) * gate.rows;
@@ -227,19 +276,29 @@ struct Matmul::Impl {
 
 uint64_t Matmul::workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_t max_cols,
                                  const MatmulOptions& options) {
-  const uint64_t own = slices_bytes(max_tokens, max_cols) + gate_and_up_bytes(max_tokens, swiglu_rows);
+  int device = 0;
+  int n_sms = 0;
+  check(cudaGetDevice(&device), "current device");
+  check(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device), "number of SMs");
+  const int32_t columns = std::min(max_tokens, int32_t{kMaxColumns});
+  const uint64_t sums = shared_sums_bytes(n_sms, columns);
+  const uint64_t own =
+      slices_bytes(kMaxColumns, max_cols) + sums + gate_and_up_bytes(max_tokens, swiglu_rows);
   const bool library = options.library && max_tokens >= options.library_from_tokens;
-  return library ? std::max(own, LibraryMatmul::workspace_bytes(max_tokens)) : own;
+  return aligned(kTicketBytes + (library ? LibraryMatmul::workspace_bytes(max_tokens, own) : own));
 }
 
 Matmul::Matmul(const DeviceInfo& device, std::byte* workspace, uint64_t bytes, MatmulOptions options)
     : impl_(std::make_unique<Impl>()) {
+  FL_CHECK(bytes > kTicketBytes, "the workspace has the size that workspace_bytes names");
   impl_->device = device;
   impl_->options = options;
-  impl_->workspace = workspace;
-  impl_->workspace_size = bytes;
+  impl_->tickets = reinterpret_cast<int32_t*>(workspace);
+  impl_->workspace = workspace + kTicketBytes;
+  impl_->workspace_size = bytes - kTicketBytes;
+  check(cudaMemset(workspace, 0, kTicketBytes), "clear tickets");
   if (options.library) {
-    impl_->library = LibraryMatmul::open(device, workspace, bytes);
+    impl_->library = LibraryMatmul::open(device, impl_->workspace, impl_->workspace_size);
   }
 }
 

@@ -28,10 +28,10 @@
 namespace fl::cuda {
 
 inline constexpr int kTileRows = 16;
-inline constexpr int kSuperblock = 256;  ///< columns of a tile
-inline constexpr int kMaxColumns = 64;   ///< tokens up to which activations are records
-inline constexpr float kActivationScale = 1.0f / 16;
-inline constexpr float kSumScale = 1.0f / 16;
+inline constexpr int kSuperblock = 256;              ///< columns of a tile
+inline constexpr int kMaxColumns = 64;               ///< tokens up to which activations are records
+inline constexpr float kActivationScale = 1.0f / 4;  ///< of stored activations
+inline constexpr float kSumScale = 4.0f;             ///< of stored sums of stored activations
 
 /// How tiles are stored. Q4_K, Q5_K, Q6_K and Q8_0 are permutations of the file's bytes. Q4_0, Q5_0 and
 /// IQ4_NL become q8_0 without loss; every other type becomes f16 (rounded; saturated at 65 504).
@@ -58,6 +58,9 @@ struct PackedMatrix {
 
 /// Device bytes of a matrix; place it at a multiple of 256.
 uint64_t packed_bytes(DType source, int64_t rows, int64_t cols);
+
+/// The description of a matrix whose tiles lie, or will lie, at `packed`.
+PackedMatrix packed_matrix(DType source, int64_t rows, int64_t cols, const std::byte* packed);
 
 /// Enqueues the repacking of `rows` x `cols` weights whose file bytes lie at `blocks` (device, multiple of
 /// 16) into `packed` (packed_bytes). `row0`: the first row that `blocks` holds, a multiple of 16, so that a
@@ -100,8 +103,10 @@ constexpr int32_t rms_partials(int64_t rows) {
   return padded_rows(rows) / kTileRows;
 }
 
-/// Where up to 8 tokens' activations lie during a product. automatic: in shared memory when they fit.
-enum class ActivationPlacement : uint8_t { automatic, l2 };
+/// Where activations lie during a product of up to 8 tokens: all of them in shared memory, in L2 (read by
+/// each warp), or in stages that eight row tiles share (the wide kernel, which more tokens always use). Same
+/// bits everywhere.
+enum class ActivationPlacement : uint8_t { automatic, l2, staged };
 
 struct MatmulOptions {
   bool library = true;            ///< use cuBLASLt for long prompts when it can be loaded
@@ -114,8 +119,8 @@ struct MatmulOptions {
 /// graph).
 class Matmul {
  public:
-  /// Device bytes that products of up to max_tokens tokens need: `swiglu_rows` is the longest feed-forward
-  /// dimension, `max_cols` the widest input of any matrix.
+  /// Bytes on the current device that products of up to max_tokens tokens need: `swiglu_rows` is the longest
+  /// feed-forward dimension, `max_cols` the widest input of any matrix.
   static uint64_t workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_t max_cols,
                                   const MatmulOptions& options = {});
 

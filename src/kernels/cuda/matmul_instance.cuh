@@ -2,7 +2,7 @@
 // by side.
 #pragma once
 
-#include "kernels/cuda/matmul_kernel.cuh"
+#include "kernels/cuda/matmul_wide.cuh"
 
 namespace fl::cuda {
 
@@ -10,6 +10,15 @@ template <int NT, bool kResident, int kBlocksPerSm>
 void launch_instance(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p,
                      const char* name) {
   const auto kernel = matmul_kernel<NT, kResident, kBlocksPerSm>;
+  prepare_shared(kernel, shared_bytes, name);
+  launch(kernel, {dim3(static_cast<unsigned>(grid)), dim3(kMatmulThreads), shared_bytes}, stream, overlap,
+         name, p);
+}
+
+template <int NT, int kBlocksPerSm>
+void launch_wide(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p,
+                 const char* name) {
+  const auto kernel = wide_kernel<NT, kBlocksPerSm>;
   prepare_shared(kernel, shared_bytes, name);
   launch(kernel, {dim3(static_cast<unsigned>(grid)), dim3(kMatmulThreads), shared_bytes}, stream, overlap,
          name, p);

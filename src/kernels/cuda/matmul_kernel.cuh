@@ -177,12 +177,17 @@ __device__ __forceinline__ float silu(float x) {
   return x / (1.0f + __expf(-x));
 }
 
-template <int kCount>
+template <bool kGlobal>
+__device__ __forceinline__ float4 load_sums(const float* at) {
+  const auto* from = reinterpret_cast<const float4*>(at);
+  return kGlobal ? __ldcg(from) : *from;  // what other blocks wrote is not in this SM's L1
+}
+template <bool kGlobal, int kCount>
 __device__ __forceinline__ float4 sum_pairwise(const float* partial, int class_stride) {
   float4 v[kCount];
 #pragma unroll
   for (int c = 0; c < kCount; ++c) {
-    v[c] = *reinterpret_cast<const float4*>(partial + c * class_stride);
+    v[c] = load_sums<kGlobal>(partial + c * class_stride);
   }
 #pragma unroll
   for (int o = 1; o < kCount; o *= 2) {
@@ -196,8 +201,11 @@ __device__ __forceinline__ float4 sum_pairwise(const float* partial, int class_s
   }
   return v[0];
 }
+template <bool kGlobal>
 __device__ __forceinline__ float4 sum_classes(const float* partial, int class_stride, int classes) {
-  return classes == 8 ? sum_pairwise<8>(partial, class_stride) : sum_pairwise<4>(partial, class_stride);
+  return classes == 8   ? sum_pairwise<kGlobal, 8>(partial, class_stride)
+         : classes == 4 ? sum_pairwise<kGlobal, 4>(partial, class_stride)
+                        : load_sums<kGlobal>(partial);
 }
 
 __device__ __forceinline__ void store_rows4(float* to, int n, float4 v) {
@@ -223,29 +231,29 @@ __device__ __forceinline__ float4 load_rows4(const float* from, int n) {
   return {from[0], n > 1 ? from[1] : 0.0f, n > 2 ? from[2] : 0.0f, n > 3 ? from[3] : 0.0f};
 }
 
-// One step's sums to its outputs. Tasks are (tile, token, four rows), four neighbouring lanes to the 16 rows
-// of a tile.
-__device__ __forceinline__ void finish_step(const MatmulParams& p, const float* partial, const float* factors,
-                                            const MatmulSegment& segment, int local, int count,
-                                            int first_task, int task_stride) {
+// The sums of `count` tiles (pairs of gate and up for swiglu, up_tiles apart) to their outputs. Tasks are
+// (tile, token, four rows), four neighbouring lanes to the 16 rows of a tile. partial:
+// [class][tile][token][16].
+template <bool kGlobal>
+__device__ __forceinline__ void finish_tiles(const MatmulParams& p, const float* partial, int class_stride,
+                                             int classes, int up_tiles, const float* factors,
+                                             const MatmulSegment& segment, int local, int count,
+                                             int first_task, int task_stride) {
   const bool pairs = p.epilogue == Epilogue::swiglu;
   const int per_tile = p.n_tokens * 4;
-  const int n_tasks = pairs ? per_tile : count * per_tile;
   const int tile_stride = p.n_tokens * kTileRows;
-  const int class_stride = 2 * tile_stride;
-  const int classes = n_classes(p.n_superblocks);
-  for (int task = first_task; task < n_tasks; task += task_stride) {
+  for (int task = first_task; task < count * per_tile; task += task_stride) {
     const int tile = task / per_tile;
     const int token = task % per_tile / 4;
     const int quad = task % 4;
     const float* from = partial + tile * tile_stride + token * kTileRows + quad * 4;
     const float factor = factors[token];
-    float4 v = sum_classes(from, class_stride, classes);
+    float4 v = sum_classes<kGlobal>(from, class_stride, classes);
     v = {v.x * factor, v.y * factor, v.z * factor, v.w * factor};
     const int row = (local + tile) * kTileRows + quad * 4;
     const int n = segment.rows - row;
     if (pairs) {
-      float4 up = sum_classes(from + tile_stride, class_stride, classes);
+      const float4 up = sum_classes<kGlobal>(from + up_tiles * tile_stride, class_stride, classes);
       v = {silu(v.x) * (up.x * factor), silu(v.y) * (up.y * factor), silu(v.z) * (up.z * factor),
            silu(v.w) * (up.w * factor)};
       const ActivationWriter out{p.out, p.out_tokens, p.out_padded_cols, p.out_records != 0};
@@ -397,9 +405,10 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
       return;
     }
     barrier_wait(step_barrier(step), step_parity(step));
-    finish_step(p, partials + step % slots * slot_stride, factors, p.segments[at.segment()],
-                at.tile_in_segment(), at.count(), few ? lane : static_cast<int>(threadIdx.x),
-                few ? 32 : kMatmulThreads);
+    finish_tiles<false>(p, partials + step % slots * slot_stride, 2 * tile_stride, classes, 1, factors,
+                        p.segments[at.segment()], at.tile_in_segment(),
+                        p.epilogue == Epilogue::swiglu ? 1 : at.count(),
+                        few ? lane : static_cast<int>(threadIdx.x), few ? 32 : kMatmulThreads);
   };
 
   StepCursor before = now;

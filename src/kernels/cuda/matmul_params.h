@@ -41,10 +41,14 @@ struct MatmulParams {
   int32_t out_first_token;
   const float* norm_weight;
   float* sum_of_squares;
+  // groups that several blocks share (the wide kernel)
+  float* scratch;
+  int32_t* tickets;  ///< zero between launches
   // shared memory
   int32_t ring_slots;     ///< tiles that each warp holds or awaits
   int32_t slot_bytes;     ///< largest tile of the launch
-  int32_t partial_slots;  ///< work items whose partial sums are kept apart: 1, 2 or 4
+  int32_t partial_slots;  ///< steps whose partial sums are kept apart: 1, 2 or 4; wide kernel: stages of
+                          ///< activations
 };
 
 inline constexpr int kMatmulWarps = 8;
@@ -98,12 +102,33 @@ constexpr SharedPlan shared_plan(int n_tokens, int n_superblocks, bool resident,
 }
 inline constexpr int kMaxRingSlots = 12;
 
-/// The instances: columns in tiles of 8, activations in shared memory or read from L2.
+/// Offsets of the wide kernel: barriers, factors, finished sums [tile][token][16], stages of activations,
+/// rings.
+struct WidePlan {
+  int factors;
+  int sums;
+  int stages;
+  int rings;
+  int total;
+};
+constexpr WidePlan wide_plan(int n_tokens, int n_stages, int ring_slots, int slot_bytes) {
+  WidePlan plan{};
+  plan.factors = kBarrierBytes;
+  plan.sums = plan.factors + (n_tokens * 4 + 127) / 128 * 128;
+  plan.stages = plan.sums + kMatmulWarps * n_tokens * kTileRows * 4;
+  plan.rings = plan.stages + n_stages * n_tokens * 576;
+  plan.total = plan.rings + kMatmulWarps * ring_slots * slot_bytes;
+  return plan;
+}
+
+/// The instances. One to eight tokens with all activations in shared memory or read from L2:
 void launch_matmul_resident(cudaStream_t stream, bool overlap, int grid, int shared_bytes,
                             const MatmulParams& p);
 void launch_matmul_8(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
-void launch_matmul_16(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
-void launch_matmul_32(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
-void launch_matmul_64(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+/// The wide kernel, by tokens:
+void launch_wide_8(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_wide_16(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_wide_32(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_wide_64(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
 
 }  // namespace fl::cuda

@@ -32,6 +32,11 @@ uint64_t packed_bytes(DType source, int64_t rows, int64_t cols) {
          static_cast<uint64_t>(tile_bytes(packed_type(source)));
 }
 
+PackedMatrix packed_matrix(DType source, int64_t rows, int64_t cols, const std::byte* packed) {
+  return {packed_type(source),        source, static_cast<int32_t>(rows),
+          static_cast<int32_t>(cols), packed, packed_bytes(source, rows, cols)};
+}
+
 namespace {
 
 struct Source {
@@ -267,8 +272,7 @@ PackedMatrix repack(cudaStream_t stream, DType type, int64_t rows, int64_t cols,
                     int64_t row0, int64_t n_rows, std::byte* packed) {
   FL_CHECK(row0 % kTileRows == 0 && row0 + n_rows <= rows, "a piece of a matrix starts at a whole tile");
   FL_CHECK(n_rows % kTileRows == 0 || row0 + n_rows == rows, "only the last piece ends inside a tile");
-  const PackedMatrix matrix{packed_type(type),          type,   static_cast<int32_t>(rows),
-                            static_cast<int32_t>(cols), packed, packed_bytes(type, rows, cols)};
+  const PackedMatrix matrix = packed_matrix(type, rows, cols, packed);
   Source source;
   source.blocks = reinterpret_cast<const uint8_t*>(blocks);
   source.row_bytes = static_cast<int64_t>(row_bytes(type, static_cast<uint64_t>(cols)));

@@ -1,9 +1,0 @@
-#include "kernels/cuda/matmul_instance.cuh"
-
-namespace fl::cuda {
-
-void launch_matmul_64(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p) {
-  launch_instance<8, false, 1>(stream, overlap, grid, shared_bytes, p, "product of up to 64 tokens");
-}
-
-}  // namespace fl::cuda

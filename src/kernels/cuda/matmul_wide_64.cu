@@ -1,0 +1,9 @@
+#include "kernels/cuda/matmul_instance.cuh"
+
+namespace fl::cuda {
+
+void launch_wide_64(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p) {
+  launch_wide<8, 1>(stream, overlap, grid, shared_bytes, p, "wide product of up to 64 tokens");
+}
+
+}  // namespace fl::cuda

@@ -1,0 +1,174 @@
+#include "model/cuda_upload.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <condition_variable>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#include "base/result.h"
+
+namespace fl::model {
+namespace {
+
+// Asks for a mapped range's pages at once: from a cold file that is one long read instead of a fault every
+// few pages. Advice only: anonymous memory and old kernels refuse it, and the copy below does without.
+void populate(const std::byte* from, uint64_t bytes) {
+#ifdef MADV_POPULATE_READ
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(from) / page * page;
+  const auto end = reinterpret_cast<uintptr_t>(from) + bytes;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ);
+#endif
+}
+
+struct Buffer {
+  cuda::PinnedBuffer host;
+  cuda::DeviceBuffer device;
+  cuda::Event copied;
+  cuda::Event used;
+};
+
+}  // namespace
+
+void CudaUpload::to_device(const std::byte* from, uint64_t bytes, Use use) {
+  FL_CHECK(bytes <= kPieceBytes, "a piece fits a buffer");
+  pieces_.push_back({from, bytes, nullptr, std::move(use)});
+}
+
+void CudaUpload::to_host(const std::byte* from, uint64_t bytes, std::byte* to) {
+  for (uint64_t at = 0; at < bytes; at += kPieceBytes) {
+    pieces_.push_back({from + at, std::min(kPieceBytes, bytes - at), to + at, {}});
+  }
+}
+
+void CudaUpload::run(const cuda::DeviceInfo& device, Progress progress, void* context) {
+  uint64_t total = 0;
+  for (const Piece& piece : pieces_) {
+    total += piece.bytes;
+  }
+  std::array<Buffer, kBuffers> buffers;
+  for (Buffer& b : buffers) {
+    b.host = cuda::PinnedBuffer(kPieceBytes);
+    b.device = cuda::DeviceBuffer(kPieceBytes);
+  }
+  cuda::Stream copies;
+  cuda::Stream work;
+
+  // Piece i uses buffer i % kBuffers. A reader fills it when piece i - kBuffers has left the host buffer; the
+  // caller's thread enqueues pieces in order.
+  std::mutex mutex;
+  std::condition_variable changed;
+  size_t next = 0;      // for a reader to take
+  size_t enqueued = 0;  // pieces before this one have their copies on the stream
+  std::vector<bool> filled(pieces_.size(), false);
+  bool stop = false;
+  std::exception_ptr failure;
+
+  const auto read = [&] {
+    try {
+      cuda::check(cudaSetDevice(device.device), "cudaSetDevice");
+      for (;;) {
+        size_t i = 0;
+        {
+          std::unique_lock lock(mutex);
+          i = next++;
+          if (i >= pieces_.size()) {
+            return;
+          }
+          changed.wait(lock, [&] { return stop || i < enqueued + kBuffers; });
+          if (stop) {
+            return;
+          }
+        }
+        const Piece& piece = pieces_[i];
+        populate(piece.from, piece.bytes);
+        if (piece.host != nullptr) {
+          std::memcpy(piece.host, piece.from, piece.bytes);
+        } else {
+          Buffer& b = buffers[i % kBuffers];
+          b.copied.synchronize();  // of the piece before in this buffer
+          std::memcpy(b.host.data(), piece.from, piece.bytes);
+        }
+        {
+          const std::lock_guard lock(mutex);
+          filled[i] = true;
+        }
+        changed.notify_all();
+      }
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      failure = std::current_exception();
+      stop = true;
+      changed.notify_all();
+    }
+  };
+
+  std::vector<std::thread> readers;
+  const auto join = [&] {
+    {
+      const std::lock_guard lock(mutex);
+      stop = true;
+    }
+    changed.notify_all();
+    for (std::thread& reader : readers) {
+      reader.join();
+    }
+  };
+  try {
+    for (int i = 0; i < kReaders; ++i) {
+      readers.emplace_back(read);
+    }
+    uint64_t done = 0;
+    for (size_t i = 0; i < pieces_.size(); ++i) {
+      {
+        std::unique_lock lock(mutex);
+        changed.wait(lock, [&] { return stop || filled[i]; });
+        if (stop) {
+          break;
+        }
+      }
+      const Piece& piece = pieces_[i];
+      if (piece.host == nullptr) {
+        Buffer& b = buffers[i % kBuffers];
+        copies.wait(b.used);
+        cuda::check(
+            cudaMemcpyAsync(b.device.data(), b.host.data(), piece.bytes, cudaMemcpyHostToDevice, copies),
+            "upload of weights");
+        b.copied.record(copies);
+        work.wait(b.copied);
+        piece.use(work, b.device.data());
+        b.used.record(work);
+      }
+      {
+        const std::lock_guard lock(mutex);
+        enqueued = i + 1;
+      }
+      changed.notify_all();
+      done += piece.bytes;
+      if (progress != nullptr) {
+        progress(context, done, total);
+      }
+    }
+    join();
+  } catch (...) {
+    join();
+    cudaStreamSynchronize(copies);
+    cudaStreamSynchronize(work);
+    throw;
+  }
+  if (failure) {
+    cudaStreamSynchronize(copies);
+    cudaStreamSynchronize(work);
+    std::rethrow_exception(failure);
+  }
+  work.synchronize();
+  pieces_.clear();
+}
+
+}  // namespace fl::model
