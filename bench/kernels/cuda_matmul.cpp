@@ -234,13 +234,12 @@ void run_sweep(const DeviceInfo& device, const Model& model, std::byte* workspac
     const char* name;
     MatmulOptions options;
   };
-  for (const Variant& v : {Variant{"shared", {.library = false}},
+  for (const Variant& v : {Variant{"automatic", {.library = false}},
                            {"L2", {.library = false, .placement = ActivationPlacement::l2}},
-                           {"staged", {.library = false, .placement = ActivationPlacement::staged}},
-                           {"shared, no overlap", {.library = false, .overlap = false}}}) {
+                           {"no overlap", {.library = false, .overlap = false}}}) {
     Matmul m(device, workspace, bytes, v.options);
     for (const int n : {1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64}) {
-      if (v.options.placement != ActivationPlacement::automatic && n > 8) {
+      if (v.options.placement != ActivationPlacement::automatic && n > 3) {
         break;
       }
       if (!v.options.overlap && n != 1 && n != 4) {

@@ -13,6 +13,8 @@ namespace fl::cuda {
 namespace {
 
 constexpr int kRoomForTwo = 200 << 10;
+constexpr int kMostForTwo = 32;   // tokens up to which the kernels' registers allow two blocks an SM
+constexpr int kMostResident = 2;  // tokens up to which all activations in shared memory measure best
 constexpr int kReservedPerBlock = 1024 + 256;  // shared memory that the driver keeps of each block
 constexpr int kWantedSlots = 3;                // tiles a warp wants: one at work, two under way
 
@@ -51,9 +53,10 @@ uint64_t scratch_bytes(int n_blocks, int n_tokens) {
          static_cast<uint64_t>(n_tokens);
 }
 
-// Of a launch of up to n_tokens: two blocks an SM up to 16, one beyond.
+// Of a launch of up to n_tokens: two blocks an SM up to kMostForTwo, one beyond.
 uint64_t shared_sums_bytes(int n_sms, int n_tokens) {
-  return aligned(std::max(scratch_bytes(2 * n_sms, std::min(n_tokens, 16)), scratch_bytes(n_sms, n_tokens)));
+  return aligned(
+      std::max(scratch_bytes(2 * n_sms, std::min(n_tokens, kMostForTwo)), scratch_bytes(n_sms, n_tokens)));
 }
 
 uint64_t slices_bytes(int32_t max_tokens, int64_t max_cols) {
@@ -91,7 +94,7 @@ struct Matmul::Impl {
       choice.wide = false;
       if (n_tokens <= 8 && options.placement != ActivationPlacement::staged) {
         for (const bool resident : {true, false}) {
-          if (resident == (options.placement == ActivationPlacement::l2)) {
+          if (resident && (options.placement == ActivationPlacement::l2 || n_tokens > kMostResident)) {
             continue;
           }
           choice.launch = resident ? launch_matmul_resident : launch_matmul_8;
@@ -104,7 +107,7 @@ struct Matmul::Impl {
           }
         }
       }
-      if (blocks == 2 && n_tokens > 16) {
+      if (blocks == 2 && n_tokens > kMostForTwo) {
         continue;  // its registers leave room for one
       }
       choice.wide = true;

@@ -231,26 +231,23 @@ __device__ __forceinline__ float4 load_rows4(const float* from, int n) {
   return {from[0], n > 1 ? from[1] : 0.0f, n > 2 ? from[2] : 0.0f, n > 3 ? from[3] : 0.0f};
 }
 
-// The sums of `count` tiles (pairs of gate and up for swiglu, up_tiles apart) to their outputs. Tasks are
-// (tile, token, four rows), four neighbouring lanes to the 16 rows of a tile. partial:
-// [class][tile][token][16].
+// The sums of one tile (of gate, with those of up `up_tiles` further, for swiglu) to their outputs, by one
+// warp: four neighbouring lanes take the 16 rows of a token. partial: [class][tile][token][16], at the tile;
+// row_tile: in the segment.
 template <bool kGlobal>
-__device__ __forceinline__ void finish_tiles(const MatmulParams& p, const float* partial, int class_stride,
-                                             int classes, int up_tiles, const float* factors,
-                                             const MatmulSegment& segment, int local, int count,
-                                             int first_task, int task_stride) {
+__device__ __forceinline__ void finish_tile(const MatmulParams& p, const float* partial, int class_stride,
+                                            int classes, int up_tiles, const float* factors,
+                                            const MatmulSegment& segment, int row_tile, int first_token,
+                                            int token_step) {
   const bool pairs = p.epilogue == Epilogue::swiglu;
-  const int per_tile = p.n_tokens * 4;
   const int tile_stride = p.n_tokens * kTileRows;
-  for (int task = first_task; task < count * per_tile; task += task_stride) {
-    const int tile = task / per_tile;
-    const int token = task % per_tile / 4;
-    const int quad = task % 4;
-    const float* from = partial + tile * tile_stride + token * kTileRows + quad * 4;
+  const int quad = threadIdx.x & 3;
+  for (int token = first_token; token < p.n_tokens; token += token_step) {
+    const float* from = partial + token * kTileRows + quad * 4;
     const float factor = factors[token];
     float4 v = sum_classes<kGlobal>(from, class_stride, classes);
     v = {v.x * factor, v.y * factor, v.z * factor, v.w * factor};
-    const int row = (local + tile) * kTileRows + quad * 4;
+    const int row = row_tile * kTileRows + quad * 4;
     const int n = segment.rows - row;
     if (pairs) {
       const float4 up = sum_classes<kGlobal>(from + up_tiles * tile_stride, class_stride, classes);
@@ -279,7 +276,7 @@ __device__ __forceinline__ void finish_tiles(const MatmulParams& p, const float*
       squares += __shfl_xor_sync(group, squares, 1);
       squares += __shfl_xor_sync(group, squares, 2);
       if (quad == 0) {
-        p.sum_of_squares[static_cast<int64_t>(token) * (segment.rows / kTileRows) + local + tile] = squares;
+        p.sum_of_squares[static_cast<int64_t>(token) * (segment.rows / kTileRows) + row_tile] = squares;
       }
       const float4 g = load_rows4(p.norm_weight + row, 4);
       const ActivationWriter out{p.out, p.out_tokens, p.out_padded_cols, p.out_records != 0};
@@ -363,7 +360,6 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
     const uint8_t* source = p.activations + static_cast<int64_t>(from) * record;
 #if __CUDA_ARCH__ >= 900
     if (lane == 0) {
-      asm volatile("fence.proxy.async;" ::: "memory");
       barrier_expect(part_barriers + warp, static_cast<uint32_t>(bytes));
       if (bytes > 0) {
         bulk_copy(to, source, static_cast<uint32_t>(bytes), part_barriers + warp);
@@ -395,20 +391,24 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
 
   const int tile_stride = p.n_tokens * kTileRows;
   const int slot_stride = classes * 2 * tile_stride;
-  const bool few = p.n_tokens <= 8;  // one warp finishes a step alone, the others go on
-  const int slots = p.partial_slots;
-  const auto step_barrier = [&](int step) { return step_barriers + step % slots; };
-  const auto step_parity = [&](int step) { return static_cast<uint32_t>(step / slots) & 1U; };
+  const int slot_mask = p.partial_slots - 1;  // a power of two
+  const auto step_barrier = [&](int step) { return step_barriers + (step & slot_mask); };
+  const auto wait_step = [&](int step) {
+    barrier_wait(step_barrier(step), static_cast<uint32_t>(step & (slot_mask + 1)) != 0 ? 1U : 0U);
+  };
+  // one warp finishes a step, the others go on
   const auto finish = [&](const StepCursor& at) {
     const int step = at.step();
-    if (few && (step & (kMatmulWarps - 1)) != warp) {
+    if ((step & (kMatmulWarps - 1)) != warp) {
       return;
     }
-    barrier_wait(step_barrier(step), step_parity(step));
-    finish_tiles<false>(p, partials + step % slots * slot_stride, 2 * tile_stride, classes, 1, factors,
-                        p.segments[at.segment()], at.tile_in_segment(),
-                        p.epilogue == Epilogue::swiglu ? 1 : at.count(),
-                        few ? lane : static_cast<int>(threadIdx.x), few ? 32 : kMatmulThreads);
+    wait_step(step);
+    const int count = p.epilogue == Epilogue::swiglu ? 1 : at.count();
+    for (int tile = 0; tile < count; ++tile) {
+      finish_tile<false>(p, partials + (step & slot_mask) * slot_stride + tile * tile_stride, 2 * tile_stride,
+                         classes, 1, factors, p.segments[at.segment()], at.tile_in_segment() + tile,
+                         lane >> 2, 8);
+    }
   };
 
   StepCursor before = now;
@@ -453,14 +453,13 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
         } else {
           finish(before);
         }
-        if (slots == 1) {
-          __syncthreads();  // everyone has read the only slot
-        } else if (step >= slots) {
-          barrier_wait(step_barrier(step - slots + 1), step_parity(step - slots + 1));
+        if (step > slot_mask) {
+          wait_step(step - slot_mask);  // whoever read this slot's last step has gone on since
         }
       }
       if (present) {
-        float* mine = partials + step % slots * slot_stride + (c * 2 + tile) * tile_stride + (lane >> 2);
+        float* mine =
+            partials + (step & slot_mask) * slot_stride + (c * 2 + tile) * tile_stride + (lane >> 2);
 #pragma unroll
         for (int nt = 0; nt < NT; ++nt) {
 #pragma unroll

@@ -261,9 +261,6 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
   feeder.fill(p, ring);
   __syncthreads();
   wait_for_previous();
-#if __CUDA_ARCH__ >= 900
-  asm volatile("fence.proxy.async;" ::: "memory");
-#endif
   ActivationStages stages(p, shared + plan.stages, full, empty, p.partial_slots, now);
   for (int i = 0; i + 1 < p.partial_slots; ++i) {
     stages.issue(p, warp, lane);
@@ -282,6 +279,10 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
   const int tile_stride = p.n_tokens * kTileRows;
   const int class_stride = kMatmulWarps * tile_stride;
   const int per_group = pairs ? kMatmulWarps / 2 : kMatmulWarps;  // tiles, or pairs of tiles
+  // of a finished group each warp takes a tile, or half of the tokens of a pair of tiles
+  const int tile = warp % per_group;
+  const int first_token = (lane >> 2) + (pairs ? 8 * (warp / per_group) : 0);
+  const int token_step = pairs ? 16 : 8;
   const auto put = [&](float* to, const Accumulators<NT, 1>& acc, bool global) {
 #pragma unroll
     for (int nt = 0; nt < NT; ++nt) {
@@ -300,8 +301,9 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
     }
   };
 
-  Accumulators<NT, 1> saved[3];  // sums of 1, 2 and 4 classes that wait for their right neighbours
-  int arrived = 0;               // classes of a shared group that this block has written
+  float4 saved[3][NT];  // sums of 1, 2 and 4 classes that wait for their right neighbours; seldom touched,
+                        // not in registers
+  int arrived = 0;      // classes of a shared group that this block has written
   for (; now.valid(); now.next(p)) {
     const MatmulSegment& segment = p.segments[now.segment()];
     const int type = segment.type;
@@ -332,32 +334,31 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
     const int local = group * per_group;
     const int count = min(per_group, (segment.rows + kTileRows - 1) / kTileRows - local);
     if (first_unit >= first && first_unit + classes <= end) {  // all of the group is ours
+      int level = 0;
+      for (int done = c; (done & 1) != 0; done >>= 1, ++level) {
 #pragma unroll
-      for (int level = 0; level < 3; ++level) {
-        if ((c & ((2 << level) - 1)) == (2 << level) - 1) {
+        for (int nt = 0; nt < NT; ++nt) {
+          const float4 left = saved[level][nt];
+          acc[0][nt][0] = left.x + acc[0][nt][0];
+          acc[0][nt][1] = left.y + acc[0][nt][1];
+          acc[0][nt][2] = left.z + acc[0][nt][2];
+          acc[0][nt][3] = left.w + acc[0][nt][3];
+        }
+      }
+      if (c < classes - 1) {
 #pragma unroll
-          for (int nt = 0; nt < NT; ++nt) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              acc[0][nt][i] = saved[level][0][nt][i] + acc[0][nt][i];
-            }
-          }
-        } else if ((c & ((1 << level) - 1)) == (1 << level) - 1) {
-#pragma unroll
-          for (int nt = 0; nt < NT; ++nt) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              saved[level][0][nt][i] = acc[0][nt][i];
-            }
-          }
+        for (int nt = 0; nt < NT; ++nt) {
+          saved[level][nt] = {acc[0][nt][0], acc[0][nt][1], acc[0][nt][2], acc[0][nt][3]};
         }
       }
       if (c == classes - 1) {
         __syncthreads();  // everyone has read the group before
         put(sums + warp * tile_stride, acc, false);
         __syncthreads();
-        finish_tiles<false>(p, sums, 0, 1, per_group, factors, segment, local, count,
-                            static_cast<int>(threadIdx.x), kMatmulThreads);
+        if (tile < count) {
+          finish_tile<false>(p, sums + tile * tile_stride, 0, 1, per_group, factors, segment, local + tile,
+                             first_token, token_step);
+        }
       }
       continue;
     }
@@ -384,8 +385,10 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
     __syncthreads();
     arrived = 0;
     if (last_to_arrive != 0) {
-      finish_tiles<true>(p, region, class_stride, classes, per_group, factors, segment, local, count,
-                         static_cast<int>(threadIdx.x), kMatmulThreads);
+      if (tile < count) {
+        finish_tile<true>(p, region + tile * tile_stride, class_stride, classes, per_group, factors, segment,
+                          local + tile, first_token, token_step);
+      }
     }
     __syncthreads();
   }

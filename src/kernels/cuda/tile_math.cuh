@@ -37,15 +37,33 @@ __device__ __forceinline__ void mma(float (&c)[4], uint32_t a0, uint32_t a1, uin
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+/// A constant that the compiler keeps in a register: an instruction takes one immediate, and two in one would
+/// become two instructions, which for the operations below is a quarter of all.
+template <uint32_t kValue>
+__device__ __forceinline__ uint32_t in_register() {
+  uint32_t value;
+  asm("mov.b32 %0, %1;" : "=r"(value) : "n"(kValue));
+  return value;
+}
+
+/// (w & mask) | bits
+template <uint32_t kMask>
+__device__ __forceinline__ uint32_t select_bits(uint32_t w, uint32_t bits) {
+  uint32_t out;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(out) : "r"(w), "n"(kMask), "r"(bits));
+  return out;
+}
+
 // 2^23 + byte b of w, as a float.
 __device__ __forceinline__ float byte_plus_2_23(uint32_t w, int b) {
-  return __uint_as_float(__byte_perm(w, 0x4B000000U, 0x7540U | static_cast<uint32_t>(b)));
+  return __uint_as_float(__byte_perm(w, in_register<0x4B000000U>(), 0x7540U | static_cast<uint32_t>(b)));
 }
 inline constexpr float k2_23 = 8388608.0f;
 
 // (byte lo, byte hi) of w as two f16 integers.
 __device__ __forceinline__ __half2 bytes_as_half2(uint32_t w, int lo, int hi) {
-  const uint32_t bits = __byte_perm(w, 0x64646464U, 0x4040U | static_cast<uint32_t>(lo | hi << 8));
+  const uint32_t bits =
+      __byte_perm(w, in_register<0x64646464U>(), 0x4040U | static_cast<uint32_t>(lo | hi << 8));
   return __hsub2(*reinterpret_cast<const __half2*>(&bits), __float2half2_rn(1024.0f));
 }
 __device__ __forceinline__ uint32_t bits_of(const __half2& h) {
@@ -80,12 +98,13 @@ using Operands = uint32_t[8];
 template <int kHigh>
 __device__ __forceinline__ void nibble_operands(Operands& a, const uint4& q) {
   constexpr uint32_t kMask = kHigh ? 0x00F000F0U : 0x000F000FU;
+  const uint32_t magic = in_register<kMagic>();
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
     const uint32_t w = word_of(q, r);
     const int at = (r >> 1) * 4 + (r & 1) * 2;
-    a[at] = (w & kMask) | kMagic;
-    a[at + 1] = ((w >> 8) & kMask) | kMagic;
+    a[at] = select_bits<kMask>(w, magic);
+    a[at + 1] = select_bits<kMask>(w >> 8, magic);
   }
 }
 template <int kShift>
@@ -101,26 +120,26 @@ template <int kHigh>
 __device__ __forceinline__ void add_high_bits(Operands& a, uint32_t h) {
   constexpr uint32_t kMask = kHigh ? 0x01000100U : 0x00100010U;
   // operand (r, row8) is at (r >> 1) * 4 + (r & 1) * 2 + row8; its bit index i = 4 row8 + r
-  a[0] |= shifted<tile::high_bit_shift(0)>(h) & kMask;
-  a[2] |= shifted<tile::high_bit_shift(1)>(h) & kMask;
-  a[4] |= shifted<tile::high_bit_shift(2)>(h) & kMask;
-  a[6] |= shifted<tile::high_bit_shift(3)>(h) & kMask;
-  a[1] |= shifted<tile::high_bit_shift(4)>(h) & kMask;
-  a[3] |= shifted<tile::high_bit_shift(5)>(h) & kMask;
-  a[5] |= shifted<tile::high_bit_shift(6)>(h) & kMask;
-  a[7] |= shifted<tile::high_bit_shift(7)>(h) & kMask;
+  a[0] = select_bits<kMask>(shifted<tile::high_bit_shift(0)>(h), a[0]);
+  a[2] = select_bits<kMask>(shifted<tile::high_bit_shift(1)>(h), a[2]);
+  a[4] = select_bits<kMask>(shifted<tile::high_bit_shift(2)>(h), a[4]);
+  a[6] = select_bits<kMask>(shifted<tile::high_bit_shift(3)>(h), a[6]);
+  a[1] = select_bits<kMask>(shifted<tile::high_bit_shift(4)>(h), a[1]);
+  a[3] = select_bits<kMask>(shifted<tile::high_bit_shift(5)>(h), a[3]);
+  a[5] = select_bits<kMask>(shifted<tile::high_bit_shift(6)>(h), a[5]);
+  a[7] = select_bits<kMask>(shifted<tile::high_bit_shift(7)>(h), a[7]);
 }
 template <int kHigh>
 __device__ __forceinline__ void add_high_pairs(Operands& a, uint32_t low_rows, uint32_t high_rows) {
   constexpr uint32_t kMask = kHigh ? 0x03000300U : 0x00300030U;
-  a[0] |= shifted<tile::high_pair_shift(0)>(low_rows) & kMask;
-  a[2] |= shifted<tile::high_pair_shift(1)>(low_rows) & kMask;
-  a[4] |= shifted<tile::high_pair_shift(2)>(low_rows) & kMask;
-  a[6] |= shifted<tile::high_pair_shift(3)>(low_rows) & kMask;
-  a[1] |= shifted<tile::high_pair_shift(0)>(high_rows) & kMask;
-  a[3] |= shifted<tile::high_pair_shift(1)>(high_rows) & kMask;
-  a[5] |= shifted<tile::high_pair_shift(2)>(high_rows) & kMask;
-  a[7] |= shifted<tile::high_pair_shift(3)>(high_rows) & kMask;
+  a[0] = select_bits<kMask>(shifted<tile::high_pair_shift(0)>(low_rows), a[0]);
+  a[2] = select_bits<kMask>(shifted<tile::high_pair_shift(1)>(low_rows), a[2]);
+  a[4] = select_bits<kMask>(shifted<tile::high_pair_shift(2)>(low_rows), a[4]);
+  a[6] = select_bits<kMask>(shifted<tile::high_pair_shift(3)>(low_rows), a[6]);
+  a[1] = select_bits<kMask>(shifted<tile::high_pair_shift(0)>(high_rows), a[1]);
+  a[3] = select_bits<kMask>(shifted<tile::high_pair_shift(1)>(high_rows), a[3]);
+  a[5] = select_bits<kMask>(shifted<tile::high_pair_shift(2)>(high_rows), a[5]);
+  a[7] = select_bits<kMask>(shifted<tile::high_pair_shift(3)>(high_rows), a[7]);
 }
 
 // MT: row tiles that share each read of the activations; NT: tiles of 8 tokens.
@@ -372,8 +391,8 @@ __device__ __forceinline__ void unit_q8(Accumulators<NT, MT>& acc, const uint8_t
       for (int r = 0; r < 4; ++r) {
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
-          a[mt][(r >> 1) * 4 + (r & 1) * 2 + row] =
-              __byte_perm(word_of(q, 2 * row + (r >> 1)), 0x64646464U, (r & 1) ? 0x4342U : 0x4140U);
+          a[mt][(r >> 1) * 4 + (r & 1) * 2 + row] = __byte_perm(
+              word_of(q, 2 * row + (r >> 1)), in_register<0x64646464U>(), (r & 1) ? 0x4342U : 0x4140U);
         }
       }
 #pragma unroll
