@@ -37,12 +37,17 @@ Status skip_value(Cursor& cursor, RawEntry& entry) {
     FL_ASSIGN(entry.count, cursor.number<uint64_t>("an array length"));
   }
   entry.data = cursor.offset();
-  if (entry.element != ValueType::string) {
-    return cursor.skip(entry.count, value_bytes(entry.element), "an array");
+  const bool strings = entry.element == ValueType::string;
+  if (entry.count > kMaxArray || (strings && entry.count > cursor.left() / sizeof(uint64_t))) {
+    return fail(
+        ErrorCode::bad_file,
+        fmt::format("offset {}: key '{}': expected an array of at most {} elements, found {}",
+                    cursor.offset(), entry.key,
+                    std::min<uint64_t>(kMaxArray, strings ? cursor.left() / sizeof(uint64_t) : kMaxArray),
+                    entry.count));
   }
-  if (entry.count > kMaxStringArray || entry.count > cursor.left() / sizeof(uint64_t)) {
-    return fail(ErrorCode::bad_file, fmt::format("offset {}: key '{}' claims {} strings", cursor.offset(),
-                                                 entry.key, entry.count));
+  if (!strings) {
+    return cursor.skip(entry.count, value_bytes(entry.element), "an array");
   }
   for (uint64_t i = 0; i < entry.count; ++i) {
     FL_TRY(cursor.string("a string"));

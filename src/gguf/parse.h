@@ -15,7 +15,7 @@ namespace fl::gguf {
 // keys and 248 320 tokens.
 inline constexpr uint64_t kMaxTensors = 1 << 16;
 inline constexpr uint64_t kMaxEntries = 1 << 16;
-inline constexpr uint64_t kMaxStringArray = 1 << 22;
+inline constexpr uint64_t kMaxArray = 1 << 22;  ///< elements; readers widen them to eight bytes
 inline constexpr uint64_t kMaxNameBytes = 65535;
 inline constexpr uint32_t kMaxAlignment = 1 << 16;
 inline constexpr uint32_t kDefaultAlignment = 32;

@@ -245,6 +245,10 @@ TEST(Quantize, SplitModels) {
   EXPECT_EQ(bench.code, apps::kOk) << bench.err;
   EXPECT_THAT(bench.out, HasSubstr("\"n_gen\": 2"));
 
+  const Outcome inspect = run_command(apps::run_inspect, {name(0), "--json"});
+  EXPECT_EQ(inspect.code, apps::kOk) << inspect.err;
+  EXPECT_THAT(inspect.out, HasSubstr("\"shards\": 3"));
+
   const Outcome second = run_command(run_quantize, {name(1), dir / "p.gguf", "Q8_0"});
   EXPECT_EQ(second.code, apps::kUsage);
   EXPECT_THAT(second.err, HasSubstr("name the first part"));

@@ -217,6 +217,26 @@ TEST_F(GgufTest, UnsupportedTypesAreRefusedByName) {
               HasSubstr("tensor 'two': the type IQ2_XXS is not supported"));
 }
 
+// Readers widen an array's elements: one of many small ones would need many times the file.
+TEST_F(GgufTest, ArraysAreBounded) {
+  const auto array = [&](uint64_t n) {
+    std::string bytes("GGUF\3\0\0\0", 8);
+    const auto put = [&](auto value) { bytes.append(reinterpret_cast<const char*>(&value), sizeof value); };
+    put(uint64_t{0});
+    put(uint64_t{1});
+    put(uint64_t{1});
+    bytes += 'k';
+    put(static_cast<uint32_t>(ValueType::array));
+    put(static_cast<uint32_t>(ValueType::u8));
+    put(n);
+    return write(bytes.append(n, 'x'));
+  };
+  constexpr uint64_t kMost = 1 << 22;
+  EXPECT_EQ(File::open(array(kMost)).value().get_ints("k").value().size(), kMost);
+  EXPECT_THAT(File::open(array(kMost + 1)).error().message,
+              HasSubstr("at most 4194304 elements, found 4194305"));
+}
+
 TEST_F(GgufTest, SplitModels) {
   const auto part = [&](const char* name, const char* tensor, bool first) {
     Writer writer = Writer::create(dir_ / name).value();
