@@ -1,5 +1,6 @@
 #include "report/axes.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -9,8 +10,9 @@
 namespace fl::report {
 
 std::string format_tick(double value) {
-  std::string text = fmt::format("{:.6g}", value);
-  return value >= 10000 ? format_count(static_cast<int64_t>(value)) : text;
+  constexpr double kLargestWhole = 1e15;
+  return value >= 10000 && value < kLargestWhole ? format_count(static_cast<int64_t>(value))
+                                                 : fmt::format("{:.6g}", value);
 }
 
 std::string format_tick_seconds(double seconds) {
@@ -34,9 +36,10 @@ void draw_x_axis(Svg& svg, const Frame& frame, const Scale& x, const std::vector
                  const std::string& what, bool tokens) {
   for (double tick : ticks) {
     svg.line({x(tick), frame.bottom}, {x(tick), frame.bottom + 4}, "base");
-    svg.text({x(tick), frame.bottom + 17},
-             tokens ? format_tokens(static_cast<int64_t>(std::llround(tick))) : format_tick(tick), "ax",
-             Anchor::middle);
+    svg.text(
+        {x(tick), frame.bottom + 17},
+        tokens ? format_tokens(static_cast<int64_t>(std::llround(std::min(tick, 1e18)))) : format_tick(tick),
+        "ax", Anchor::middle);
   }
   svg.text({(frame.left + frame.right) / 2, frame.bottom + 35}, what, "ax", Anchor::middle);
 }

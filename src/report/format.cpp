@@ -10,6 +10,8 @@ namespace fl::report {
 namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
+constexpr const char* kNotANumber = "\xE2\x80\x94";
+constexpr double kMostSeconds = 1e12;  // what is longer is no measurement
 constexpr std::string_view kEllipsis = "\xE2\x80\xA6";
 
 struct Character {
@@ -53,6 +55,9 @@ std::string with_blanks(std::string digits) {
 }  // namespace
 
 std::string format_rate(double per_second) {
+  if (!std::isfinite(per_second)) {
+    return kNotANumber;
+  }
   const double size = std::fabs(per_second);
   if (size >= 99.95) {
     return size >= 10000 ? with_blanks(fmt::format("{:.0f}", per_second)) : fmt::format("{:.0f}", per_second);
@@ -61,6 +66,9 @@ std::string format_rate(double per_second) {
 }
 
 std::string format_seconds(double seconds) {
+  if (!(std::fabs(seconds) < kMostSeconds)) {
+    return kNotANumber;
+  }
   if (seconds < 0.9995) {
     const double ms = seconds * 1000;
     return ms >= 9.995 ? fmt::format("{:.0f} ms", ms) : fmt::format("{:.2g} ms", ms);
@@ -94,7 +102,8 @@ std::string format_tokens(int64_t tokens) {
 }
 
 std::string format_count(int64_t n) {
-  return n < 0 ? fmt::format("-{}", format_count(-n)) : with_blanks(std::to_string(n));
+  const std::string digits = std::to_string(n);
+  return n < 0 ? fmt::format("-{}", with_blanks(digits.substr(1))) : with_blanks(digits);
 }
 
 std::string format_percent(double share, int decimals) {

@@ -44,6 +44,10 @@ std::string cell_tip(const Cell& cell) {
   return tip;
 }
 
+bool is_drawable(const PromptPoint& prompt) {
+  return prompt.prompt_tokens > 0 && prompt.ttft_seconds > 0 && std::isfinite(prompt.ttft_seconds);
+}
+
 struct HeatValue {
   std::optional<double> value;
   std::string text;
@@ -75,11 +79,11 @@ std::string draw_heat(const Document& document, const std::string& label, double
       const HeatValue value = value_at(document.ctx[r], document.chats[c]);
       const Point middle{x + column / 2, y + kRow / 2};
       svg.open(value.tip);
-      if (!value.value) {
+      if (!value.value || !std::isfinite(*value.value)) {
         svg.rect({x + kGap / 2, y + kGap / 2}, column - kGap, kRow - kGap, "empty", 3);
         svg.text({middle.x, middle.y + 4}, "\xE2\x80\x94", "none", Anchor::middle);
       } else {
-        const double share = high > low ? (*value.value - low) / (high - low) : 0.5;
+        const double share = high > low ? std::clamp((*value.value - low) / (high - low), 0.0, 1.0) : 0.5;
         const int colour = std::clamp(static_cast<int>(share * kHeatColours), 0, kHeatColours - 1);
         svg.rect({x + kGap / 2, y + kGap / 2}, column - kGap, kRow - kGap, fmt::format("seg h{}", colour), 3);
         const std::string on = fmt::format("on{}", colour);
@@ -352,7 +356,7 @@ Plot ttft_against_prompt(const Document& document) {
   double fast = INFINITY;
   double slow = 0;
   for (const PromptPoint& prompt : document.prompts) {
-    if (prompt.prompt_tokens > 0 && prompt.ttft_seconds > 0) {
+    if (is_drawable(prompt)) {
       range_of(static_cast<double>(prompt.prompt_tokens), low, high);
       range_of(prompt.ttft_seconds, fast, slow);
     }
@@ -379,7 +383,7 @@ Plot ttft_against_prompt(const Document& document) {
     const double radius = 3.5 + std::min(3.0, 1.25 * static_cast<double>(s));
     std::optional<EndLabel> last;
     for (const PromptPoint& prompt : document.prompts) {
-      if (prompt.chats != document.chats[s] || prompt.prompt_tokens <= 0 || prompt.ttft_seconds <= 0) {
+      if (prompt.chats != document.chats[s] || !is_drawable(prompt)) {
         continue;
       }
       const Point at{x(static_cast<double>(prompt.prompt_tokens)), y(prompt.ttft_seconds)};

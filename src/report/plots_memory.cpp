@@ -56,13 +56,13 @@ std::pair<int, int> place_of(std::string_view name) {
 // Bottom first: what the server states, and what was seen beyond that.
 std::vector<Part> parts_of(const Memory& memory) {
   std::vector<Part> parts;
-  int64_t stated = 0;
-  for (const MemoryPart& part : memory.parts) {
-    parts.push_back({one_line(part.name), part.bytes, 0});
-    stated += part.bytes;
+  const std::vector<MemoryPart> stated = stated_parts(memory);
+  for (const MemoryPart& part : stated) {
+    parts.push_back({part.name, part.bytes, 0});
   }
-  if (memory.bytes && *memory.bytes > stated) {
-    parts.push_back({parts.empty() ? "in use" : "rest", *memory.bytes - stated, 0});
+  const int64_t seen = std::clamp<int64_t>(memory.bytes.value_or(0), 0, kMostBytes);
+  if (const int64_t rest = seen - sum_of(stated); rest > 0) {
+    parts.push_back({parts.empty() ? "in use" : "rest", rest, 0});
   }
   std::stable_sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) {
     return place_of(a.name).first < place_of(b.name).first;
@@ -108,7 +108,7 @@ std::optional<double> capacity_of(const Document& document, double max) {
   if (document.machine.gpus.size() != 1) {
     return {};
   }
-  const auto bytes = static_cast<double>(document.machine.gpus.front().memory_bytes);
+  const auto bytes = static_cast<double>(std::min(document.machine.gpus.front().memory_bytes, kMostBytes));
   const bool device =
       std::any_of(document.configurations.begin(), document.configurations.end(),
                   [](const Configuration& each) { return each.memory.basis.starts_with("device"); });

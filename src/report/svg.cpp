@@ -12,9 +12,14 @@ namespace fl::report {
 namespace {
 
 constexpr int kRampColours = 6;
+constexpr double kFarOutside = 1e5;  // of any view box
 
 // One decimal is finer than a screen's pixel; no "-0".
 std::string number(double value) {
+  if (!std::isfinite(value)) {
+    return "0";
+  }
+  value = std::clamp(value, -kFarOutside, kFarOutside);
   std::string text = fmt::format("{:.1f}", std::fabs(value) < 0.05 ? 0.0 : value);
   return text.ends_with(".0") ? text.substr(0, text.size() - 2) : text;
 }
@@ -103,7 +108,7 @@ double Scale::operator()(double value) const {
 }
 
 std::vector<double> ticks_from_zero(double max, int n, bool binary) {
-  if (!(max > 0) || !std::isfinite(max)) {
+  if (!(max > 0) || !(max < 1e300)) {
     return {0, 1};
   }
   double step = binary ? std::exp2(std::ceil(std::log2(max / n))) : 0;
@@ -125,6 +130,10 @@ std::vector<double> ticks_from_zero(double max, int n, bool binary) {
 
 std::vector<double> log_ticks(double low, double high, bool binary) {
   constexpr size_t kMostTicks = 7;
+  constexpr double kLargest = 1e300;  // so that no step beyond it overflows
+  if (!(low > 0) || !(high >= low) || !(high < kLargest)) {
+    return {};
+  }
   std::vector<double> factors{1};
   if (!binary && high / low < 8) {
     factors = {1, 1.5, 2, 3, 4, 5, 7};

@@ -98,6 +98,31 @@ std::vector<TableCell> cell_row(const Cell& cell) {
 
 }  // namespace
 
+std::vector<MemoryPart> stated_parts(const Memory& memory) {
+  std::vector<MemoryPart> parts;
+  for (const MemoryPart& part : memory.parts) {
+    const int64_t bytes = std::clamp<int64_t>(part.bytes, 0, kMostBytes);
+    const std::string name = one_line(part.name);
+    const auto same =
+        std::find_if(parts.begin(), parts.end(), [&](const MemoryPart& each) { return each.name == name; });
+    if (same != parts.end() || parts.size() == kMostParts) {
+      MemoryPart& into = same != parts.end() ? *same : parts.back();
+      into.bytes = std::min(into.bytes + bytes, kMostBytes);
+    } else {
+      parts.push_back({name, bytes});
+    }
+  }
+  return parts;
+}
+
+int64_t sum_of(const std::vector<MemoryPart>& parts) {
+  int64_t sum = 0;
+  for (const MemoryPart& part : parts) {
+    sum += part.bytes;
+  }
+  return sum;
+}
+
 std::string depth_name(std::string_view depth) {
   if (depth == "empty") {
     return "empty window";
@@ -174,8 +199,8 @@ Table memory_parts(const Document& document) {
   table.caption = "as the server states it; the rest is what was seen beyond that";
   std::vector<std::string> names;
   for (const Configuration& each : document.configurations) {
-    for (const MemoryPart& part : each.memory.parts) {
-      if (std::find(names.begin(), names.end(), part.name) == names.end()) {
+    for (const MemoryPart& part : stated_parts(each.memory)) {
+      if (names.size() < kMostParts && std::find(names.begin(), names.end(), part.name) == names.end()) {
         names.push_back(part.name);
       }
     }
@@ -184,33 +209,33 @@ Table memory_parts(const Document& document) {
     return table;
   }
   table.head = {"configuration"};
-  for (const std::string& name : names) {
-    table.head.push_back(one_line(name));
-  }
+  table.head.insert(table.head.end(), names.begin(), names.end());
   table.head.insert(table.head.end(), {"rest", "seen"});
   for (const Configuration& each : document.configurations) {
-    if (each.memory.parts.empty()) {
+    const std::vector<MemoryPart> parts = stated_parts(each.memory);
+    if (parts.empty()) {
       continue;
     }
     std::vector<TableCell> row{
         text_cell(fmt::format("{}, {}", format_tokens(each.ctx), format_chats(each.chats)))};
-    int64_t stated = 0;
+    int64_t shown = 0;
     for (const std::string& name : names) {
       int64_t bytes = 0;
-      for (const MemoryPart& part : each.memory.parts) {
+      for (const MemoryPart& part : parts) {
         bytes += part.name == name ? part.bytes : 0;
       }
-      stated += bytes;
+      shown += bytes;
       row.push_back({format_bytes(bytes), {}, static_cast<double>(bytes), {}});
     }
-    if (each.memory.bytes) {
-      const int64_t rest = std::max<int64_t>(0, *each.memory.bytes - stated);
-      row.push_back({format_bytes(rest), {}, static_cast<double>(rest), {}});
-      row.push_back({format_bytes(*each.memory.bytes), {}, static_cast<double>(*each.memory.bytes), {}});
-    } else {
-      row.push_back(text_cell(kNone));
-      row.push_back({kNone, {}, {}, each.memory.reason});
-    }
+    const int64_t seen = std::clamp<int64_t>(each.memory.bytes.value_or(0), 0, kMostBytes);
+    const int64_t rest = std::max(std::max(seen, sum_of(parts)) - shown, int64_t{0});
+    row.push_back(each.memory.bytes || rest > 0
+                      ? TableCell{format_bytes(rest), {}, static_cast<double>(rest), {}}
+                      : text_cell(kNone));
+    row.push_back(
+        each.memory.bytes
+            ? TableCell{format_bytes(*each.memory.bytes), {}, static_cast<double>(*each.memory.bytes), {}}
+            : TableCell{kNone, {}, {}, each.memory.reason});
     table.rows.push_back(std::move(row));
   }
   return table;

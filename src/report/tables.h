@@ -56,6 +56,13 @@ Table integrity_table(const Document& document);
 /// Name and value: model, machine, server, run.
 std::vector<Table> fact_tables(const Document& document);
 
+/// What holds a configuration's memory: at most kMostParts parts as the server states them, later ones added
+/// to the last; sizes are held in [0, kMostBytes], since another's server says what it likes.
+inline constexpr size_t kMostParts = 12;
+inline constexpr int64_t kMostBytes = int64_t{1} << 50;
+std::vector<MemoryPart> stated_parts(const Memory& memory);
+int64_t sum_of(const std::vector<MemoryPart>& parts);
+
 /// "valid: 279 of 279 requests ok; 1 cell of 45 carries a warning"
 std::string integrity_sentence(const Document& document);
 /// "2 chats, 32k, half full"

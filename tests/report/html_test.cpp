@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -85,6 +86,46 @@ TEST(Html, StaysSoWhenNothingWasMeasured) {
   cut.prompts.resize(1);
   cut.quality.reset();
   expect_closed_and_well_formed(cut);
+}
+
+// Numbers may come from a file, or from a server that says what it likes.
+TEST(Html, StaysSoUnderExtremeNumbers) {
+  const auto with = [](double rate, int64_t count) {
+    Document document = sample();
+    document.run.seconds = document.run.plan.budget_seconds = rate;
+    document.model.n_params = document.model.file_bytes = document.headline.memory_bytes = count;
+    document.headline.decode_one_chat = document.headline.ttft_seconds = rate;
+    for (Cell& cell : document.cells) {
+      cell.depth_tokens = cell.n_requests = cell.n_not_ok = count;
+      for (auto* stat : {&cell.decode_per_chat, &cell.decode_total, &cell.prefill, &cell.joules_per_token}) {
+        *stat = Stat{count, rate, rate, rate, rate, rate, rate};
+      }
+      for (auto* times : {&cell.ttft, &cell.gap, &cell.end_to_end}) {
+        *times = Distribution{count, rate, rate, rate, rate, rate, rate};
+      }
+      cell.gap_histogram = Histogram{{rate, rate, 1, 2}, {count, count, count}};
+    }
+    for (Configuration& each : document.configurations) {
+      each.memory.bytes = count;
+      for (int i = 0; i < 40; ++i) {
+        each.memory.parts.push_back({fmt::format("part {}", i), count});
+      }
+    }
+    for (PromptPoint& prompt : document.prompts) {
+      prompt.prompt_tokens = count;
+      prompt.ttft_seconds = prompt.tokens_per_second = rate;
+    }
+    return document;
+  };
+  for (const double rate : {1e308, -1e308, 0.0, 1e-308, double{NAN}, double{INFINITY}}) {
+    for (const int64_t count : {INT64_MAX, INT64_MIN, int64_t{0}, int64_t{1}}) {
+      const Document document = with(rate, count);
+      EXPECT_LT(html_report(document).size(), kMaxHtmlBytes);
+      EXPECT_FALSE(terminal_report(document, {}).empty());
+      EXPECT_FALSE(markdown_report(document).empty());
+    }
+  }
+  expect_closed_and_well_formed(with(1e308, INT64_MAX));
 }
 
 TEST(Html, TheLargestMatrixStaysBelowTheLimit) {
