@@ -3,8 +3,8 @@
 // without the library. CSV on stdout: what, tokens, kernel, milliseconds (median), bytes of weights, GB/s,
 // share of the read bandwidth that the same run measures, TFLOP/s.
 //
-// usage: bench_cuda_matmul [sweep|shapes|prompt]... [--layers N] [--plain]    (--plain: one token, no
-// overlap, no graph)
+// usage: bench_cuda_matmul [sweep|shapes|prompt]... [--layers N] [--plain TOKENS]
+// --plain: one sweep without graph and overlap, for a profiler
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -329,11 +329,11 @@ void run_prompt(const DeviceInfo& device, const Model& model, std::byte* workspa
 
 int main(int argc, char** argv) {
   int n_layers = 64;
-  bool plain = false;
+  int plain = 0;
   std::vector<std::string> what;
   for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--plain") == 0) {
-      plain = true;
+    if (std::strcmp(argv[i], "--plain") == 0 && i + 1 < argc) {
+      plain = std::atoi(argv[++i]);
     } else if (std::strcmp(argv[i], "--layers") == 0 && i + 1 < argc) {
       n_layers = std::atoi(argv[++i]);
     } else {
@@ -362,9 +362,9 @@ int main(int argc, char** argv) {
         device.name.c_str(), device.arch, device.n_sms, ceiling * 1e-9,
         measure_matrix_peak(queue, device.n_sms) * 1e-12, static_cast<double>(model.bytes) * 1e-9);
     std::printf("what,tokens,kernel,ms,bytes,GB/s,share of read bandwidth,TFLOP/s\n");
-    if (plain) {  // for a profiler
+    if (plain > 0) {  // for a profiler
       Matmul m(device, workspace.data(), bytes, {.library = false, .overlap = false});
-      State s(1);
+      State s(plain);
       sweep(m, stream, model, s, true);
       stream.synchronize();
       return 0;

@@ -2,7 +2,7 @@
 #include "kernels/cuda/matmul.h"
 
 #include <algorithm>
-#include <array>
+#include <optional>
 
 #include "base/result.h"
 #include "kernels/cuda/library_matmul.h"
@@ -38,6 +38,26 @@ bool fit(KernelChoice& choice, int budget, int bare, int least, int slot_bytes) 
   choice.ring_slots = slots;
   choice.shared_bytes = bare + kMatmulWarps * slots * slot_bytes;
   return true;
+}
+
+Launcher narrow_launcher(bool resident, std::optional<PackedType> type) {
+  if (type == PackedType::q4_k) {
+    return resident ? launch_resident_q4 : launch_l2_q4;
+  }
+  if (type == PackedType::q6_k) {
+    return resident ? launch_resident_q6 : launch_l2_q6;
+  }
+  return resident ? launch_resident_any : launch_l2_any;
+}
+
+/// The type of all segments, if they have one.
+std::optional<PackedType> one_type(const MatmulParams& p) {
+  for (int i = 1; i < p.n_segments; ++i) {
+    if (p.segments[i].type != p.segments[0].type) {
+      return std::nullopt;
+    }
+  }
+  return static_cast<PackedType>(p.segments[0].type);
 }
 
 uint64_t aligned(uint64_t bytes) {
@@ -82,7 +102,7 @@ struct Matmul::Impl {
   bool overlap() const { return options.overlap && device.arch >= 90; }
 
   /// What a launch of n_tokens columns uses; `launch` is empty when this many do not fit the device.
-  KernelChoice choose(int n_tokens, int n_superblocks, int slot_bytes) const {
+  KernelChoice choose(int n_tokens, int n_superblocks, int slot_bytes, std::optional<PackedType> type) const {
     // Two blocks where an SM's memory holds two useful rings: blocks then fill the chip exactly, and a
     // successor's blocks take the places of those that end, one by one.
     const bool room_for_two = device.max_shared_per_sm >= kRoomForTwo;
@@ -97,7 +117,7 @@ struct Matmul::Impl {
           if (resident && (options.placement == ActivationPlacement::l2 || n_tokens > kMostResident)) {
             continue;
           }
-          choice.launch = resident ? launch_matmul_resident : launch_matmul_8;
+          choice.launch = narrow_launcher(resident, type);
           for (const int steps : {4, 2}) {
             choice.partial_slots = steps;
             const int bare = shared_plan(n_tokens, n_superblocks, resident, steps, 0, slot_bytes).total;
@@ -164,7 +184,7 @@ struct Matmul::Impl {
 
   /// At most kMaxColumns tokens in records.
   void run(cudaStream_t stream, const Activations& x, MatmulParams p) const {
-    const KernelChoice choice = choose(x.n_tokens, p.n_superblocks, p.slot_bytes);
+    const KernelChoice choice = choose(x.n_tokens, p.n_superblocks, p.slot_bytes, one_type(p));
     if (choice.launch == nullptr) {
       run_halves(stream, x, p);
       return;

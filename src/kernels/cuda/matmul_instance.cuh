@@ -6,13 +6,14 @@
 
 namespace fl::cuda {
 
-template <int NT, bool kResident, int kBlocksPerSm>
-void launch_instance(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p,
-                     const char* name) {
-  const auto kernel = matmul_kernel<NT, kResident, kBlocksPerSm>;
-  prepare_shared(kernel, shared_bytes, name);
+template <bool kResident, int kType>
+void launch_narrow(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p) {
+  constexpr const char* kName =
+      kResident ? "product, activations in shared memory" : "product of up to 8 tokens";
+  const auto kernel = matmul_kernel<1, kResident, kType>;
+  prepare_shared(kernel, shared_bytes, kName);
   launch(kernel, {dim3(static_cast<unsigned>(grid)), dim3(kMatmulThreads), shared_bytes}, stream, overlap,
-         name, p);
+         kName, p);
 }
 
 template <int NT, int kBlocksPerSm>

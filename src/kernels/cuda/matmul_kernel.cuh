@@ -40,7 +40,7 @@ struct GlobalActivations {
 class StepCursor {
  public:
   __device__ StepCursor(const MatmulParams& p, int first, int end, int warp)
-      : tile_(first), end_(end), warp_(warp), classes_(n_classes(p.n_superblocks)) {
+      : tile_(first), end_(end), warp_(warp), bits_(class_bits(p.n_superblocks)) {
     open(p);
   }
   __device__ bool valid() const { return tile_ < end_; }
@@ -56,17 +56,15 @@ class StepCursor {
   __device__ int segment() const { return segment_; }
   __device__ int tile_in_segment() const { return local_; }
   __device__ int count() const { return count_; }  ///< tiles of this step, 1 or 2
-  __device__ int class_of_warp() const { return share() & (classes_ - 1); }
+  __device__ int class_of_warp() const { return share() & ((1 << bits_) - 1); }
   /// Tiles of the step that this warp works on: [first_tile, end_tile).
-  __device__ int first_tile() const { return classes_ == kMatmulWarps ? 0 : share() / classes_; }
-  __device__ int end_tile() const {
-    return classes_ == kMatmulWarps ? count_ : min(count_, first_tile() + 1);
-  }
+  __device__ int first_tile() const { return share() >> bits_; }
+  __device__ int end_tile() const { return bits_ == 3 ? count_ : min(count_, first_tile() + 1); }
   __device__ int first_superblock(const MatmulParams& p) const {
-    return p.n_superblocks * class_of_warp() / classes_;
+    return (p.n_superblocks * class_of_warp()) >> bits_;
   }
   __device__ int end_superblock(const MatmulParams& p) const {
-    return p.n_superblocks * (class_of_warp() + 1) / classes_;
+    return (p.n_superblocks * (class_of_warp() + 1)) >> bits_;
   }
   __device__ const uint8_t* tile(const MatmulParams& p, int i) const {
     const MatmulSegment& s = p.segments[segment_];
@@ -90,7 +88,7 @@ class StepCursor {
   int tile_;
   int end_;
   int warp_;
-  int classes_;
+  int bits_;  // of the class index
   int step_ = 0;
   int segment_ = 0;
   int local_ = 0;
@@ -307,10 +305,11 @@ __device__ __forceinline__ void unit(Accumulators<NT, MT>& acc, int type, const 
   }
 }
 
-/// NT: tiles of 8 tokens. kResident: all activations lie in shared memory (NT == 1).
-template <int NT, bool kResident, int kBlocksPerSm>
-__global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
-    matmul_kernel(const __grid_constant__ MatmulParams p) {
+/// NT: tiles of 8 tokens. kResident: all activations lie in shared memory (NT == 1). kType: the one
+/// PackedType of the launch, whose kernel is a fifth of the code, or kAnyType.
+inline constexpr int kAnyType = -1;
+template <int NT, bool kResident, int kType>
+__global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_constant__ MatmulParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_start();
   const int first = first_tile(p, blockIdx.x * p.cost_per_block);
@@ -414,12 +413,12 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
   StepCursor before = now;
   while (now.valid()) {
     const int step = now.step();
-    const int type = p.segments[now.segment()].type;
+    const int type = kType == kAnyType ? p.segments[now.segment()].type : kType;
     const int c = now.class_of_warp();
     const int first_k = now.first_superblock(p);
     const int end_k = now.end_superblock(p);
     if constexpr (kResident) {
-      const int parts = kMatmulWarps / classes;
+      const int parts = kMatmulWarps >> class_bits(p.n_superblocks);
       for (int i = 0; i < parts; ++i) {
         barrier_wait(part_barriers + c * parts + i, 0);
       }

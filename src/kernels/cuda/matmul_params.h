@@ -57,8 +57,11 @@ inline constexpr int kMatmulThreads = 32 * kMatmulWarps;
 /// chain of sums, and the chains are added pairwise. The number of classes follows from the number of
 /// superblocks alone; this order of sums is part of the contract.
 inline constexpr int kMaxClasses = 8;
+constexpr int class_bits(int n_superblocks) {
+  return n_superblocks >= 24 ? 3 : 2;
+}
 constexpr int n_classes(int n_superblocks) {
-  return n_superblocks >= 24 ? 8 : 4;
+  return 1 << class_bits(n_superblocks);
 }
 
 constexpr int tile_bytes(PackedType type) {
@@ -121,10 +124,15 @@ constexpr WidePlan wide_plan(int n_tokens, int n_stages, int ring_slots, int slo
   return plan;
 }
 
-/// The instances. One to eight tokens with all activations in shared memory or read from L2:
-void launch_matmul_resident(cudaStream_t stream, bool overlap, int grid, int shared_bytes,
-                            const MatmulParams& p);
-void launch_matmul_8(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+/// The instances. One to eight tokens, all activations in shared memory or read from L2, by the types of the
+/// launch:
+void launch_resident_any(cudaStream_t stream, bool overlap, int grid, int shared_bytes,
+                         const MatmulParams& p);
+void launch_resident_q4(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_resident_q6(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_l2_any(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_l2_q4(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_l2_q6(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
 /// The wide kernel, by tokens:
 void launch_wide_8(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
 void launch_wide_16(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);

@@ -17,7 +17,7 @@ namespace fl::cuda {
 class UnitCursor {
  public:
   __device__ UnitCursor(const MatmulParams& p, int first, int end, int warp)
-      : unit_(first), end_(end), warp_(warp), classes_(n_classes(p.n_superblocks)) {
+      : unit_(first), end_(end), warp_(warp), bits_(class_bits(p.n_superblocks)) {
     open(p);
   }
   __device__ bool valid() const { return unit_ < end_; }
@@ -33,9 +33,9 @@ class UnitCursor {
   __device__ int class_index() const { return class_; }
   __device__ int first_unit() const { return unit_ - class_; }  ///< of the group
   __device__ bool present() const { return present_; }          ///< this warp's tile exists
-  __device__ int first_superblock(const MatmulParams& p) const { return p.n_superblocks * class_ / classes_; }
+  __device__ int first_superblock(const MatmulParams& p) const { return (p.n_superblocks * class_) >> bits_; }
   __device__ int end_superblock(const MatmulParams& p) const {
-    return p.n_superblocks * (class_ + 1) / classes_;
+    return (p.n_superblocks * (class_ + 1)) >> bits_;
   }
   __device__ const uint8_t* tile(const MatmulParams& p) const {
     const MatmulSegment& s = p.segments[segment_];
@@ -51,8 +51,8 @@ class UnitCursor {
     }
     const MatmulSegment& s = p.segments[segment_];
     const int local = unit_ - s.first;
-    group_ = local / classes_;
-    class_ = local - group_ * classes_;
+    group_ = local >> bits_;
+    class_ = local - (group_ << bits_);
     tile_ = p.epilogue == Epilogue::swiglu ? group_ * (kMatmulWarps / 2) + warp_ % (kMatmulWarps / 2)
                                            : group_ * kMatmulWarps + warp_;
     present_ = tile_ * kTileRows < s.rows;
@@ -61,7 +61,7 @@ class UnitCursor {
   int unit_;
   int end_;
   int warp_;
-  int classes_;
+  int bits_;
   int segment_ = 0;
   int group_ = 0;
   int class_ = 0;
@@ -139,7 +139,7 @@ class ActivationStages {
     }
 #endif
     if (issued_ >= n_stages_) {
-      barrier_wait(empty_ + stage_, static_cast<uint32_t>(issued_ / n_stages_ - 1) & 1U);
+      barrier_wait(empty_ + stage_, empty_parity_);
     }
     const int bytes = p.n_tokens * 576;
     const uint8_t* from = p.activations + static_cast<int64_t>(k_) * bytes;
@@ -157,7 +157,10 @@ class ActivationStages {
     barrier_arrive(full_ + stage_);
 #endif
     ++issued_;
-    stage_ = stage_ + 1 == n_stages_ ? 0 : stage_ + 1;
+    if (++stage_ == n_stages_) {
+      stage_ = 0;
+      empty_parity_ ^= 1U;
+    }
     if (++k_ == cursor_.end_superblock(p)) {
       cursor_.next(p);
       skip_empty(p);
@@ -196,6 +199,7 @@ class ActivationStages {
   UnitCursor cursor_;
   int k_;
   int issued_ = 0;
+  uint32_t empty_parity_ = 1;  // the first round waits for nothing and makes it 0
   int stage_ = 0;
   int take_ = 0;
   uint32_t parity_ = 0;
@@ -371,10 +375,10 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
     if (c < classes - 1 && at + 1 < end) {
       continue;
     }
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-      int* ticket = p.tickets + segment.first / classes + group;
+      __threadfence();  // for all threads: the barrier orders their writes before it
+      int* ticket = p.tickets + (segment.first >> class_bits(p.n_superblocks)) + group;
       const int before = atomicAdd(ticket, arrived);
       __threadfence();
       last_to_arrive = before + arrived == classes ? 1 : 0;

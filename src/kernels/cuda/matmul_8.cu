@@ -1,9 +1,0 @@
-#include "kernels/cuda/matmul_instance.cuh"
-
-namespace fl::cuda {
-
-void launch_matmul_8(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p) {
-  launch_instance<1, false, 2>(stream, overlap, grid, shared_bytes, p, "product of up to 8 tokens");
-}
-
-}  // namespace fl::cuda
