@@ -239,7 +239,7 @@ void run_sweep(const DeviceInfo& device, const Model& model, std::byte* workspac
                            {"no overlap", {.library = false, .overlap = false}}}) {
     Matmul m(device, workspace, bytes, v.options);
     for (const int n : {1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64}) {
-      if (v.options.placement != ActivationPlacement::automatic && n > 3) {
+      if (v.options.placement != ActivationPlacement::automatic && n > 8) {
         break;
       }
       if (!v.options.overlap && n != 1 && n != 4) {

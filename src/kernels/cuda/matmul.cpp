@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kRoomForTwo = 200 << 10;
 constexpr int kMostForTwo = 32;   // tokens up to which the kernels' registers allow two blocks an SM
-constexpr int kMostResident = 2;  // tokens up to which all activations in shared memory measure best
+constexpr int kMostResident = 8;  // tokens up to which all activations in shared memory measure best
 constexpr int kReservedPerBlock = 1024 + 256;  // shared memory that the driver keeps of each block
 constexpr int kWantedSlots = 3;                // tiles a warp wants: one at work, two under way
 
@@ -121,7 +121,7 @@ struct Matmul::Impl {
           for (const int steps : {4, 2}) {
             choice.partial_slots = steps;
             const int bare = shared_plan(n_tokens, n_superblocks, resident, steps, 0, slot_bytes).total;
-            if (fit(choice, budget, bare, kWantedSlots, slot_bytes)) {
+            if (fit(choice, budget, bare, resident ? 2 : kWantedSlots, slot_bytes)) {
               return choice;
             }
           }
@@ -197,6 +197,7 @@ struct Matmul::Impl {
     const int grid = std::min(device.n_sms * choice.blocks_per_sm, p.n_tiles);
     p.cost_per_block =
         static_cast<uint32_t>((cost + static_cast<uint64_t>(grid) - 1) / static_cast<uint64_t>(grid));
+    p.two_per_sm = grid == 2 * device.n_sms ? 1 : 0;
     if (choice.wide) {
       const uint64_t at = scratch_start(p.n_superblocks * kSuperblock);
       FL_CHECK(at + scratch_bytes(grid, x.n_tokens) <= workspace_size,

@@ -150,6 +150,15 @@ __device__ __forceinline__ int first_tile(const MatmulParams& p, uint32_t target
   return p.n_tiles;
 }
 
+// Which share of the work this block has. The first half of a grid of two blocks an SM fills the SMs once,
+// the second half again in the same order: neighbouring shares go to blocks that meet on an SM, so that its
+// total is even where a share is one tile or two.
+__device__ __forceinline__ int share_of_block(const MatmulParams& p) {
+  const int b = static_cast<int>(blockIdx.x);
+  const int half = static_cast<int>(gridDim.x) >> 1;
+  return p.two_per_sm == 0 ? b : b < half ? 2 * b : 2 * (b - half) + 1;
+}
+
 // 1 / sqrt(mean(x²) + eps) of each token, by the warp whose turn the token is.
 __device__ __forceinline__ void rms_factors(const MatmulParams& p, float* factors, int warp, int lane) {
   for (int token = warp; token < p.n_tokens; token += kMatmulWarps) {
@@ -312,8 +321,9 @@ template <int NT, bool kResident, int kType>
 __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_constant__ MatmulParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_start();
-  const int first = first_tile(p, blockIdx.x * p.cost_per_block);
-  const int end = first_tile(p, (blockIdx.x + 1) * p.cost_per_block);
+  const int share = share_of_block(p);
+  const int first = first_tile(p, static_cast<uint32_t>(share) * p.cost_per_block);
+  const int end = first_tile(p, static_cast<uint32_t>(share + 1) * p.cost_per_block);
   if (first >= end) {
     return;  // fewer tiles than blocks; nothing may be under way to a block that has ended
   }

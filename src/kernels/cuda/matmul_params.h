@@ -30,6 +30,7 @@ struct MatmulParams {
   int32_t n_superblocks;
   int32_t n_tokens;
   uint32_t cost_per_block;
+  int32_t two_per_sm;  ///< the grid is two blocks for every SM
   const uint8_t* activations;
   RmsScale scale;
   Epilogue epilogue;

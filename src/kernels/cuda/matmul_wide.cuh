@@ -213,9 +213,9 @@ struct StagedActivations {
   __device__ uint4 load(int s, int nt) const { return load16(superblock + s * step + lane_offset[nt]); }
 };
 
-// The block whose start cuts the group first: its place in the scratch is the group's.
-__device__ __forceinline__ int scratch_region(const MatmulParams& p, int first_unit) {
-  int b = blockIdx.x;
+// The share whose start cuts the group first: its place in the scratch is the group's.
+__device__ __forceinline__ int scratch_region(const MatmulParams& p, int share, int first_unit) {
+  int b = share;
   if (first_tile(p, static_cast<uint32_t>(b) * p.cost_per_block) <= first_unit) {
     return b + 1;  // the group starts in this block; the next one's start cuts it
   }
@@ -232,8 +232,9 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ int last_to_arrive;
   let_next_start();
-  const int first = first_tile(p, blockIdx.x * p.cost_per_block);
-  const int end = first_tile(p, (blockIdx.x + 1) * p.cost_per_block);
+  const int share = share_of_block(p);
+  const int first = first_tile(p, static_cast<uint32_t>(share) * p.cost_per_block);
+  const int end = first_tile(p, static_cast<uint32_t>(share + 1) * p.cost_per_block);
   if (first >= end) {
     return;
   }
@@ -366,7 +367,8 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
       }
       continue;
     }
-    float* region = p.scratch + static_cast<int64_t>(scratch_region(p, first_unit)) * classes * class_stride;
+    float* region =
+        p.scratch + static_cast<int64_t>(scratch_region(p, share, first_unit)) * classes * class_stride;
     if (now.present()) {
       put(region + c * class_stride + warp * tile_stride, acc, true);
     }
