@@ -63,7 +63,7 @@ void CostModel::fit() {
     const auto [low, high] = std::minmax_element(prompt_tokens_.begin(), prompt_tokens_.end());
     constexpr double kEnoughRange = 4;
     if (*high > kEnoughRange * *low) {
-      const Line line = fit_line(prompt_tokens_, per_token_);
+      const Line line = fit_robust_line(prompt_tokens_, per_token_);
       read_b_ = std::max(0.0, line.slope);
       read_a_ = std::max(0.1 * median(per_token_), line.at_zero);
     } else {
@@ -72,7 +72,7 @@ void CostModel::fit() {
     }
   }
   if (!step_.empty()) {
-    const Line line = fit_line(chats_, step_);
+    const Line line = fit_robust_line(chats_, step_);
     step_d_ = std::max(0.0, line.slope);
     step_c_ = std::max(0.1 * median(step_), line.at_zero);
   }

@@ -16,6 +16,7 @@
 #include "report/prompts.h"
 #include "report/quality.h"
 #include "report/session.h"
+#include "report/steps.h"
 
 namespace fl::report {
 namespace {
@@ -30,13 +31,6 @@ constexpr int64_t kQualityWindow = 4096;  // tokens of a chat that solves tasks
 // Estimates are corrected by what the last batches took against theirs.
 constexpr double kForget = 0.8;
 constexpr double kMostCorrection = 3;
-
-struct Step {
-  std::string depth;
-  std::string kind;
-  int64_t repeat = 0;
-  int64_t only = -1;
-};
 
 std::string new_run_id(const std::string& started_at) {
   std::string id;
@@ -202,7 +196,7 @@ class Walker {
     const ConfigSize& size = sizes_[i];
     const bool starts = options_.kind != "url";
     const std::vector<ConfigSize> todo(sizes_.begin() + static_cast<std::ptrdiff_t>(i), sizes_.end());
-    const double left = options_.budget_seconds - spent() - quality_reserve_;
+    const double left = (options_.budget_seconds - spent() - quality_reserve_) / correction();
     const auto chosen = choose_depths(cost_, todo, options_, *facts_, starts, left);
     std::copy(chosen.begin(), chosen.end(), chosen_.begin() + static_cast<std::ptrdiff_t>(i));
     if (const auto known = plans_.find({size.ctx, size.chats}); known != plans_.end()) {
@@ -223,51 +217,6 @@ class Walker {
     }
     FL_TRY(keep(plan));
     return plan;
-  }
-
-  // Empty windows are spread between the filled ones, so that a drift of the machine shows as their spread.
-  std::vector<Step> steps_of(const ConfigPlan& plan) const {
-    std::vector<Step> steps;
-    int64_t n_empty = 0;
-    const bool empty = std::find(plan.depths.begin(), plan.depths.end(), "empty") != plan.depths.end();
-    const auto add_empty = [&](int64_t up_to) {
-      while (empty && n_empty < std::min(up_to, plan.repeats)) {
-        steps.push_back({"empty", "measure", ++n_empty});
-      }
-    };
-    add_empty(1);
-    for (const std::string& depth : plan.depths) {
-      if (depth == "empty") {
-        continue;
-      }
-      for (int64_t chat = 0; chat < plan.chats; ++chat) {
-        steps.push_back({depth, "fill", 0, chat});
-      }
-      steps.push_back({depth, "warm-up", 0});
-      for (int64_t repeat = 1; repeat <= plan.repeats; ++repeat) {
-        steps.push_back({depth, "measure", repeat});
-      }
-      add_empty(n_empty + 1);
-    }
-    add_empty(plan.repeats);
-    const auto done = [&](const Step& step) {
-      return step.kind == "measure" && done_.contains({plan.ctx, plan.chats, step.depth, step.repeat});
-    };
-    const auto all_done = [&](const std::string& depth) {
-      return std::all_of(steps.begin(), steps.end(), [&](const Step& step) {
-        return step.depth != depth || step.kind != "measure" || done(step);
-      });
-    };
-    std::vector<Step> left;
-    for (const Step& step : steps) {
-      if (!done(step) && !all_done(step.depth)) {
-        left.push_back(step);
-      }
-    }
-    if (!left.empty()) {
-      left.insert(left.begin(), {"empty", "warm-up", 0});
-    }
-    return left;
   }
 
   Shape shape_for(const ConfigSize& size, const Step& step) const {
@@ -302,9 +251,7 @@ class Walker {
         left += config_seconds(cost_, sizes_[k], chosen_[k], options_, *facts_, starts);
       }
     }
-    const double correction =
-        predicted_ > 0 ? std::clamp(taken_ / predicted_, 1 / kMostCorrection, kMostCorrection) : 1;
-    out.seconds_left = left * correction;
+    out.seconds_left = left * correction();
     out.seconds_done = spent();
     out.cells_total = static_cast<int64_t>(sizes_.size() * options_.depths.size());
     std::set<std::tuple<int64_t, int64_t, std::string>> cells;
@@ -326,6 +273,11 @@ class Walker {
     job_.on_progress(out);
   }
 
+  // What the last batches took against their estimates.
+  double correction() const {
+    return predicted_ > 0 ? std::clamp(taken_ / predicted_, 1 / kMostCorrection, kMostCorrection) : 1;
+  }
+
   double quality_estimate() const {
     constexpr double kTasks = 20;
     const double n = options_.task_limit > 0 ? static_cast<double>(options_.task_limit) : kTasks;
@@ -341,7 +293,7 @@ class Walker {
       return {};
     }
     if (const auto known = plans_.find({size.ctx, size.chats});
-        known != plans_.end() && steps_of(known->second).empty()) {
+        known != plans_.end() && steps_of(known->second, done_).empty()) {
       return {};
     }
     if (job_.cancel->load()) {
@@ -386,7 +338,7 @@ class Walker {
       return cut_all(size, reason);
     }
     FL_ASSIGN(const ConfigPlan plan, plan_for(i));
-    return walk_steps(i, steps_of(plan), session);
+    return walk_steps(i, steps_of(plan, done_), session);
   }
 
   // What this start of the server says; the first one is asked everything.
@@ -410,11 +362,47 @@ class Walker {
     return keep(Lost{size.ctx, size.chats, text});
   }
 
+  // The machine may have become slower since the plan: a filling that does not fit any more is left out
+  // before it is begun. True: it was.
+  Result<bool> drop_depth(size_t i, const std::string& depth, const std::vector<Step>& steps) {
+    const ConfigSize& size = sizes_[i];
+    double seconds = 0;
+    for (const Step& step : steps) {
+      seconds += step.depth == depth ? step_seconds(size, step) : 0;
+    }
+    seconds *= correction();
+    const bool begun = std::any_of(done_.begin(), done_.end(), [&](const auto& key) {
+      return std::get<0>(key) == size.ctx && std::get<1>(key) == size.chats && std::get<2>(key) == depth;
+    });
+    if (options_.budget_seconds <= 0 || begun ||
+        spent() + seconds + quality_reserve_ <= options_.budget_seconds) {
+      return false;
+    }
+    ConfigPlan plan = plans_.at({size.ctx, size.chats});
+    std::erase(plan.depths, depth);
+    plan.cut.push_back(
+        {depth,
+         fmt::format("of the budget of {:.0f} s {:.0f} were left, it takes about {:.0f}",
+                     options_.budget_seconds, std::max(0.0, options_.budget_seconds - spent()), seconds)});
+    FL_TRY(keep(std::move(plan)));
+    return true;
+  }
+
   Status walk_steps(size_t i, const std::vector<Step>& steps, Session& session) {
     const ConfigSize& size = sizes_[i];
+    std::set<std::string> dropped;
     double rate = 0;
     for (size_t s = 0; s < steps.size(); ++s) {
       const Step& step = steps[s];
+      if (step.kind == "fill" && step.only == 0) {
+        FL_ASSIGN(const bool drop, drop_depth(i, step.depth, steps));
+        if (drop) {
+          dropped.insert(step.depth);
+        }
+      }
+      if (dropped.contains(step.depth)) {
+        continue;
+      }
       show(i, steps, s, rate);
       const double predicted = step_seconds(size, step);
       BatchSpec spec{
@@ -531,7 +519,7 @@ class Walker {
   std::vector<std::vector<std::string>> chosen_;
   std::map<std::pair<int64_t, int64_t>, ConfigPlan> plans_;
   std::set<std::pair<int64_t, int64_t>> ended_;
-  std::set<std::tuple<int64_t, int64_t, std::string, int64_t>> done_;
+  DoneBatches done_;
   std::vector<std::string> answers_;
   bool quality_done_ = false;
   double quality_reserve_ = 0;

@@ -110,4 +110,26 @@ Line fit_line(std::span<const double> x, std::span<const double> y) {
   return out;
 }
 
+Line fit_robust_line(std::span<const double> x, std::span<const double> y) {
+  Line out;
+  if (x.empty()) {
+    return out;
+  }
+  std::vector<double> slopes;
+  for (size_t i = 0; i < x.size(); ++i) {
+    for (size_t j = i + 1; j < x.size(); ++j) {
+      if (x[i] != x[j]) {
+        slopes.push_back((y[j] - y[i]) / (x[j] - x[i]));
+      }
+    }
+  }
+  out.slope = slopes.empty() ? 0 : median(std::move(slopes));
+  std::vector<double> rests;
+  for (size_t i = 0; i < x.size(); ++i) {
+    rests.push_back(y[i] - out.slope * x[i]);
+  }
+  out.at_zero = median(std::move(rests));
+  return out;
+}
+
 }  // namespace fl::report

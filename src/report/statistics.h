@@ -32,5 +32,7 @@ struct Line {
 };
 /// At least two different x; otherwise the mean as a flat line.
 Line fit_line(std::span<const double> x, std::span<const double> y);
+/// The same by medians (Theil 1950, Sen 1968): a third of the points may be anything. `r2` stays 0.
+Line fit_robust_line(std::span<const double> x, std::span<const double> y);
 
 }  // namespace fl::report

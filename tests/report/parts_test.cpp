@@ -15,6 +15,7 @@
 #include "report/prompts.h"
 #include "report/session.h"
 #include "report/statistics.h"
+#include "report/steps.h"
 #include "tests/report/synthetic.h"
 #include "tests/support/scripted_server.h"
 
@@ -59,6 +60,10 @@ TEST(Statistics, LineThroughPoints) {
   EXPECT_NEAR(line.slope, 2, 1e-9);
   EXPECT_NEAR(line.r2, 1, 1e-9);
   EXPECT_EQ(fit_line(std::vector<double>{3}, std::vector<double>{7}).at_zero, 7);
+  const std::vector<double> more_x{1, 2, 3, 4, 5, 6};
+  const std::vector<double> spoilt{12, 14, 16, 900, 20, 22};
+  EXPECT_NEAR(fit_robust_line(more_x, spoilt).slope, 2, 1e-9);
+  EXPECT_NEAR(fit_robust_line(more_x, spoilt).at_zero, 10, 1e-9);
 }
 
 TEST(Prompts, AreNewFromTheFirstWordsAndGrowAtTheirEnd) {
@@ -181,6 +186,31 @@ TEST(Plan, LearnsWhatReadingAndWritingCost) {
   warm_up.samples = {again, again};
   cost.learn(warm_up);
   EXPECT_FALSE(cost.reuse());
+}
+
+TEST(Steps, SpreadTheEmptyWindowsAndRepeatNothing) {
+  const ConfigPlan plan{4096, 2, {"empty", "half", "full"}, 3, 0, {}};
+  const auto words = [](const std::vector<Step>& steps) {
+    std::string out;
+    for (const Step& step : steps) {
+      out += step.depth.substr(0, 1) + (step.kind == "fill"      ? "f"
+                                        : step.kind == "warm-up" ? "w"
+                                                                 : std::to_string(step.repeat));
+      out += ' ';
+    }
+    return out;
+  };
+  EXPECT_EQ(words(steps_of(plan, {})), "ew e1 hf hf hw h1 h2 h3 e2 ff ff fw f1 f2 f3 e3 ");
+  const DoneBatches some{{4096, 2, "empty", 1}, {4096, 2, "half", 1}, {4096, 2, "half", 2},
+                         {4096, 2, "half", 3},  {4096, 2, "full", 1}, {8192, 2, "full", 2}};
+  EXPECT_EQ(words(steps_of(plan, some)), "ew e2 ff ff fw f2 f3 e3 ");
+  DoneBatches all;
+  for (const char* depth : {"empty", "half", "full"}) {
+    for (int64_t repeat = 1; repeat <= 3; ++repeat) {
+      all.insert({4096, 2, depth, repeat});
+    }
+  }
+  EXPECT_TRUE(steps_of(plan, all).empty());
 }
 
 TEST(Session, ExpandsEveryPlace) {

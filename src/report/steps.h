@@ -1,0 +1,28 @@
+// The order in which one configuration is measured.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "report/records.h"
+
+namespace fl::report {
+
+struct Step {
+  std::string depth;
+  std::string kind;  ///< of Sample
+  int64_t repeat = 0;
+  int64_t only = -1;  ///< of a filling: the chat
+};
+
+/// (ctx, chats, depth, repeat) of the batches that are in the journal.
+using DoneBatches = std::set<std::tuple<int64_t, int64_t, std::string, int64_t>>;
+
+/// What is left to do of a configuration's plan. Empty windows are spread between the filled ones, so that a
+/// drift of the machine shows as their spread; a window is filled again only when batches of it are left.
+std::vector<Step> steps_of(const ConfigPlan& plan, const DoneBatches& batches);
+
+}  // namespace fl::report
