@@ -200,13 +200,14 @@ std::vector<std::string> Sandbox::command(std::string_view program) const {
 Status Sandbox::self_test() {
   const Verdict harmless = run(probe_job("    return True\n"));
   if (harmless.kind != VerdictKind::passed) {
+    // The first line that was said: bubblewrap names the mechanism.
+    const std::string& said = harmless.output.empty() ? harmless.detail : harmless.output;
     return fail(
         ErrorCode::sandbox,
-        fmt::format("the sandbox does not start here: {} {}. Unprivileged user namespaces, mounts inside "
-                    "them and seccomp are "
-                    "needed; in a container allow them, or keep the answers with --answers-only and score "
-                    "them on another machine",
-                    harmless.detail, harmless.output));
+        fmt::format("the sandbox does not start here: {}. Unprivileged user namespaces, mounts inside them "
+                    "and seccomp are needed; in a container allow them, or keep the answers with "
+                    "--answers-only and score them on another machine",
+                    said.substr(0, said.find('\n'))));
   }
   for (const Probe& probe : kProbes) {
     const Verdict verdict = run(probe_job(probe.body));
