@@ -120,7 +120,8 @@ struct SlotInfo {
   RequestId request = 0;
   int32_t n_ctx = 0;
   int32_t n_prompt = 0;
-  int32_t n_prompt_done = 0;
+  int32_t n_prompt_done = 0;  ///< in the cache by now, those that were there before included
+  int32_t n_cached = 0;       ///< of them: there before
   int32_t n_decoded = 0;
   int32_t n_remaining = -1;
   SamplingParams sampling;

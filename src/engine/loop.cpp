@@ -364,6 +364,7 @@ void Loop::publish(int32_t queued) {
     slot.info.n_ctx = options_.n_ctx_slot;
     slot.info.n_prompt = seq.n_prompt;
     slot.info.n_prompt_done = std::min(seq.n_done, seq.n_prompt);
+    slot.info.n_cached = seq.timings.cached_n;
     slot.info.n_decoded = slot.info.busy ? seq.n_new : 0;
     slot.info.n_remaining = slot.info.busy ? seq.max_new - seq.n_new : -1;
     slot.sampling = seq.ticket.sampling;

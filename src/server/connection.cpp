@@ -367,6 +367,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
       Reply refusal = reply(unavailable("the server is shutting down", 1));
       co_return co_await send(std::move(refusal));
     }
+    if (gone_) {
+      co_return false;
+    }
     auto wake = [self = shared_from_this()] {
       asio::post(self->socket_.get_executor(), [self] { self->wake_.cancel(); });
     };

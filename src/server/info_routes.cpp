@@ -142,8 +142,8 @@ Reply Service::slots(const Context& context, const RequestHead& head) const {
       request.sampling = slot.sampling;
       entry["id_task"] = slot.request;
       entry["n_prompt_tokens"] = slot.n_prompt + slot.n_decoded;
-      entry["n_prompt_tokens_processed"] = slot.n_prompt_done;
-      entry["n_prompt_tokens_cache"] = slot.n_prompt - std::min(slot.n_prompt, slot.n_prompt_done);
+      entry["n_prompt_tokens_processed"] = std::max(0, slot.n_prompt_done - slot.n_cached);
+      entry["n_prompt_tokens_cache"] = slot.n_cached;
       entry["params"] = generation_settings(context, request, true);
       entry["next_token"] = Json::array({{{"has_next_token", slot.busy},
                                           {"has_new_line", false},

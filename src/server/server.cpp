@@ -124,7 +124,7 @@ class Server::Impl {
     }
     watch_stop();
     if (options().handle_signals) {
-      signals_.emplace(io_, SIGINT, SIGTERM);
+      signals_.emplace(strand_, SIGINT, SIGTERM);
       watch_signals();
     }
     const int n = options().n_threads > 0 ? options().n_threads : kDefaultThreads;
@@ -186,7 +186,7 @@ class Server::Impl {
       if (port_ != 0) {
         endpoint.port(port_);  // one free port for all addresses of a name
       }
-      tcp::acceptor acceptor(io_);
+      tcp::acceptor acceptor(strand_);
       acceptor.open(endpoint.protocol(), last);
       if (last) {
         continue;
@@ -234,7 +234,7 @@ class Server::Impl {
     if (ec == asio::error::connection_refused) {
       ::unlink(path.c_str());  // left by a server that is gone
     }
-    Unix::acceptor acceptor(io_);
+    Unix::acceptor acceptor(strand_);
     acceptor.open(Unix(), ec);
     if (!ec) {
       acceptor.bind(endpoint, ec);
@@ -254,12 +254,12 @@ class Server::Impl {
   // Acceptors live in lists whose elements do not move.
   template <typename Acceptor>
   void start_accepting(Acceptor& acceptor) {
-    asio::co_spawn(io_, accept_loop(acceptor), asio::detached);
+    asio::co_spawn(strand_, accept_loop(acceptor), asio::detached);
   }
 
   template <typename Acceptor>
   asio::awaitable<void> accept_loop(Acceptor& acceptor) {
-    asio::steady_timer pause(io_);
+    asio::steady_timer pause(strand_);
     while (!stop_requested_) {
       auto [ec, socket] = co_await acceptor.async_accept(asio::make_strand(io_), kTuple);
       if (stop_requested_ || ec == asio::error::operation_aborted) {
@@ -295,7 +295,7 @@ class Server::Impl {
   }
 
   void watch_stop() {
-    stop_watch_.emplace(io_, ::dup(stop_event_));
+    stop_watch_.emplace(strand_, ::dup(stop_event_));
     stop_watch_->async_wait(asio::posix::stream_descriptor::wait_read, [this](error_code ec) {
       if (ec) {
         return;
@@ -334,16 +334,22 @@ class Server::Impl {
     });
   }
 
-  void stop_now() {
-    request_stop();
-    hub_->service.stop();
-    hub_->close_all();
-    // Connections end by themselves once their operations are cancelled; then nothing refers to the engine.
+  void await_no_connections() {
     const auto deadline = std::chrono::steady_clock::now() + kGoodbye;
     while (!threads_.empty() && hub_->n_connections() > 0 && std::chrono::steady_clock::now() < deadline) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
+  }
+
+  void stop_now() {
+    request_stop();
+    hub_->service.stop();
+    hub_->close_all();
+    // Connections end by themselves once their operations are cancelled and the workers have nothing for
+    // them; then nothing refers to the engine.
+    await_no_connections();
     hub_->workers.join();
+    await_no_connections();
     io_.stop();
     for (std::thread& thread : threads_) {
       thread.join();
@@ -358,6 +364,7 @@ class Server::Impl {
 
   std::shared_ptr<Hub> hub_;
   asio::io_context io_;
+  asio::strand<asio::io_context::executor_type> strand_{io_.get_executor()};  ///< acceptors, signals, the end
   std::list<tcp::acceptor> tcp_;
   std::list<Unix::acceptor> unix_;
   std::vector<std::string> unix_paths_;

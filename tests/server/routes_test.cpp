@@ -110,6 +110,8 @@ TEST(Routes, PropsAndSlots) {
   EXPECT_EQ(slots[1]["params"]["temperature"], 0.5);
   EXPECT_EQ(slots[1]["next_token"][0]["n_remain"], -1);
   EXPECT_EQ(slots[1]["next_token"][0]["n_decoded"], 0);
+  EXPECT_EQ(slots[1]["n_prompt_tokens_processed"], 2);
+  EXPECT_EQ(slots[1]["n_prompt_tokens_cache"], 0);
   EXPECT_EQ(server.get("/slots?fail_on_no_slot=1").status, 200);
   world.options.slots = false;
   world.options.props = true;
