@@ -21,12 +21,14 @@ struct Options {
   std::string model;   ///< empty: the demo model
   std::string mmproj;  ///< empty: none
   std::string device = "auto";
-  bool list_devices = false;
   int64_t n_gpu_layers = kAutoLayers;
   int64_t threads = 0;        ///< 0: one per physical core
   int64_t threads_batch = 0;  ///< 0: as `threads`
   std::string load_mode = "auto";
+  bool list_devices = false;
   bool warmup = true;
+  bool fit = true;
+  DType cache_type_k = DType::f16;
 
   // `serve`: the flags of a report's profile come before those of the command line
   std::string profile;
@@ -39,9 +41,7 @@ struct Options {
   int64_t kv_unified_per_slot = 0;     ///< 0: no limit
   std::optional<int64_t> batch_size;   ///< tokens of a step; nothing: by device
   std::optional<int64_t> ubatch_size;  ///< prompt tokens of a step in which chats decode; nothing: by device
-  DType cache_type_k = DType::f16;
   DType cache_type_v = DType::f16;
-  bool fit = true;
   int64_t fit_target_mib = 1024;
   int64_t fit_ctx = 4096;
   std::optional<int64_t> ctx_checkpoints;  ///< spare recurrent states per slot; nothing: kCheckpoints in all

@@ -92,18 +92,13 @@ void quantised_tile(const TileCall& call) {
   constexpr int kShift = f.offset_shift;
   constexpr int kDotBits = f.table ? 8 : f.bits;
   constexpr bool kOffset = kShift >= 0 && !(kSignedDot && kDotBits == 8);
-  constexpr int64_t kHalfEntry = half_entry_bytes(f);
   constexpr int64_t kScaleBytes = scale_bytes(f);
   constexpr int64_t kGroupBytes = group_bytes(f);
-  constexpr int64_t kBlockBytes = block_bytes(f);
   constexpr int kU = T < 4 ? T : 4;
   constexpr int kUnits = (T + kU - 1) / kU;
   const int64_t n_blocks = call.cols / f.block_cols;
-  const int64_t plane = (n_blocks * kHalfEntry + kLineBytes - 1) / kLineBytes * kLineBytes;
 
   for (int64_t part = 0; part < kTileRows; part += FL_LANES) {
-    const uint8_t* block = call.tile + plane + part * 4;
-    const uint8_t* half = call.tile + part * 2;
     const uint8_t* x[kUnits];
 #pragma GCC unroll 4
     for (int u = 0; u < kUnits; ++u) {
@@ -114,7 +109,9 @@ void quantised_tile(const TileCall& call) {
     for (int t = 0; t < T; ++t) {
       acc[t] = vf{};
     }
-    for (int64_t i = 0; i < n_blocks; ++i, half += kHalfEntry) {
+    for (int64_t i = 0; i < n_blocks; ++i) {
+      const uint8_t* half = call.tile + halves_at(f, i) + part * 2;
+      const uint8_t* block = call.tile + block_at(f, i) + part * 4;
       const vf d = halves(half);
       vf m{};
       if constexpr (has_min(f.scales)) {
@@ -192,7 +189,6 @@ void quantised_tile(const TileCall& call) {
           x[u] += kTokenRecordBytes * kU;
         }
       }
-      block += kBlockBytes;
     }
 #pragma GCC unroll 12
     for (int t = 0; t < T; ++t) {

@@ -253,11 +253,10 @@ void pack_tile(DType type, const std::byte* rows, int64_t n_rows, int64_t cols, 
   }
   const int64_t n_blocks = cols / f.block_cols;
   const int64_t file_block = dtype_info(type).block_bytes;
-  uint8_t* blocks = tile + half_plane_bytes(f, cols);
   Block b;
   for (int64_t i = 0; i < n_blocks; ++i) {
-    uint8_t* block = blocks + i * block_bytes(f);
-    uint8_t* halves = tile + i * half_entry_bytes(f);
+    uint8_t* block = tile + block_at(f, i);
+    uint8_t* halves = tile + halves_at(f, i);
     for (int64_t r = 0; r < n_rows; ++r) {
       split(type, source + r * bytes_per_row + i * file_block, b);
       std::memcpy(halves + r * 2, &b.d, 2);
@@ -287,13 +286,12 @@ void unpack_row(DType type, const uint8_t* tile, int64_t row, std::span<float> o
     }
     return;
   }
-  const uint8_t* blocks = tile + half_plane_bytes(f, cols);
   const int offset = f.offset_shift < 0 ? 0 : 1 << f.offset_shift;
   for (int64_t first = 0; first < cols; first += f.sub_cols) {
     const int64_t i = first / f.block_cols;
     const int64_t in_block = first % f.block_cols;
-    const uint8_t* block = blocks + i * block_bytes(f);
-    const uint8_t* halves = tile + i * half_entry_bytes(f);
+    const uint8_t* block = tile + block_at(f, i);
+    const uint8_t* halves = tile + halves_at(f, i);
     const uint8_t* group = block + scale_bytes(f) + in_block / kGroupCols * group_bytes(f);
     const float d = f16_to_float(u16(halves + row * 2));
     const float m = has_min(f.scales) ? f16_to_float(u16(halves + (kTileRows + row) * 2)) : 0;

@@ -1,11 +1,12 @@
 // The packed form of a matrix: one layout for all instruction sets and all numbers of tokens. Private to
 // kernels/cpu.
 //
-// Sixteen rows make a tile. A tile of a quantised type holds first the half-precision scales of its blocks
-// (and minima where the type has them), [block][16] or [block][scale, min][16], padded to a cache line; then
-// its blocks: the small integer scales, then for every group of 32 columns the codes in bit planes. Of one
-// group, four consecutive columns of the sixteen rows (a "quad") share a 64-byte line: lane r of 32 bits is
-// row r, byte b of it column 4 * quad + b.
+// Sixteen rows make a tile. A tile of a quantised type is a row of blocks, each behind a line with its
+// half-precision scales: [16], or scales and minima [2][16] where the type has minima. Without minima a line
+// serves two blocks. A block is the small integer scales, then for every group of 32 columns the codes in bit
+// planes; all of it in the order in which a kernel first needs it, so that a stream of tiles is read
+// forwards. Of one group, four consecutive columns of the sixteen rows (a "quad") share a 64-byte line: lane
+// r of 32 bits is row r, byte b of it column 4 * quad + b.
 //   4-bit plane: 4 lines; line i has quad i in the low and quad i + 4 in the high halves of its bytes
 //   2-bit plane: 2 lines; line i has quads 4i .. 4i + 3 from the low bits up
 //   1-bit plane: 1 line; bit j of a byte belongs to quad j
@@ -94,7 +95,7 @@ constexpr int64_t round_to_line(int64_t bytes) {
 constexpr bool has_min(Scales scales) {
   return scales == Scales::half_min || scales == Scales::six_bit || scales == Scales::nibbles;
 }
-/// Bytes of one block's entry in the plane of half-precision scales.
+/// Bytes of one block's half-precision scales.
 constexpr int64_t half_entry_bytes(const PackFormat& f) {
   return kTileRows * 2 * (has_min(f.scales) ? 2 : 1);
 }
@@ -113,8 +114,7 @@ constexpr int64_t scale_bytes(const PackFormat& f) {
 constexpr int64_t group_bytes(const PackFormat& f) {
   return kTileRows * kGroupCols * f.bits / 8;
 }
-/// Where the planes of a group begin: in the order in which the kernels first need their lines, so that a
-/// stream of tiles is read forwards.
+/// Where the planes of a group begin, in the order in which the kernels first need their lines.
 constexpr int64_t one_bit_plane(const PackFormat& /*f*/) {
   return 0;
 }
@@ -127,12 +127,23 @@ constexpr int64_t four_bit_plane(const PackFormat& f) {
 constexpr int64_t block_bytes(const PackFormat& f) {
   return scale_bytes(f) + group_bytes(f) * (f.block_cols / kGroupCols);
 }
-constexpr int64_t half_plane_bytes(const PackFormat& f, int64_t cols) {
-  return round_to_line(cols / f.block_cols * half_entry_bytes(f));
+/// Blocks whose half-precision scales share a line.
+constexpr int64_t blocks_per_line(const PackFormat& f) {
+  return kLineBytes / half_entry_bytes(f);
+}
+/// Where the half-precision scales of block i begin in a tile.
+constexpr int64_t halves_at(const PackFormat& f, int64_t i) {
+  const int64_t n = blocks_per_line(f);
+  return i / n * (kLineBytes + n * block_bytes(f)) + i % n * half_entry_bytes(f);
+}
+/// Where block i begins in a tile.
+constexpr int64_t block_at(const PackFormat& f, int64_t i) {
+  return (i / blocks_per_line(f) + 1) * kLineBytes + i * block_bytes(f);
 }
 constexpr int64_t tile_bytes(const PackFormat& f, int64_t cols) {
   return f.bits == 0 ? round_to_line(kTileRows * cols * f.elem_bytes)
-                     : half_plane_bytes(f, cols) + cols / f.block_cols * block_bytes(f);
+                     : round_to_line(cols / f.block_cols * half_entry_bytes(f)) +
+                           cols / f.block_cols * block_bytes(f);
 }
 
 /// Packs rows [0, n_rows) of at most 16 consecutive ones into a tile; the missing rows become zeros.
