@@ -343,7 +343,7 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
     }
     barrier_init(part_barriers + warp, 1);
     if (warp < p.partial_slots) {
-      barrier_init(step_barriers + warp, kMatmulWarps);
+      barrier_init(step_barriers + warp, kMatmulThreads);
     }
 #if __CUDA_ARCH__ >= 900
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -481,10 +481,7 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
         }
       }
     }
-    __syncwarp();
-    if (lane == 0) {
-      barrier_arrive(step_barrier(step));
-    }
+    barrier_arrive(step_barrier(step));  // every lane for its own sums
     before = now;
     now.next(p);
   }

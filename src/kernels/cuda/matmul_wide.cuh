@@ -308,7 +308,8 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
 
   float4 saved[3][NT];  // sums of 1, 2 and 4 classes that wait for their right neighbours; seldom touched,
                         // not in registers
-  int arrived = 0;      // classes of a shared group that this block has written
+  float* region = nullptr;
+  int arrived = 0;  // classes of a shared group that this block has written
   for (; now.valid(); now.next(p)) {
     const MatmulSegment& segment = p.segments[now.segment()];
     const int type = segment.type;
@@ -367,8 +368,10 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
       }
       continue;
     }
-    float* region =
-        p.scratch + static_cast<int64_t>(scratch_region(p, share, first_unit)) * classes * class_stride;
+    if (arrived == 0) {
+      region =
+          p.scratch + static_cast<int64_t>(scratch_region(p, share, first_unit)) * classes * class_stride;
+    }
     if (now.present()) {
       put(region + c * class_stride + warp * tile_stride, acc, true);
     }

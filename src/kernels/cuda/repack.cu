@@ -1,10 +1,10 @@
-// File bytes to tiles and back, and tiles to plain f16 rows.
+// File bytes to tiles and back; activations to their stored form.
 #include "base/result.h"
 #include "kernels/cuda/activations.cuh"
 #include "kernels/cuda/block_values.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul_params.h"
-#include "kernels/cuda/tile_math.cuh"
+#include "kernels/cuda/tile_layout.h"
 
 namespace fl::cuda {
 
@@ -129,112 +129,6 @@ __global__ void unpack_kernel(PackedType type, const uint8_t* tiles, int tile_si
   }
 }
 
-// Four weights (pairs of operands o, o + 2) of one row as f16: v is 1024 + q or 1024 + 16 q.
-__device__ __forceinline__ uint2 four_weights(uint32_t first, uint32_t second, float scale, float offset) {
-  const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&first));
-  const float2 b = __half22float2(*reinterpret_cast<const __half2*>(&second));
-  const __half2 x = __floats2half2_rn(fmaf(a.x, scale, offset), fmaf(a.y, scale, offset));
-  const __half2 y = __floats2half2_rn(fmaf(b.x, scale, offset), fmaf(b.y, scale, offset));
-  return {bits_of(x), bits_of(y)};
-}
-
-// One warp a tile. Writes 8 bytes a lane: 32-byte pieces of eight rows.
-__global__ void expand_kernel(PackedType type, const uint8_t* tiles, int tile_size, int n_tiles,
-                              int n_superblocks, int n_rows, __half* out) {
-  const int index = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
-  if (index >= n_tiles * n_superblocks) {
-    return;
-  }
-  const int lane = threadIdx.x % 32;
-  const int g = lane >> 2;
-  const int t = lane & 3;
-  const int superblock = index % n_superblocks;
-  const int row0 = index / n_superblocks * kTileRows;
-  const uint8_t* w = tiles + static_cast<int64_t>(index) * tile_size;
-  const int64_t stride = static_cast<int64_t>(n_superblocks) * kSuperblock;
-  const auto put = [&](int s, const Operands& a, int row, int half, float scale, float offset) {
-    const int r = row0 + g + 8 * row;
-    if (r < n_rows) {
-      __half* to = out + r * stride + superblock * kSuperblock + s * 32 + half * 16 + 4 * t;
-      *reinterpret_cast<uint2*>(to) = four_weights(a[4 * half + row], a[4 * half + 2 + row], scale, offset);
-    }
-  };
-  if (type == PackedType::f16) {
-    for (int step = 0; step < 16; ++step) {
-      const uint4 v = load16(w + step * 512 + lane * 16);
-      for (int row = 0; row < 2; ++row) {
-        if (row0 + g + 8 * row < n_rows) {
-          __half* to = out + (row0 + g + 8 * row) * stride + superblock * kSuperblock + step * 16 + 4 * t;
-          *reinterpret_cast<uint2*>(to) = row == 0 ? make_uint2(v.x, v.z) : make_uint2(v.y, v.w);
-        }
-      }
-    }
-    return;
-  }
-  if (type == PackedType::q8_0) {
-    for (int s = 0; s < 8; ++s) {
-      const uint4 q = load16(w + s * 512 + lane * 16);
-      Operands a;
-#pragma unroll
-      for (int r = 0; r < 4; ++r) {
-#pragma unroll
-        for (int row = 0; row < 2; ++row) {
-          a[(r >> 1) * 4 + (r & 1) * 2 + row] =
-              __byte_perm(word_of(q, 2 * row + (r >> 1)), 0x64646464U, (r & 1) ? 0x4342U : 0x4140U);
-        }
-      }
-      for (int row = 0; row < 2; ++row) {
-        const float d =
-            half_to_float(*reinterpret_cast<const uint16_t*>(w + tile::kQ8D + (g + 8 * row) * 16 + 2 * s));
-        put(s, a, row, 0, d, -1152.0f * d);
-        put(s, a, row, 1, d, -1152.0f * d);
-      }
-    }
-    return;
-  }
-  for (int j = 0; j < 4; ++j) {
-    const uint4 q = load16(w + j * 512 + lane * 16);
-    Operands low;
-    Operands high;
-    nibble_operands<0>(low, q);
-    nibble_operands<1>(high, q);
-    if (type == PackedType::q6_k) {
-      const uint4 h = load16(w + tile::kQ6High + (j >> 1) * 512 + lane * 16);
-      add_high_pairs<0>(low, word_of(h, 2 * (j & 1)), word_of(h, 2 * (j & 1) + 1));
-      add_high_pairs<1>(high, word_of(h, 2 * (j & 1)), word_of(h, 2 * (j & 1) + 1));
-      for (int row = 0; row < 2; ++row) {
-        const int r = g + 8 * row;
-        const float d = half_to_float(*reinterpret_cast<const uint16_t*>(w + tile::kQ6D + 2 * r));
-        const auto* scales = reinterpret_cast<const int8_t*>(w + tile::kQ6Scales + r * 16);
-        for (int half = 0; half < 2; ++half) {
-          const float a = d * static_cast<float>(scales[2 * j + half]);
-          const float b = d * 0.0625f * static_cast<float>(scales[8 + 2 * j + half]);
-          put(j, low, row, half, a, -1056.0f * a);
-          put(j + 4, high, row, half, b, -1536.0f * b);
-        }
-      }
-      continue;
-    }
-    const bool five = type == PackedType::q5_k;
-    if (five) {
-      const uint4 h = load16(w + tile::kQ5High + lane * 16);
-      add_high_bits<0>(low, word_of(h, j));
-      add_high_bits<1>(high, word_of(h, j));
-    }
-    for (int row = 0; row < 2; ++row) {
-      const RowHeader r = row_header(w + (five ? tile::kQ5Header : tile::kQuants) + (g + 8 * row) * 16);
-      const float a = r.d * static_cast<float>(r.scales[0] >> (8 * j) & 255U);
-      const float b = r.d * 0.0625f * static_cast<float>(r.scales[1] >> (8 * j) & 255U);
-      const float min_a = r.dmin * static_cast<float>(r.mins[0] >> (8 * j) & 255U);
-      const float min_b = r.dmin * static_cast<float>(r.mins[1] >> (8 * j) & 255U);
-      for (int half = 0; half < 2; ++half) {
-        put(j, low, row, half, a, -1024.0f * a - min_a);
-        put(j + 4, high, row, half, b, -1024.0f * b - min_b);
-      }
-    }
-  }
-}
-
 // Four lanes 16 columns; columns beyond the real ones become zeros.
 __global__ void store_activations_kernel(const float* x, int64_t stride, int cols, ActivationWriter out) {
   let_next_start();
@@ -344,19 +238,6 @@ void unpack(cudaStream_t stream, const PackedMatrix& w, std::byte* blocks) {
       static_cast<int64_t>(row_bytes(w.source, static_cast<uint64_t>(w.cols))),
       reinterpret_cast<uint8_t*>(blocks));
   check_launch("unpack");
-}
-
-void expand_f16(cudaStream_t stream, const PackedMatrix& w, int32_t row0, int32_t n_rows, void* out) {
-  FL_CHECK(row0 % kTileRows == 0 && row0 + n_rows <= w.rows, "expansion starts at a whole tile");
-  const int n_superblocks = padded_cols(w.cols) / kSuperblock;
-  const int n_tiles = padded_rows(n_rows) / kTileRows;
-  const uint8_t* tiles = reinterpret_cast<const uint8_t*>(w.data) +
-                         static_cast<int64_t>(row0 / kTileRows) * n_superblocks * tile_bytes(w.type);
-  const int64_t threads = static_cast<int64_t>(n_tiles) * n_superblocks * 32;
-  expand_kernel<<<static_cast<unsigned>((threads + kRepackThreads - 1) / kRepackThreads), kRepackThreads, 0,
-                  stream>>>(w.type, tiles, tile_bytes(w.type), n_tiles, n_superblocks, n_rows,
-                            static_cast<__half*>(out));
-  check_launch("expand");
 }
 
 uint64_t activation_bytes(int32_t n_tokens, int64_t cols) {
