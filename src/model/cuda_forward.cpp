@@ -322,7 +322,7 @@ CudaForward::Normed CudaForward::norm(const float* x, const float* w, int32_t n_
 
 CudaForward::Normed CudaForward::add_and_norm(const Activations& in, const cuda::PackedMatrix& matrix,
                                               float* x, const float* w) {
-  if (in.layout() != cuda::ActivationLayout::records || config_.n_embd % cuda::kTileRows != 0) {
+  if (in.layout() != cuda::ActivationLayout::records || config_.n_embd % cuda::kSuperblock != 0) {
     matmul_->add(stream_, in, matrix, x, config_.n_embd);
     return norm(x, w, in.n_tokens);
   }

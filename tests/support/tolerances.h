@@ -17,8 +17,9 @@ inline constexpr double kOfficialLogits = 1e-4;
 inline constexpr double kOfficialLogitsHalf = 5e-3;
 
 /// The device against the host on the same quantised weights: the host quantises activations to int8 (8e-3 a
-/// product, through four layers), the device to f16; relative to the largest logit.
-inline constexpr double kCudaAgainstCpu = 4e-2;
+/// product), the device to f16. Errors of some 28 products in four layers add up like a random walk to 4e-2;
+/// relative to the largest logit.
+inline constexpr double kCudaAgainstCpu = 6e-2;
 
 /// int8 quantisation of activations per 32 elements (step 1/127 of the block's largest): relative L2 error of
 /// a product.

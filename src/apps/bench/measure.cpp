@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <deque>
 #include <numeric>
 #include <random>
 
@@ -95,7 +96,7 @@ class Session {
   // Brings every sequence to `end` tokens; with logits, each one's last token chooses the next.
   void prompt(int32_t end, bool logits) {
     while (true) {
-      tokens_.clear(), positions_.clear(), slices_.clear(), rows_.clear(), chosen_.clear();
+      clear();
       int32_t budget = test_.n_batch;
       for (Sequence& sequence : sequences_) {
         int32_t n = std::min(end - sequence.n_cached, budget);
@@ -113,17 +114,28 @@ class Session {
       if (slices_.empty()) {
         return;
       }
-      step();
+      submit(false);
+      collect();
     }
   }
 
+  // Where the runner samples, the next step is submitted before the last one is read, as the engine does it.
   void generate(int32_t n_tokens) {
+    const bool ahead = runner_.capacity().max_in_flight > 1 && runner_.capacity().max_device_top_k > 0;
     for (int32_t i = 0; i < n_tokens; ++i) {
-      tokens_.clear(), positions_.clear(), slices_.clear(), rows_.clear(), chosen_.clear();
+      const bool from_device = ahead && i > 0;
+      clear();
       for (Sequence& sequence : sequences_) {
-        add_slice(sequence, {&sequence.last, 1}, true);
+        const int32_t token = from_device ? model::kTokenFromDevice : sequence.last;
+        add_slice(sequence, {&token, 1}, true);
       }
-      step();
+      submit(from_device);
+      if (!ahead || i > 0) {
+        collect();
+      }
+    }
+    if (ahead && n_tokens > 0) {
+      collect();
     }
   }
 
@@ -156,21 +168,41 @@ class Session {
     slices_.push_back(slice);
   }
 
-  void step() {
+  void clear() {
+    tokens_.clear();
+    positions_.clear();
+    slices_.clear();
+    rows_.clear();
+    chosen_.clear();
+  }
+
+  // With `from_device` the tokens are those of the step before, one row for each sequence in order.
+  void submit(bool from_device) {
     model::Batch batch;
     batch.tokens = tokens_;
+    if (from_device) {
+      feedback_.resize(tokens_.size());
+      std::iota(feedback_.begin(), feedback_.end(), 0);
+      batch.feedback = feedback_;
+    }
     batch.positions = positions_;
     batch.slices = slices_;
     batch.rows = rows_;
     runner_.submit(batch);
+    flying_.push_back(chosen_);
+  }
+
+  void collect() {
+    const std::vector<Sequence*> chosen = std::move(flying_.front());
+    flying_.pop_front();
     const std::span<const model::RowResult> results = runner_.collect();
-    for (size_t i = 0; i < chosen_.size(); ++i) {
+    for (size_t i = 0; i < chosen.size(); ++i) {
       int32_t token = results[i].token;
       if (token < 0) {
         const std::span<const float> logits = results[i].logits;
         token = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
       }
-      chosen_[i]->last = token;
+      chosen[i]->last = token;
       hash_ = XXH3_64bits_withSeed(&token, sizeof token, hash_);
     }
   }
@@ -180,10 +212,12 @@ class Session {
   std::vector<Sequence> sequences_;
   std::vector<int32_t> first_tokens_;
   std::vector<int32_t> tokens_;
+  std::vector<int32_t> feedback_;
   std::vector<model::Position> positions_;
   std::vector<model::Slice> slices_;
   std::vector<model::Row> rows_;
-  std::vector<Sequence*> chosen_;
+  std::vector<Sequence*> chosen_;              ///< whose rows the batch being made has
+  std::deque<std::vector<Sequence*>> flying_;  ///< of the submitted steps, oldest first
   uint64_t hash_ = 0;
 };
 
