@@ -20,6 +20,7 @@ constexpr int kLane =
 constexpr int kLaneV = kDim + 8;  // of V, read as B
 constexpr int kLaneL = kChunk + 4;
 constexpr int kLeaf = 16;             // diagonal blocks of I + L that are inverted row by row
+constexpr int kAhead = 2;             // windows that the second kernel loads ahead
 constexpr int kColumns = 32;          // of S, per block of the second kernel
 constexpr int kLaneS = kColumns + 2;  // its rows are read at distance 4, see scan_chunks
 
@@ -263,51 +264,34 @@ __device__ __forceinline__ float4 load4(const float* from, bool there) {
   return there ? *reinterpret_cast<const float4*>(from) : make_float4(0, 0, 0, 0);
 }
 
-// acc (16 rows, kTiles * 8 columns) += A B. A comes straight from global memory, float4s: in a window of 16
-// columns lane t holds columns 4t .. 4t + 3, which are the k of two instructions in another order; so the
-// rows of B are read in that order (hence kLaneS). row(r) gives A's row r or null for zeros.
-template <int kWindows, int kTiles>
-__device__ __forceinline__ void product_global(float (&acc)[kTiles][4], const float* row_g,
-                                               const float* row_g8, int n_windows, const float (*b)[kLaneS],
-                                               int n0) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int g = lane / 4;
-  const int t = lane % 4;
-  float4 low[kWindows];
-  float4 high[kWindows];
-#pragma unroll
-  for (int i = 0; i < kWindows; ++i) {
-    low[i] = load4(row_g + 16 * i + 4 * t, row_g != nullptr && i < n_windows);
-    high[i] = load4(row_g8 + 16 * i + 4 * t, row_g8 != nullptr && i < n_windows);
-  }
-#pragma unroll
-  for (int i = 0; i < kWindows; ++i) {
-    if (i >= n_windows) {
-      break;
-    }
-    const float la[4] = {low[i].x, low[i].y, low[i].z, low[i].w};
-    const float ha[4] = {high[i].x, high[i].y, high[i].z, high[i].w};
-#pragma unroll
-    for (int step = 0; step < 2; ++step) {
-      SplitA fa;
-      fa.set(0, la[2 * step]);
-      fa.set(1, ha[2 * step]);
-      fa.set(2, la[2 * step + 1]);
-      fa.set(3, ha[2 * step + 1]);
-      const int k = 16 * i + 4 * t + 2 * step;
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        SplitB fb;
-        fb.set(0, b[k][n0 + tile * 8 + g]);
-        fb.set(1, b[k + 1][n0 + tile * 8 + g]);
-        mma_split(acc[tile], fa, fb);
-      }
-    }
-  }
+// A of the scan's products comes straight from global memory in float4s: in a window of 16 columns lane t
+// holds columns 4t .. 4t + 3 of rows g and g + 8, which are the k of two instructions in another order; the
+// rows of B, in shared memory, are read in that order (hence kLaneS).
+struct Window {
+  float4 g;
+  float4 g8;
+};
+__device__ __forceinline__ Window load_window(const float* row_g, const float* row_g8, int column, bool has_g,
+                                              bool has_g8) {
+  return {load4(row_g + column, has_g), load4(row_g8 + column, has_g8)};
+}
+__device__ __forceinline__ SplitA window_fragment(const Window& w, int step) {
+  SplitA a;
+  a.set(0, step == 0 ? w.g.x : w.g.z);
+  a.set(1, step == 0 ? w.g8.x : w.g8.z);
+  a.set(2, step == 0 ? w.g.y : w.g.w);
+  a.set(3, step == 0 ? w.g8.y : w.g8.w);
+  return a;
+}
+__device__ __forceinline__ SplitB scan_fragment(const float (*b)[kLaneS], int k, int n) {
+  SplitB f;
+  f.set(0, b[k][n]);
+  f.set(1, b[k + 1][n]);
+  return f;
 }
 
 // Grid: column blocks of S, value heads, sequences. Walks through a sequence's chunks.
-__global__ void __launch_bounds__(kThreads) scan_chunks(const ChunkArgs a) {
+__global__ void __launch_bounds__(kThreads, 2) scan_chunks(const ChunkArgs a) {
   __shared__ float s[kDim][kLaneS];
   __shared__ float d[kChunk][kLaneS];
   __shared__ float decay[kChunk];       // e^c
@@ -360,47 +344,91 @@ __global__ void __launch_bounds__(kThreads) scan_chunks(const ChunkArgs a) {
       decay[thread] = there ? a.spare[spare_decay(a.dims, chunk.first + thread, head)] : 0.0F;
       decay_left[thread] = there ? a.spare[spare_decay_left(a.dims, chunk.first + thread, head)] : 0.0F;
     }
-    __syncthreads();
-    const int64_t token_g = chunk.first + m + g;
     const bool has_g = m + g < n;
     const bool has_g8 = m + g + 8 < n;
-    float du[2][4] = {};
+    const int64_t token_g = chunk.first + m + g;
+    float* const u_g = a.mixed + token_g * width + 2 * qk + head * kDim + column0 + n0 + 2 * t;
+    float2 u[2][2];
+#pragma unroll
+    for (int tile = 0; tile < 2; ++tile) {
+      u[tile][0] = has_g ? *reinterpret_cast<const float2*>(u_g + tile * 8) : make_float2(0, 0);
+      u[tile][1] = has_g8 ? *reinterpret_cast<const float2*>(u_g + 8 * width + tile * 8) : make_float2(0, 0);
+    }
+    float ws[2][4] = {};
     float o[2][4] = {};
-    product_global<kDim / 16>(du, has_g ? a.spare + spare_w(a.dims, token_g, head) : nullptr,
-                              has_g8 ? a.spare + spare_w(a.dims, token_g + 8, head) : nullptr, kDim / 16, s,
-                              n0);
-    product_global<kDim / 16>(o, has_g ? a.mixed + token_g * width + key_head * kDim : nullptr,
-                              has_g8 ? a.mixed + (token_g + 8) * width + key_head * kDim : nullptr, kDim / 16,
-                              s, n0);
+    {  // W S and Q S, whose B is the same
+      const float* w_g = a.spare + spare_w(a.dims, token_g, head) + 4 * t;
+      const float* w_g8 = w_g + 8 * width;
+      const float* q_g = a.mixed + token_g * width + key_head * kDim + 4 * t;
+      const float* q_g8 = q_g + 8 * width;
+      Window w[kAhead];
+      Window q[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        w[i] = load_window(w_g, w_g8, 16 * i, has_g, has_g8);
+        q[i] = load_window(q_g, q_g8, 16 * i, has_g, has_g8);
+      }
+      __syncthreads();  // S, decay
+#pragma unroll
+      for (int i = 0; i < kDim / 16; ++i) {
+        const Window w_now = w[i % kAhead];
+        const Window q_now = q[i % kAhead];
+        if (i + kAhead < kDim / 16) {
+          w[i % kAhead] = load_window(w_g, w_g8, 16 * (i + kAhead), has_g, has_g8);
+          q[i % kAhead] = load_window(q_g, q_g8, 16 * (i + kAhead), has_g, has_g8);
+        }
+#pragma unroll
+        for (int step = 0; step < 2; ++step) {
+          const SplitA fw = window_fragment(w_now, step);
+          const SplitA fq = window_fragment(q_now, step);
+#pragma unroll
+          for (int tile = 0; tile < 2; ++tile) {
+            const SplitB fb = scan_fragment(s, 16 * i + 4 * t + 2 * step, n0 + tile * 8 + g);
+            mma_split(ws[tile], fw, fb);
+            mma_split(o[tile], fq, fb);
+          }
+        }
+      }
+    }
+    const float* p_g = a.spare + spare_p(a.dims, token_g, head) + 4 * t;
+    const int p_windows = m / 16 + 1;  // P ends at the diagonal
+    Window p[kChunk / 16];
+#pragma unroll
+    for (int i = 0; i < kChunk / 16; ++i) {
+      p[i] = load_window(p_g, p_g + 8 * width, 16 * i, has_g && i < p_windows, has_g8 && i < p_windows);
+    }
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int i = m + g + 8 * half;
-        const int col = n0 + tile * 8 + 2 * t;
-        const float2 u = i < n ? *reinterpret_cast<const float2*>(a.mixed + (chunk.first + i) * width +
-                                                                  2 * qk + head * kDim + column0 + col)
-                               : make_float2(0, 0);
-        *reinterpret_cast<float2*>(&d[i][col]) =
-            i < n ? make_float2(u.x - du[tile][2 * half], u.y - du[tile][2 * half + 1]) : make_float2(0, 0);
+        const int i = m + g + 8 * half;  // rows from n on are zero: so are their U and W
+        *reinterpret_cast<float2*>(&d[i][n0 + tile * 8 + 2 * t]) =
+            make_float2(u[tile][half].x - ws[tile][2 * half], u[tile][half].y - ws[tile][2 * half + 1]);
         o[tile][2 * half] *= decay[i];
         o[tile][2 * half + 1] *= decay[i];
       }
     }
     __syncthreads();
-    product_global<kChunk / 16>(o, has_g ? a.spare + spare_p(a.dims, token_g, head) : nullptr,
-                                has_g8 ? a.spare + spare_p(a.dims, token_g + 8, head) : nullptr, m / 16 + 1,
-                                d, n0);
+#pragma unroll
+    for (int i = 0; i < kChunk / 16; ++i) {
+      if (i < p_windows) {
+#pragma unroll
+        for (int step = 0; step < 2; ++step) {
+          const SplitA fp = window_fragment(p[i], step);
+#pragma unroll
+          for (int tile = 0; tile < 2; ++tile) {
+            mma_split(o[tile], fp, scan_fragment(d, 16 * i + 4 * t + 2 * step, n0 + tile * 8 + g));
+          }
+        }
+      }
+    }
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int i = m + g + 8 * half;
-        if (i < n) {
-          *reinterpret_cast<float2*>(a.mixed + (chunk.first + i) * width + 2 * qk + head * kDim + column0 +
-                                     n0 + tile * 8 + 2 * t) =
-              make_float2(o[tile][2 * half], o[tile][2 * half + 1]);
-        }
+      if (has_g) {
+        *reinterpret_cast<float2*>(u_g + tile * 8) = make_float2(o[tile][0], o[tile][1]);
+      }
+      if (has_g8) {
+        *reinterpret_cast<float2*>(u_g + 8 * width + tile * 8) = make_float2(o[tile][2], o[tile][3]);
       }
     }
     // S <- e^(c_last) S + (e^(c_last - c) K)^T D: A is K transposed, its columns in the order in which D's
@@ -432,13 +460,9 @@ __global__ void __launch_bounds__(kThreads) scan_chunks(const ChunkArgs a) {
         fa.set(1, k[2 * step].y);
         fa.set(2, k[2 * step + 1].x);
         fa.set(3, k[2 * step + 1].y);
-        const int row = 16 * window + 4 * t + 2 * step;
 #pragma unroll
         for (int tile = 0; tile < kColumns / 8; ++tile) {
-          SplitB fb;
-          fb.set(0, d[row][tile * 8 + g]);
-          fb.set(1, d[row + 1][tile * 8 + g]);
-          mma_split(acc[tile], fa, fb);
+          mma_split(acc[tile], fa, scan_fragment(d, 16 * window + 4 * t + 2 * step, tile * 8 + g));
         }
       }
     }

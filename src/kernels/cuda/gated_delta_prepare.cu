@@ -60,6 +60,71 @@ __global__ void __launch_bounds__(kWarps* kWarp) convolve_heads(const PrepareArg
   }
 }
 
+constexpr int kFastDim = 128;
+constexpr int kFastKernel = 4;
+constexpr int kFastTokens = 8;  // neighbours that a warp takes, so that weights and history are read once
+constexpr int kLaneChannels = kFastDim / kWarp;
+
+// The same for heads of 128 and four taps. Grid: heads, tiles of kWarps * kFastTokens tokens, runs.
+__global__ void __launch_bounds__(kWarps* kWarp) convolve_heads_128(const PrepareArgs a) {
+  let_next_start();
+  wait_for_previous();
+  const DeltaRun run = a.runs[blockIdx.z];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int begin =
+      (static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / kWarp) * kFastTokens;
+  if (begin >= run.n_tokens) {
+    return;
+  }
+  const int unit = static_cast<int>(blockIdx.x);
+  const int64_t width = a.dims.conv_channels();
+  const float* ring = a.state.base + run.state_row * a.state.row_stride + a.state.ring_offset;
+  const int c = unit * kFastDim + lane;  // the lane has c, c + 32, c + 64, c + 96
+  float4 w[kLaneChannels];
+  float past[kLaneChannels][kFastKernel - 1];  // distance 1, 2, 3
+#pragma unroll
+  for (int j = 0; j < kLaneChannels; ++j) {
+    w[j] = reinterpret_cast<const float4*>(a.w.conv)[c + kWarp * j];
+#pragma unroll
+    for (int distance = 1; distance < kFastKernel; ++distance) {
+      const int p = run.n_cached + begin - distance;
+      const int channel = c + kWarp * j;
+      past[j][distance - 1] = p < 0               ? 0.0F
+                              : distance <= begin ? a.qkv[(run.first + begin - distance) * width + channel]
+                                                  : ring[p % kFastKernel * width + channel];
+    }
+  }
+  const int end = min(begin + kFastTokens, run.n_tokens);
+  for (int i = begin; i < end; ++i) {
+    const int64_t at = (run.first + i) * width + c;
+    float x[kLaneChannels];
+    float squares = 0;
+#pragma unroll
+    for (int j = 0; j < kLaneChannels; ++j) {
+      const float u = a.qkv[at + kWarp * j];
+      float sum = w[j].x * past[j][2];
+      sum += w[j].y * past[j][1];
+      sum += w[j].z * past[j][0];
+      x[j] = silu(sum + w[j].w * u);
+      squares += x[j] * x[j];
+      past[j][2] = past[j][1];
+      past[j][1] = past[j][0];
+      past[j][0] = u;
+    }
+    float scale = 1;
+    if (unit < 2 * a.dims.key_heads) {
+      scale = rsqrtf(warp_sum(squares) + static_cast<float>(kL2NormEps));
+      if (unit < a.dims.key_heads) {
+        scale *= rsqrtf(static_cast<float>(kFastDim));
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kLaneChannels; ++j) {
+      a.mixed[at + kWarp * j] = x[j] * scale;
+    }
+  }
+}
+
 // The last inputs of each run go into its ring.
 __global__ void update_rings(const PrepareArgs a) {
   let_next_start();
@@ -126,8 +191,14 @@ void delta_convolve(const Queue& queue, const DeltaShape& shape, const DeltaWeig
   }
   const PrepareArgs args{delta_dims(shape, w), w, state, qkv, runs, mixed};
   const auto heads = static_cast<unsigned>(2 * args.dims.key_heads + args.dims.value_heads);
-  launch(queue, convolve_heads, dim3(heads, tiles(max_run_tokens, kWarps), static_cast<unsigned>(n_runs)),
-         kWarps * kWarp, 0, "delta_convolve", args);
+  if (delta_fuses(shape) && args.dims.conv_kernel == kFastKernel) {
+    launch(queue, convolve_heads_128,
+           dim3(heads, tiles(max_run_tokens, kWarps * kFastTokens), static_cast<unsigned>(n_runs)),
+           kWarps * kWarp, 0, "delta_convolve", args);
+  } else {
+    launch(queue, convolve_heads, dim3(heads, tiles(max_run_tokens, kWarps), static_cast<unsigned>(n_runs)),
+           kWarps * kWarp, 0, "delta_convolve", args);
+  }
   launch(queue, update_rings,
          dim3(tiles(args.dims.conv_channels(), kWarps * kWarp), static_cast<unsigned>(n_runs)),
          kWarps * kWarp, 0, "delta_rings", args);
