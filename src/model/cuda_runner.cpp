@@ -40,6 +40,30 @@ DeviceError device_error(const cuda::DeviceFailure& failure) {
   return DeviceError(failure.what(), failure.lost);
 }
 
+std::vector<MemoryItem> memory_items(uint64_t weights, uint64_t embeddings, const CudaMemoryPlan& plan) {
+  return {{"weights", weights, true},
+          {"kv cache", plan.kv_cache, true},
+          {"recurrent state", plan.state, true},
+          {"activations", plan.activations, true},
+          {"logits", plan.logits, true},
+          {"workspace", plan.workspace, true},
+          {"step tables", plan.tables, true},
+          {"token embeddings (page-locked)", embeddings, false},
+          {"results in flight (page-locked)", plan.host, false}};
+}
+
+/// What the driver and this program's code take, as far as it can be told from others' use.
+uint64_t context_bytes(const cuda::DeviceInfo& device) {
+  return std::min(device.total_memory - device.free_memory, kLargestContext);
+}
+
+uint64_t available_bytes(const cuda::DeviceInfo& device, uint64_t memory_limit) {
+  if (memory_limit == 0) {
+    return device.free_memory;
+  }
+  return std::min(device.free_memory, memory_limit - std::min(memory_limit, context_bytes(device)));
+}
+
 class CudaRunner final : public Runner {
  public:
   CudaRunner(CudaWeights weights, const RunnerOptions& options, const cuda::DeviceInfo& device,
@@ -63,17 +87,10 @@ class CudaRunner final : public Runner {
   }
 
   std::vector<MemoryItem> memory() const override {
-    const CudaMemoryPlan plan = forward_.reserved();
-    return {{"weights", weights_.device_bytes(), true},
-            {"kv cache", plan.kv_cache, true},
-            {"recurrent state", plan.state, true},
-            {"activations", plan.activations, true},
-            {"logits", plan.logits, true},
-            {"workspace", plan.workspace, true},
-            {"step tables", plan.tables, true},
-            {"driver and code", context_, true},
-            {"token embeddings (page-locked)", weights_.host_bytes(), false},
-            {"results in flight (page-locked)", plan.host, false}};
+    std::vector<MemoryItem> items =
+        memory_items(weights_.device_bytes(), weights_.host_bytes(), forward_.reserved());
+    items.push_back({"driver and code", context_, true});
+    return items;
   }
 
   DeviceLimits measure_limits() override {
@@ -186,6 +203,23 @@ bool cuda_available() {
   return cuda::device_count() > 0;
 }
 
+Result<std::vector<MemoryItem>> plan_cuda_runner(const Weights& weights, const RunnerOptions& options) {
+  FL_TRY(check_options(weights.config, options));
+  return memory_items(cuda_weight_bytes(weights), weights.token_embd.bytes(),
+                      plan_cuda_memory(weights.config, options));
+}
+
+uint64_t cuda_memory_available(uint64_t memory_limit) {
+  if (!cuda_available()) {
+    return 0;
+  }
+  try {
+    return available_bytes(cuda::use_device(0), memory_limit);
+  } catch (const cuda::DeviceFailure&) {
+    return 0;
+  }
+}
+
 Result<std::unique_ptr<Runner>> make_cuda_runner(const Weights& weights, const RunnerOptions& options,
                                                  Progress progress, void* context) {
   FL_TRY(check_options(weights.config, options));
@@ -195,14 +229,11 @@ Result<std::unique_ptr<Runner>> make_cuda_runner(const Weights& weights, const R
   }
   try {
     const cuda::DeviceInfo device = cuda::use_device(0);
-    const uint64_t in_use = std::min(device.total_memory - device.free_memory, kLargestContext);
+    const uint64_t in_use = context_bytes(device);
     const uint64_t weight_bytes = cuda_weight_bytes(weights);
     const CudaMemoryPlan plan = plan_cuda_memory(weights.config, options);
     const uint64_t total = weight_bytes + plan.device();
-    uint64_t available = device.free_memory;
-    if (options.memory_limit > 0) {
-      available = std::min(available, options.memory_limit - std::min(options.memory_limit, in_use));
-    }
+    const uint64_t available = available_bytes(device, options.memory_limit);
     if (total > available) {
       return fail(
           ErrorCode::does_not_fit,

@@ -59,7 +59,7 @@ struct RowResult {
 /// What the device can do at most, measured on it. Zero: this runner does not measure.
 struct DeviceLimits {
   double read_bandwidth = 0;  ///< bytes/s of reading memory with the runner's threads
-  double int8_ops = 0;        ///< operations/s (a multiply-add is two) of the int8 dot products that the kernels use
+  double int8_ops = 0;        ///< operations/s (a multiply-add is two) of the dot products that the kernels use
 };
 
 class Runner {

@@ -24,6 +24,14 @@ Result<std::vector<MemoryItem>> plan_cpu_runner(const Weights& weights, const Ru
 Result<std::unique_ptr<Runner>> make_cuda_runner(const Weights& weights, const RunnerOptions& options,
                                                  Progress progress = nullptr, void* context = nullptr);
 
+/// What memory() of such a runner will say of the device and of page-locked host memory, but for the driver's
+/// own part. ErrorCode::device in a build without CUDA.
+Result<std::vector<MemoryItem>> plan_cuda_runner(const Weights& weights, const RunnerOptions& options);
+
+/// Bytes of the device that a runner may take now, under a limit of what it and the driver use together (0:
+/// none). 0 without a device.
+uint64_t cuda_memory_available(uint64_t memory_limit);
+
 /// True when this build has the CUDA backend and a device answers.
 bool cuda_available();
 

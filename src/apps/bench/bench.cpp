@@ -14,6 +14,7 @@
 #include "apps/bench/output.h"
 #include "apps/bench/plan.h"
 #include "apps/command.h"
+#include "apps/flags/flags.h"
 #include "apps/models/file_types.h"
 #include "gguf/gguf.h"
 #include "model/runners.h"
@@ -32,15 +33,17 @@ Examples:
   freelunch bench -m a.gguf -m b.gguf -p 512-2048*2 -r 3 -o csv
 
 A line prints its share of the limit: for generation, the bytes a token must move over the read bandwidth measured in the
-same run; for a prompt, the operations of the matrices over the int8 peak. Equal token hashes mean equal results.)";
+same run; for a prompt, the operations of the matrices over the peak of the machine's dot products (int8 on the CPU, 16-bit
+matrix products on the GPU). Equal token hashes mean equal results.)";
 
-struct Options {
+struct BenchOptions {
   std::vector<std::string> models;
   std::string prompt = "512", gen = "128", depth = "0", parallel = "1", batch = "2048", threads = "0";
   std::vector<std::string> prompt_gen;
   std::string type_k = "f16", type_v = "f16", format = "md", device = "auto", output;
   int repetitions = 5;
   int n_gpu_layers = -1;
+  std::string vram_limit;
   uint32_t seed = 1;
   bool progress = false;
 };
@@ -51,7 +54,7 @@ const std::map<std::string_view, const char*> kLongNames{
     {"-ngl", "--n-gpu-layers"}, {"-npl", "--parallel"},     {"-ub", "--ubatch-size"},
 };
 
-Result<bench::Lists> parse_lists(const Options& options) {
+Result<bench::Lists> parse_lists(const BenchOptions& options) {
   bench::Lists lists;
   FL_ASSIGN(lists.prompt, bench::parse_numbers(options.prompt));
   FL_ASSIGN(lists.gen, bench::parse_numbers(options.gen));
@@ -108,9 +111,12 @@ bench::ModelInfo model_info(const gguf::File& file, const model::Weights& weight
   return info;
 }
 
-Result<std::unique_ptr<model::Runner>> make_runner(const Options& options, const model::Weights& weights,
+Result<std::unique_ptr<model::Runner>> make_runner(const BenchOptions& options, const model::Weights& weights,
                                                    const Test& test, bool cuda) {
-  const model::RunnerOptions runner_options = bench::runner_options(test);
+  model::RunnerOptions runner_options = bench::runner_options(test);
+  if (cuda && !options.vram_limit.empty()) {
+    FL_ASSIGN(runner_options.memory_limit, parse_bytes(options.vram_limit));
+  }
   auto runner = cuda ? model::make_cuda_runner(weights, runner_options)
                      : model::make_cpu_runner(weights, runner_options);
   if (!runner) {
@@ -127,7 +133,7 @@ bool same_runner(const Test& a, const Test& b) {
          x.kv_type_v == y.kv_type_v;
 }
 
-Status bench_model(const Options& options, const std::string& path, const std::vector<Test>& tests, bool cuda,
+Status bench_model(const BenchOptions& options, const std::string& path, const std::vector<Test>& tests, bool cuda,
                    bench::Writer& writer, std::FILE* out) {
   FL_ASSIGN(const gguf::File file, gguf::File::open(path));
   FL_ASSIGN(const model::Weights weights, model::Weights::bind(file));
@@ -166,7 +172,7 @@ Status bench_model(const Options& options, const std::string& path, const std::v
   return {};
 }
 
-Status run(const Options& options) {
+Status run(const BenchOptions& options) {
   FL_ASSIGN(const bench::Lists lists, parse_lists(options));
   const std::vector<Test> tests = bench::make_tests(lists);
   if (tests.empty()) {
@@ -190,7 +196,7 @@ Status run(const Options& options) {
 }  // namespace
 
 int run_bench(int argc, char** argv) {
-  Options options;
+  BenchOptions options;
   CLI::App app{"Measures the steps of a model: prompts, generation, parallel sequences, at depths",
                "freelunch bench"};
   app.footer(kExamples);
@@ -216,6 +222,8 @@ int run_bench(int argc, char** argv) {
       ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}));
   app.add_option("--device", options.device, "Where to run")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   app.add_option("--n-gpu-layers", options.n_gpu_layers, "(-ngl) 0: the CPU; else the GPU if there is one");
+  app.add_option("--vram-limit", options.vram_limit,
+                 "Memory of the GPU that may be used, such as 24GiB, the driver's part included");
   app.add_option("--seed", options.seed, "Of the random prompts")->capture_default_str();
   app.add_flag("--progress", options.progress, "Say on stderr which test runs");
 

@@ -22,6 +22,7 @@ struct Options {
   std::string mmproj;  ///< empty: none
   std::string device = "auto";
   int64_t n_gpu_layers = kAutoLayers;
+  uint64_t vram_limit = 0;    ///< bytes of the GPU that may be used; 0: all
   int64_t threads = 0;        ///< 0: one per physical core
   int64_t threads_batch = 0;  ///< 0: as `threads`
   std::string load_mode = "auto";

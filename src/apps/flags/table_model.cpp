@@ -86,6 +86,19 @@ const std::array kModel{
          .doc = "layers on the GPU: 0 is none, the model's number of layers or more is all. A part of the "
                 "layers is refused; without a GPU a number above 0 is said once and the CPU does the work",
          .set = [](Options& o, const FlagValue& v) { o.n_gpu_layers = v.integer; }},
+    Flag{.names = "--vram-limit",
+         .value = "SIZE",
+         .kind = Kind::text,
+         .priority = 'A',
+         .group = Group::model,
+         .commands = kLoad,
+         .doc =
+             "memory of the GPU that may be used, such as 24GiB, the driver's part included; what does not "
+             "fit is refused at the start. Without it: all that is free",
+         .read = [](Options& o, const FlagValue& v) -> Status {
+           FL_ASSIGN(o.vram_limit, parse_bytes(v.text));
+           return {};
+         }},
     Flag{.names = "-t,--threads",
          .env = "LLAMA_ARG_THREADS",
          .value = "N",

@@ -37,8 +37,19 @@ uint64_t total_bytes(const std::vector<model::MemoryItem>& items) {
 }
 
 Result<std::vector<model::MemoryItem>> plan_memory(const model::Weights& weights,
-                                                   const model::RunnerOptions& options, bool /*cuda*/) {
-  return model::plan_cpu_runner(weights, options);
+                                                   const model::RunnerOptions& options, bool cuda) {
+  if (!cuda) {
+    return model::plan_cpu_runner(weights, options);
+  }
+  auto items = model::plan_cuda_runner(weights, options);
+  if (!items && items.error().code == ErrorCode::device) {
+    return model::plan_cpu_runner(weights,
+                                  options);  // a build without CUDA: layouts are as large within a per cent
+  }
+  if (items) {
+    std::erase_if(*items, [](const model::MemoryItem& item) { return !item.on_device; });
+  }
+  return items;
 }
 
 ContextPlan divide_context(const Options& options, int64_t total, int64_t n_ctx_train) {
@@ -94,6 +105,9 @@ model::RunnerOptions runner_options(const Options& options, const ContextPlan& c
   model::RunnerOptions out = engine::runner_options(engine_options(options, context, cuda), base);
   if (context.unified) {
     out.n_blocks = static_cast<int32_t>(round_up(context.n_ctx, model::kBlockTokens) / model::kBlockTokens);
+  }
+  if (cuda) {
+    out.memory_limit = options.vram_limit;
   }
   return out;
 }

@@ -228,8 +228,8 @@ std::string list_devices() {
   return text;
 }
 
-uint64_t memory_available(bool cuda) {
-  return cuda ? 0 : model::available_memory();
+uint64_t memory_available(const Options& options, bool cuda) {
+  return cuda ? model::cuda_memory_available(options.vram_limit) : model::available_memory();
 }
 
 Status check_projector(const std::string& path, int64_t n_embd) {
@@ -310,7 +310,8 @@ Result<Loaded> load_model(const Options& options, const std::string& path, std::
                                                  tokenizer.n_vocab(), weights.config.n_vocab));
   }
   FL_ASSIGN(std::optional<chat::Template> compiled, chat_template(options, tokenizer));
-  FL_ASSIGN(const ContextPlan context, choose_context(options, weights, cuda, memory_available(cuda)));
+  FL_ASSIGN(const ContextPlan context,
+            choose_context(options, weights, cuda, memory_available(options, cuda)));
   const model::RunnerOptions runner_opts = runner_options(options, context, cuda);
   Progress progress(std::string(command) + ": reading " + fs::path(path).filename().string(), weights.bytes(),
                     quiet);

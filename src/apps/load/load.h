@@ -41,7 +41,7 @@ Result<Loaded> load_model(const Options& options, const std::string& path, std::
 Status check_projector(const std::string& path, int64_t n_embd);
 
 /// Memory that a runner may take here: of the GPU when it can be asked, else of this machine. 0: unknown.
-uint64_t memory_available(bool cuda);
+uint64_t memory_available(const Options& options, bool cuda);
 
 /// "cpu: AMD EPYC ...", one line a device.
 std::string list_devices();
