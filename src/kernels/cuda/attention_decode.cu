@@ -206,13 +206,28 @@ __device__ __forceinline__ int run_blocks(int n_blocks) {
   return (n_blocks + kMaxSplits - 1) / kMaxSplits;
 }
 
+/// Blocks of a run are taken in turn by groups of kThreads threads, each with a maximum, sums and an output
+/// of its own: while one group multiplies, the others' loads are on their way.
+constexpr int kTeams = 3;
+
+__device__ __forceinline__ void team_barrier(int team) {
+  asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "n"(kThreads) : "memory");
+}
+
+struct DecodeShared {
+  __half q[kMaxGroup][kQueryRow];
+  __half p[kTeams][kMaxGroup][kProbRow];
+  float warp_largest[kTeams][kWarps][kMaxGroup];
+  float warp_total[kTeams][kWarps][kMaxGroup];
+  float team_largest[kTeams][kMaxGroup];
+  float o[kTeams][kMaxGroup * kHeadDim];
+  float weight[kMaxSplits][kMaxGroup];
+  int last;
+};
+
 template <DType kTypeK, DType kTypeV>
-__global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
-  __shared__ __align__(16) __half q[kMaxGroup][kQueryRow];
-  __shared__ __align__(16) __half p[kMaxGroup][kProbRow];
-  __shared__ float warp_largest[kWarps][kMaxGroup];
-  __shared__ float warp_total[kWarps][kMaxGroup];
-  __shared__ int last;
+__global__ void __launch_bounds__(kTeams* kThreads, 1) decode_256(const Args a) {
+  __shared__ __align__(16) DecodeShared shared;
   let_next_start();
   const int split = static_cast<int>(blockIdx.x);
   const int kv_head = static_cast<int>(blockIdx.y);
@@ -226,36 +241,28 @@ __global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
     return;
   }
   const int thread = static_cast<int>(threadIdx.x);
-  const int warp = thread / kWarp;
+  const int team = thread / kThreads;
+  const int warp = thread % kThreads / kWarp;
   const int lane = thread % kWarp;
   const int g = lane / 4;
   const int t = lane % 4;
   const int group = a.heads / a.kv_heads;
-  const float* query = a.q + tile.first * a.stride + static_cast<int64_t>(kv_head) * group * 2 * kHeadDim;
-  for (int e = thread; e < kMaxGroup * kHeadDim; e += kThreads) {
-    const int h = e / kHeadDim;
-    const int d = e % kHeadDim;
-    q[h][d] = __float2half_rn(h < group ? query[h * 2 * kHeadDim + d] * (a.scale * kLog2E) : 0.0F);
-  }
-  __syncthreads();
-
-  float o[4][4] = {};
-  float largest[2] = {kMasked, kMasked};  // of heads 2t and 2t + 1
-  float total[2] = {};                    // this lane's tokens
-  const int first_block = split * per_run;
-  const int end_block = min(first_block + per_run, n_blocks);
   const int64_t bytes_k = kv_bytes(kTypeK, kHeadDim);
   const int64_t bytes_v = kv_bytes(kTypeV, kHeadDim);
-  for (int b = first_block; b < end_block; ++b) {
-    const int64_t block_head = static_cast<int64_t>(a.blocks[tile.blocks + b]) * a.kv_heads + kv_head;
-    const std::byte* keys = a.cache.k + block_head * bytes_k;
+  const int token_g = 16 * warp + g;
+  const int end_block = min((split + 1) * per_run, n_blocks);
+  int block = split * per_run + team;
+  uint4 raw_k[2][8];
+  uint4 scale_k[2];
+  uint4 raw_v[8][2];
+  uint4 scale_v[2][2];
+  const auto fetch = [&] {
+    if (block >= end_block) {
+      return;
+    }
+    const int64_t block_head = static_cast<int64_t>(a.blocks[tile.blocks + block]) * a.kv_heads + kv_head;
     const std::byte* values = a.cache.v + block_head * bytes_v;
-    const int token_g = 16 * warp + g;
-    uint4 raw_k[2][8];
-    uint4 scale_k[2];
-    uint4 raw_v[8][2];
-    uint4 scale_v[2][2];
-    load_keys<kTypeK>(keys, token_g, t, raw_k, scale_k);
+    load_keys<kTypeK>(a.cache.k + block_head * bytes_k, token_g, t, raw_k, scale_k);
     load_values<kTypeV>(values, 64 * warp, g, t, raw_v);
     if (kTypeV == DType::q8_0) {
       const auto* scales = reinterpret_cast<const uint4*>(values + kBlock * kHeadDim);
@@ -265,9 +272,23 @@ __global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
         scale_v[i][1] = load_once(scales + (2 * warp + i) * (kBlock / 8) + 2 * t + 1);
       }
     }
+  };
+  fetch();
+  const float* query = a.q + tile.first * a.stride + static_cast<int64_t>(kv_head) * group * 2 * kHeadDim;
+  for (int e = thread; e < kMaxGroup * kHeadDim; e += kTeams * kThreads) {
+    const int h = e / kHeadDim;
+    const int d = e % kHeadDim;
+    shared.q[h][d] = __float2half_rn(h < group ? query[h * 2 * kHeadDim + d] * (a.scale * kLog2E) : 0.0F);
+  }
+  __syncthreads();
+
+  float o[4][4] = {};
+  float largest[2] = {kMasked, kMasked};  // of heads 2t and 2t + 1
+  float total[2] = {};                    // this lane's tokens
+  for (; block < end_block; block += kTeams, fetch()) {
     float s[4];
-    score<kTypeK>(raw_k, scale_k, q, g, t, s);
-    const int left = n_keys - b * kBlock;
+    score<kTypeK>(raw_k, scale_k, shared.q, g, t, s);
+    const int left = n_keys - block * kBlock;
     if (left < kBlock) {
       s[0] = token_g < left ? s[0] : kMasked;
       s[1] = token_g < left ? s[1] : kMasked;
@@ -281,16 +302,16 @@ __global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
       block_max[1] = fmaxf(block_max[1], __shfl_xor_sync(0xFFFFFFFFU, block_max[1], mask));
     }
     if (g == 0) {
-      warp_largest[warp][2 * t] = block_max[0];
-      warp_largest[warp][2 * t + 1] = block_max[1];
+      shared.warp_largest[team][warp][2 * t] = block_max[0];
+      shared.warp_largest[team][warp][2 * t + 1] = block_max[1];
     }
-    __syncthreads();
+    team_barrier(team);
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       float next = largest[e];
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) {
-        next = fmaxf(next, warp_largest[w][2 * t + e]);
+        next = fmaxf(next, shared.warp_largest[team][w][2 * t + e]);
       }
       const float factor = exp2f(largest[e] - next);
       largest[e] = next;
@@ -307,10 +328,10 @@ __global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
       const float low = exp2f(s[e] - largest[e]);
       const float high = exp2f(s[2 + e] - largest[e]);
       total[e] += low + high;
-      p[2 * t + e][token_g] = __float2half_rn(low * lift);
-      p[2 * t + e][token_g + 8] = __float2half_rn(high * lift);
+      shared.p[team][2 * t + e][token_g] = __float2half_rn(low * lift);
+      shared.p[team][2 * t + e][token_g + 8] = __float2half_rn(high * lift);
     }
-    __syncthreads();
+    team_barrier(team);
     if (left < kBlock) {
       if (kTypeV == DType::q8_0) {
         clear_tail(scale_v[0], t, left);
@@ -322,59 +343,80 @@ __global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
         }
       }
     }
-    accumulate<kTypeV>(raw_v, scale_v, p, g, t, o);
+    accumulate<kTypeV>(raw_v, scale_v, shared.p[team], g, t, o);
   }
 
-  // Sums over lanes and warps.
+  // The team's sums over lanes and warps, then the run's over teams.
 #pragma unroll
   for (int e = 0; e < 2; ++e) {
 #pragma unroll
     for (int mask = 4; mask < kWarp; mask *= 2) {
       total[e] += __shfl_xor_sync(0xFFFFFFFFU, total[e], mask);
     }
-  }
-  if (g == 0) {
-    warp_total[warp][2 * t] = total[0];
-    warp_total[warp][2 * t + 1] = total[1];
-  }
-  __syncthreads();
-#pragma unroll
-  for (int e = 0; e < 2; ++e) {
-    total[e] = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      total[e] += warp_total[w][2 * t + e];
+    if (g == 0) {
+      shared.warp_total[team][warp][2 * t + e] = total[e];
+      if (warp == 0) {
+        shared.team_largest[team][2 * t + e] = largest[e];
+      }
     }
   }
   const float unlift = kTypeV == DType::q8_0 ? 1.0F / kProbLift : 1.0F;
-  const float* const gate = query + kHeadDim;
-  const int64_t item = static_cast<int64_t>(blockIdx.z) * a.kv_heads + kv_head;
-  float* const partial = a.partial + (item * kMaxSplits + split) * kPartial;
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const int head = 2 * t + e % 2;
-      const int dim = 64 * warp + 16 * m + g + e / 2 * 8;
-      if (head < group) {
-        partial[head * kHeadDim + dim] = o[m][e] * unlift;
-      }
+      shared.o[team][(2 * t + e % 2) * kHeadDim + 64 * warp + 16 * m + g + e / 2 * 8] = o[m][e] * unlift;
     }
   }
-  if (warp == 0 && g == 0) {
+  __syncthreads();
+  const int64_t item = static_cast<int64_t>(blockIdx.z) * a.kv_heads + kv_head;
+  float* const partial = a.partial + (item * kMaxSplits + split) * kPartial;
+  const auto most_of_teams = [&](int head, float& most) {
+    most = kMasked;
 #pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      partial[kMaxGroup * kHeadDim + 2 * t + e] = largest[e];
-      partial[kMaxGroup * kHeadDim + kMaxGroup + 2 * t + e] = total[e];
+    for (int i = 0; i < kTeams; ++i) {
+      most = fmaxf(most, shared.team_largest[i][head]);
     }
+  };
+  for (int e = 4 * thread; e < group * kHeadDim; e += 4 * kTeams * kThreads) {
+    const int head = e / kHeadDim;
+    float most;
+    most_of_teams(head, most);
+    float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int i = 0; i < kTeams; ++i) {
+      const float w = exp2f(shared.team_largest[i][head] - most);
+      const float4 v = *reinterpret_cast<const float4*>(&shared.o[i][e]);
+      sum.x += w * v.x;
+      sum.y += w * v.y;
+      sum.z += w * v.z;
+      sum.w += w * v.w;
+    }
+    *reinterpret_cast<float4*>(partial + e) = sum;
+  }
+  if (thread < group) {
+    float most;
+    most_of_teams(thread, most);
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kTeams; ++i) {
+      float of_team = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) {
+        of_team += shared.warp_total[i][w][thread];
+      }
+      sum += exp2f(shared.team_largest[i][thread] - most) * of_team;
+    }
+    partial[kMaxGroup * kHeadDim + thread] = most;
+    partial[kMaxGroup * kHeadDim + kMaxGroup + thread] = sum;
   }
   __threadfence();
   __syncthreads();
   if (thread == 0) {
-    last = atomicAdd(a.arrived + item, 1) == n_runs - 1 ? 1 : 0;
+    shared.last = atomicAdd(a.arrived + item, 1) == n_runs - 1 ? 1 : 0;
   }
   __syncthreads();
-  if (last == 0) {
+  if (shared.last == 0) {
     return;
   }
   if (thread == 0) {
@@ -382,9 +424,7 @@ __global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
   }
   __threadfence();
   const float* const all = a.partial + item * kMaxSplits * kPartial;
-  float4* const weights = reinterpret_cast<float4*>(&q[0][0]);  // unused now; the weight of each run and head
-  float* const weight = reinterpret_cast<float*>(weights);
-  static_assert(sizeof(q) >= kMaxSplits * kMaxGroup * sizeof(float));
+  const float* const gate = query + kHeadDim;
   if (thread < group) {
     float most = kMasked;
     for (int i = 0; i < n_runs; ++i) {
@@ -393,21 +433,21 @@ __global__ void __launch_bounds__(kThreads) decode_256(const Args a) {
     float sum = 0;
     for (int i = 0; i < n_runs; ++i) {
       const float w = exp2f(__ldcg(all + i * kPartial + kMaxGroup * kHeadDim + thread) - most);
-      weight[i * kMaxGroup + thread] = w;
+      shared.weight[i][thread] = w;
       sum += w * __ldcg(all + i * kPartial + kMaxGroup * kHeadDim + kMaxGroup + thread);
     }
     for (int i = 0; i < n_runs; ++i) {
-      weight[i * kMaxGroup + thread] /= sum;
+      shared.weight[i][thread] /= sum;
     }
   }
   __syncthreads();
-  for (int e = 4 * thread; e < group * kHeadDim; e += 4 * kThreads) {
+  for (int e = 4 * thread; e < group * kHeadDim; e += 4 * kTeams * kThreads) {
     const int head = e / kHeadDim;
     float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 8
     for (int i = 0; i < n_runs; ++i) {
       const float4 v = __ldcg(reinterpret_cast<const float4*>(all + i * kPartial + e));
-      const float w = weight[i * kMaxGroup + head];
+      const float w = shared.weight[i][head];
       sum.x += w * v.x;
       sum.y += w * v.y;
       sum.z += w * v.z;
@@ -454,7 +494,7 @@ void attention_decode(const Queue& queue, const AttentionShape& shape, const KvC
   auto* const kernel =
       quantised_k ? (quantised_v ? decode_256<DType::q8_0, DType::q8_0> : decode_256<DType::q8_0, DType::f16>)
                   : (quantised_v ? decode_256<DType::f16, DType::q8_0> : decode_256<DType::f16, DType::f16>);
-  launch(queue, kernel, grid, kThreads, 0, "attention_decode", args);
+  launch(queue, kernel, grid, kTeams * kThreads, 0, "attention_decode", args);
 }
 
 }  // namespace fl::cuda

@@ -28,17 +28,25 @@ __device__ __forceinline__ float* ring_slot(const StepArgs& a, float* row, int p
   return row + a.state.ring_offset + static_cast<int64_t>(p % a.dims.conv_kernel) * a.dims.conv_channels();
 }
 
-// Convolution, SiLU of channel c of the one token; the ring gets the input when this head owns the channel.
-__device__ __forceinline__ float convolve_step(const StepArgs& a, float* row, const DeltaRun& run, int c,
-                                               bool owner) {
+// The convolution of channel c in two parts: what earlier inputs give, which needs nothing of this step ...
+__device__ __forceinline__ float convolve_past(const StepArgs& a, float* row, const DeltaRun& run, int c) {
   const int k = a.dims.conv_kernel;
+  const float* w = a.w.conv + static_cast<int64_t>(c) * k;
+  float sum = 0;
+  for (int j = 0; j < k - 1; ++j) {
+    const int distance = k - 1 - j;
+    sum += distance <= run.n_cached ? w[j] * ring_slot(a, row, run.n_cached - distance)[c] : 0.0F;
+  }
+  return sum;
+}
+// ... and the token's own input, which the ring gets when this head owns the channel.
+__device__ __forceinline__ float convolve_own(const StepArgs& a, float* row, const DeltaRun& run, int c,
+                                              float past, float w, bool owner) {
   const float u = a.in.qkv[static_cast<int64_t>(run.first) * a.dims.conv_channels() + c];
-  const float value = convolve(a.w.conv + static_cast<int64_t>(c) * k, k, run.n_cached, u,
-                               [&](int distance) { return ring_slot(a, row, run.n_cached - distance)[c]; });
   if (owner) {
     ring_slot(a, row, run.n_cached)[c] = u;
   }
-  return value;
+  return silu(past + w * u);
 }
 
 __device__ __forceinline__ void gates(const StepArgs& a, int token, int head, float& decay, float& beta) {
@@ -86,20 +94,27 @@ __global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
       s[i] = s_global[i * kDim];
     }
   }
-  if (kStep) {
-    wait_for_previous();
-  }
   const int qk = a.dims.qk_channels();
   const int channel = part == 0   ? key_head * kDim + column
                       : part == 1 ? qk + key_head * kDim + column
                                   : 2 * qk + head * kDim + column;
+  float past = 0;
+  float own_weight = 0;
+  if (kStep) {
+    if (part < 3) {
+      past = convolve_past(a, row, run, channel);
+      own_weight = a.w.conv[static_cast<int64_t>(channel) * a.dims.conv_kernel + a.dims.conv_kernel - 1];
+    }
+    wait_for_previous();
+  }
   const float q_scale = rsqrtf(static_cast<float>(kDim));
   for (int i = 0; i < run.n_tokens; ++i) {
     const int token = run.first + i;
     if (part < 3) {
       float* const to = part == 0 ? q : part == 1 ? k : v;
       if (kStep) {
-        to[column] = convolve_step(a, row, run, channel, part == 2 || head < a.dims.key_heads);
+        to[column] =
+            convolve_own(a, row, run, channel, past, own_weight, part == 2 || head < a.dims.key_heads);
       } else {
         to[column] = a.mixed[static_cast<int64_t>(token) * a.dims.conv_channels() + channel];
       }
@@ -209,7 +224,9 @@ __global__ void __launch_bounds__(kGenericThreads) delta_generic(const StepArgs 
                           : part == 1 ? qk + key_head * dk + at
                                       : 2 * qk + head * dv + at;
       float* const to = part == 0 ? q : part == 1 ? k : v;
-      to[at] = kStep ? convolve_step(a, row, run, channel, part == 2 || head < a.dims.key_heads)
+      to[at] = kStep ? convolve_own(a, row, run, channel, convolve_past(a, row, run, channel),
+                                    a.w.conv[static_cast<int64_t>(channel + 1) * a.dims.conv_kernel - 1],
+                                    part == 2 || head < a.dims.key_heads)
                      : a.mixed[static_cast<int64_t>(token) * a.dims.conv_channels() + channel];
     }
     float decay;
