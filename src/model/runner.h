@@ -1,6 +1,6 @@
 // What the engine needs of a model: run a Batch, keep the two memories (KV blocks, recurrent state rows).
-// One Runner per backend (cpu_runner, cuda_runner) and a fake one for the scheduler's tests. Not thread-safe: the
-// engine thread owns it.
+// One Runner per backend (cpu_runner, cuda_runner) and a fake one for the scheduler's tests. Not thread-safe:
+// the engine thread owns it.
 #pragma once
 
 #include <cstdint>
@@ -23,9 +23,9 @@ struct RunnerOptions {
   int32_t n_threads = 0;  ///< 0: one per physical core
   int32_t n_blocks = 0;   ///< KV blocks of kBlockTokens tokens
   int32_t n_state_rows = 1;
-  int32_t max_tokens = 512;  ///< tokens of one step
-  int32_t max_slices = 1;    ///< sequences of one step
-  int32_t max_rows = 1;      ///< rows with logits of one step
+  int32_t max_tokens = 512;      ///< tokens of one step
+  int32_t max_slices = 1;        ///< sequences of one step
+  int32_t max_rows = 1;          ///< rows with logits of one step
   DType kv_type_k = DType::f16;  ///< f32, f16, bf16 or q8_0
   DType kv_type_v = DType::f16;
   uint64_t memory_limit = 0;  ///< bytes on the device that runs the model; 0: no limit but the machine's
@@ -59,7 +59,7 @@ struct RowResult {
 /// What the device can do at most, measured on it. Zero: this runner does not measure.
 struct DeviceLimits {
   double read_bandwidth = 0;  ///< bytes/s of reading memory with the runner's threads
-  double int8_ops = 0;        ///< operations/s (a multiply-add is two) of the dot products that the kernels use
+  double int8_ops = 0;  ///< operations/s (a multiply-add is two) of the dot products that the kernels use
 };
 
 class Runner {
@@ -74,14 +74,14 @@ class Runner {
   /// Measures, in about a second; benchmarks state their distance from it. Not while a step is in flight.
   virtual DeviceLimits measure_limits() { return {}; }
 
-  /// Starts a step. Throws DeviceError when the device fails and std::logic_error when the batch breaks the contract;
-  /// a step whose submit throws is not in flight.
+  /// Starts a step. Throws DeviceError when the device fails and std::logic_error when the batch breaks the
+  /// contract; a step whose submit throws is not in flight.
   virtual void submit(const Batch& batch) = 0;
   /// Waits for the oldest submitted step. When it throws, that step is no longer in flight.
   virtual std::span<const RowResult> collect() = 0;
 
-  /// Copies S and the convolution window of every DeltaNet layer; ordered after all submitted steps. This is how a
-  /// checkpoint is taken (live row to spare row) and restored.
+  /// Copies S and the convolution window of every DeltaNet layer; ordered after all submitted steps. This is
+  /// how a checkpoint is taken (live row to spare row) and restored.
   virtual void copy_state(int32_t from_row, int32_t to_row) = 0;
 };
 

@@ -133,8 +133,8 @@ bool same_runner(const Test& a, const Test& b) {
          x.kv_type_v == y.kv_type_v;
 }
 
-Status bench_model(const BenchOptions& options, const std::string& path, const std::vector<Test>& tests, bool cuda,
-                   bench::Writer& writer, std::FILE* out) {
+Status bench_model(const BenchOptions& options, const std::string& path, const std::vector<Test>& tests,
+                   bool cuda, bench::Writer& writer, std::FILE* out) {
   FL_ASSIGN(const gguf::File file, gguf::File::open(path));
   FL_ASSIGN(const model::Weights weights, model::Weights::bind(file));
   std::unique_ptr<model::Runner> runner;
