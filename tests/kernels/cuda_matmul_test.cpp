@@ -433,6 +433,25 @@ TEST_F(CudaMatmul, OutliersAndSmallValues) {
   EXPECT_LT(error, 5e-3);
 }
 
+// A device with the shared memory of an RTX 4090: one block an SM, fewer tiles under way, many tokens in
+// parts.
+TEST_F(CudaMatmul, LittleSharedMemoryChangesNoBit) {
+  const auto matmul = make(kTilesOnly);
+  DeviceInfo small = device_;
+  small.max_shared_per_block = 99 << 10;
+  small.max_shared_per_sm = 100 << 10;
+  const uint64_t bytes = Matmul::workspace_bytes(512, 4096, 8192, kTilesOnly);
+  const DeviceArray<std::byte> workspace(bytes);
+  Matmul tight(small, workspace.data(), bytes, kTilesOnly);
+  for (const DType type : {DType::q4_k, DType::q6_k, DType::q8_0, DType::f16}) {
+    const Matrix w(type, 2200, 2048, 91);
+    for (const int n : {1, 4, 8, 16, 32, 40, 64}) {
+      const Inputs in(n, w.cols, 92);
+      EXPECT_EQ(run(tight, w, in), run(*matmul, w, in)) << dtype_info(type).name << " n=" << n;
+    }
+  }
+}
+
 TEST_F(CudaMatmul, ReplaysInAGraph) {
   const auto matmul = make(kTilesOnly);
   const Matrix w(DType::q4_k, 512, 512, 81);

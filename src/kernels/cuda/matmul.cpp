@@ -186,7 +186,7 @@ struct Matmul::Impl {
   void run(cudaStream_t stream, const Activations& x, MatmulParams p) const {
     const KernelChoice choice = choose(x.n_tokens, p.n_superblocks, p.slot_bytes, one_type(p));
     if (choice.launch == nullptr) {
-      run_halves(stream, x, p);
+      run_in_parts(stream, x, p);
       return;
     }
     p.activations = reinterpret_cast<const uint8_t*>(x.data);
@@ -211,13 +211,15 @@ struct Matmul::Impl {
   /// Behind the slices of activations of any product of this width.
   static uint64_t scratch_start(int32_t cols) { return slices_bytes(kMaxColumns, cols); }
 
-  // A device whose shared memory is too small for this many tokens at once takes the first half, then the
-  // second.
-  void run_halves(cudaStream_t stream, const Activations& x, const MatmulParams& p) const {
-    FL_CHECK(x.n_tokens > 8, "eight tokens fit every device");
-    const int half = (x.n_tokens / 2 + 7) / 8 * 8;
-    for (int first = 0; first < x.n_tokens; first += half) {
-      const Activations part = slice(kMaxColumns, std::min(half, x.n_tokens - first), x.cols);
+  // A device whose shared memory is too small for this many tokens at once takes them in parts.
+  void run_in_parts(cudaStream_t stream, const Activations& x, const MatmulParams& p) const {
+    int most = x.n_tokens;
+    do {
+      FL_CHECK(most > 8, "eight tokens fit every device");
+      most = (most / 2 + 7) / 8 * 8;
+    } while (choose(most, p.n_superblocks, p.slot_bytes, one_type(p)).launch == nullptr);
+    for (int first = 0; first < x.n_tokens; first += most) {
+      const Activations part = slice(kMaxColumns, std::min(most, x.n_tokens - first), x.cols);
       copy_records(stream, overlap(), x, first, part);
       run(stream, part, shifted(p, first));
     }
