@@ -10,6 +10,9 @@ namespace {
 constexpr int64_t kWarmUpTokens = 16;
 // Until a long prompt was read, a token at 32k is assumed to cost twice one at the beginning.
 constexpr double kAssumedDoubling = 32768;
+constexpr double kUnknownSecondsPerToken = 1e-3;
+constexpr int64_t kCalibrationPrompt = 600;  // tokens of the longer calibration text, roughly
+constexpr double kLeastShare = 0.1;          // of a step is the same for any number of chats
 constexpr double kUncachedShare = 0.1;
 constexpr double kReuseShare = 0.5;
 // Estimates are kept under this share of what is left: they are not exact.
@@ -20,19 +23,43 @@ constexpr double kPerBatchSeconds = 0.15;  // connections, the watch's last look
 
 void CostModel::learn(const Facts& facts) {
   if (facts.calibration_prefill > 0) {
-    read_a_ = 1 / facts.calibration_prefill;
-    read_b_ = read_a_ / kAssumedDoubling;
+    const int64_t n = kCalibrationPrompt;
+    learn_read(n, static_cast<double>(n) / facts.calibration_prefill);
   }
   if (facts.calibration_decode > 0) {
     step_c_ = 1 / facts.calibration_decode;
   }
+  fit();
 }
 
 void CostModel::learn(const Start& start) {
   if (start.started) {
-    start_ = (start_ * static_cast<double>(n_starts_) + start.startup_seconds) /
-             static_cast<double>(n_starts_ + 1);
+    const auto n = static_cast<double>(n_starts_);
+    start_ = (start_ * n + start.startup_seconds) / (n + 1);
     ++n_starts_;
+  }
+}
+
+void CostModel::learn_read(int64_t n_tokens, double seconds) {
+  // Lengths differ by a few tokens: they share a place when they are within a tenth.
+  int64_t place = 1;
+  while (place < n_tokens) {
+    place = std::max(place + 1, place + place / 10);
+  }
+  reads_[place].push_back(seconds * static_cast<double>(place) / static_cast<double>(n_tokens));
+}
+
+void CostModel::learn_step(const Batch& batch) {
+  if (!batch.decode_total || *batch.decode_total <= 0 || batch.samples.empty()) {
+    return;
+  }
+  const auto chats = static_cast<double>(batch.chats);
+  const double step = chats / *batch.decode_total;
+  if (batch.depth == "empty") {
+    chats_.push_back(chats);
+    step_.push_back(step);
+  } else {
+    filled_.push_back({chats, static_cast<double>(batch.samples.front().prompt_tokens), step});
   }
 }
 
@@ -44,52 +71,75 @@ void CostModel::learn(const Batch& batch) {
     const auto prompt = static_cast<double>(sample.prompt_tokens);
     const auto cached = static_cast<double>(std::max<int64_t>(sample.cached_tokens, 0));
     if (batch.samples.size() == 1 && cached < kUncachedShare * prompt) {
-      prompt_tokens_.push_back(prompt);
-      per_token_.push_back(*sample.ttft_seconds / prompt);
+      learn_read(sample.prompt_tokens, *sample.ttft_seconds);
     }
     if (batch.kind == "warm-up" && batch.depth != "empty" && sample.cached_tokens >= 0) {
       reuse_ = cached > kReuseShare * prompt;
     }
   }
-  if (batch.kind == "measure" && batch.decode_total && *batch.decode_total > 0) {
-    chats_.push_back(static_cast<double>(batch.chats));
-    step_.push_back(static_cast<double>(batch.chats) / *batch.decode_total);
+  if (batch.kind == "measure") {
+    learn_step(batch);
   }
   fit();
 }
 
 void CostModel::fit() {
-  if (!per_token_.empty()) {
-    const auto [low, high] = std::minmax_element(prompt_tokens_.begin(), prompt_tokens_.end());
-    constexpr double kEnoughRange = 4;
-    if (*high > kEnoughRange * *low) {
-      const Line line = fit_robust_line(prompt_tokens_, per_token_);
-      read_b_ = std::max(0.0, line.slope);
-      read_a_ = std::max(0.1 * median(per_token_), line.at_zero);
-    } else {
-      read_a_ = median(per_token_);
-      read_b_ = read_a_ / kAssumedDoubling;
-    }
+  reading_.clear();
+  for (const auto& [tokens, seconds] : reads_) {
+    const double before = reading_.empty() ? 0 : reading_.back().second;
+    reading_.emplace_back(static_cast<double>(tokens), std::max(before, median(seconds)));
   }
   if (!step_.empty()) {
     const Line line = fit_robust_line(chats_, step_);
     step_d_ = std::max(0.0, line.slope);
-    step_c_ = std::max(0.1 * median(step_), line.at_zero);
+    step_c_ = std::max(kLeastShare * median(step_), line.at_zero);
   }
+  std::vector<double> per_token;
+  for (const auto& [chats, depth, seconds] : filled_) {
+    per_token.push_back((seconds - step_c_ - step_d_ * chats) / (chats * std::max(depth, 1.0)));
+  }
+  step_e_ = per_token.empty() ? 0 : std::max(0.0, median(per_token));
 }
 
 double CostModel::read(int64_t n_tokens) const {
   const auto n = static_cast<double>(std::max<int64_t>(n_tokens, 0));
-  return n * (read_a_ + read_b_ * n);
+  if (reading_.empty()) {
+    return n * kUnknownSecondsPerToken;
+  }
+  const auto above = std::lower_bound(reading_.begin(), reading_.end(), std::pair(n, 0.0));
+  if (above == reading_.begin()) {
+    return above->second * n / above->first;
+  }
+  const auto& [below_tokens, below_seconds] = *(above - 1);
+  if (above != reading_.end()) {
+    const double share = (n - below_tokens) / (above->first - below_tokens);
+    return below_seconds + share * (above->second - below_seconds);
+  }
+  double slope = below_seconds / below_tokens;
+  if (reading_.size() > 1) {
+    const auto& [tokens, seconds] = *(above - 2);
+    slope = std::max(slope, (below_seconds - seconds) / (below_tokens - tokens));
+  }
+  return below_seconds + (n - below_tokens) * slope * (1 + (n - below_tokens) / (2 * kAssumedDoubling));
 }
 
-double CostModel::decode(int64_t n_tokens, int64_t chats) const {
-  return static_cast<double>(n_tokens) * (step_c_ + step_d_ * static_cast<double>(chats));
+double CostModel::decode(int64_t n_tokens, int64_t chats, int64_t depth) const {
+  const auto p = static_cast<double>(chats);
+  return static_cast<double>(n_tokens) * (step_c_ + p * (step_d_ + step_e_ * static_cast<double>(depth)));
 }
+
+namespace {
+
+// Of what is new behind a filled window: at least what it costs in an empty one.
+double prompt_seconds(const CostModel& cost, const Shape& shape) {
+  return std::max(cost.read(shape.prompt), cost.read(shape.filled + shape.prompt) - cost.read(shape.filled));
+}
+
+}  // namespace
 
 Shape stretched(Shape shape, const CostModel& cost, int64_t chats) {
-  const double one = cost.read(shape.filled + shape.prompt) - (cost.reuse() ? cost.read(shape.filled) : 0);
-  const double step = cost.decode(1, chats);
+  const double one = cost.reuse() ? prompt_seconds(cost, shape) : cost.read(shape.filled + shape.prompt);
+  const double step = cost.decode(1, chats, shape.filled);
   const double stagger = static_cast<double>(chats - 1) * one;
   const auto most = static_cast<double>(longest_answer(shape));
   shape.answer = static_cast<int64_t>(std::min(most, static_cast<double>(shape.answer) + stagger / step));
@@ -98,9 +148,9 @@ Shape stretched(Shape shape, const CostModel& cost, int64_t chats) {
 
 double batch_seconds(const CostModel& cost, const ConfigSize& size, const Shape& shape) {
   const double again = cost.reuse() ? 0 : cost.read(shape.filled);
-  const double prompt = cost.read(shape.filled + shape.prompt) - cost.read(shape.filled);
-  return static_cast<double>(size.chats) * (prompt + again) + cost.decode(shape.answer, size.chats) +
-         kPerBatchSeconds;
+  const double prompt = prompt_seconds(cost, shape);
+  return static_cast<double>(size.chats) * (prompt + again) +
+         cost.decode(shape.answer, size.chats, shape.filled) + kPerBatchSeconds;
 }
 
 double fill_seconds(const CostModel& cost, const ConfigSize& size, int64_t from, int64_t to) {

@@ -1,9 +1,11 @@
 // What fits into the budget, and how much is left: a model of cost that learns from what was measured.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <set>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "report/records.h"
@@ -11,7 +13,9 @@
 
 namespace fl::report {
 
-/// Seconds. Reading n prompt tokens takes n * (a + b * n); one step of P chats takes c + d * P.
+/// Seconds. Reading a prompt costs what prompts of that length took, between lengths along straight lines,
+/// beyond the longest with growing steps. One step of P chats costs c + d * P, and e * P for each token in
+/// their windows.
 class CostModel {
  public:
   void learn(const Facts& facts);
@@ -20,21 +24,23 @@ class CostModel {
 
   double start() const { return start_; }
   double read(int64_t n_tokens) const;
-  double decode(int64_t n_tokens, int64_t chats) const;
+  double decode(int64_t n_tokens, int64_t chats, int64_t depth) const;
   /// False: the server reads a filled window again for every request.
   bool reuse() const { return reuse_; }
 
  private:
+  void learn_read(int64_t n_tokens, double seconds);
+  void learn_step(const Batch& batch);
   void fit();
 
-  std::vector<double> prompt_tokens_;
-  std::vector<double> per_token_;  // seconds
-  std::vector<double> chats_;
-  std::vector<double> step_;  // seconds
-  double read_a_ = 1.0 / 1000;
-  double read_b_ = 0;
+  std::map<int64_t, std::vector<double>> reads_;    // seconds of prompts, by length
+  std::vector<std::pair<double, double>> reading_;  // tokens and seconds, both ascending
+  std::vector<double> chats_;                       // of the steps with empty windows
+  std::vector<double> step_;                        // seconds
+  std::vector<std::array<double, 3>> filled_;       // chats, tokens in the window, seconds of a step
   double step_c_ = 1.0 / 30;
   double step_d_ = 0;
+  double step_e_ = 0;
   double start_ = 1;
   int64_t n_starts_ = 0;
   bool reuse_ = true;

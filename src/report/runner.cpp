@@ -283,7 +283,7 @@ class Walker {
     const double n = options_.task_limit > 0 ? static_cast<double>(options_.task_limit) : kTasks;
     const double most =
         options_.budget_seconds > 0 ? std::max(0.0, options_.budget_seconds - spent()) : kQualitySeconds;
-    return std::min(most, n * cost_.decode(options_.task_tokens / 4, 1));
+    return std::min(most, n * cost_.decode(options_.task_tokens / 4, 1, 0));
   }
 
   // Measures one configuration. An error ends the run; a server that fails ends the configuration.

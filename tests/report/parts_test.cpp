@@ -165,15 +165,28 @@ TEST(Plan, LearnsWhatReadingAndWritingCost) {
     fill.samples = {sample};
     cost.learn(fill);
   }
-  EXPECT_NEAR(cost.read(20000), 20000 * (1e-4 + 1e-9 * 20000), 0.02);
+  EXPECT_NEAR(cost.read(10000), 10000 * (1e-4 + 1e-9 * 10000), 0.02);
+  EXPECT_NEAR(cost.read(30000), (1.1 + 7.5) / 2, 0.1);  // half way between 10 000 and 50 000
+  EXPECT_GT(cost.read(100000), 2 * cost.read(50000));
   for (const int64_t chats : {1, 2, 4}) {
     Batch batch;
     batch.kind = "measure";
     batch.chats = chats;
+    batch.depth = "empty";
+    batch.samples.resize(static_cast<size_t>(chats));
     batch.decode_total = static_cast<double>(chats) / (0.01 + 0.001 * static_cast<double>(chats));
     cost.learn(batch);
   }
-  EXPECT_NEAR(cost.decode(100, 3), 100 * 0.013, 0.01);
+  EXPECT_NEAR(cost.decode(100, 3, 0), 100 * 0.013, 0.01);
+  Batch filled;
+  filled.kind = "measure";
+  filled.chats = 2;
+  filled.depth = "full";
+  filled.samples.resize(2);
+  filled.samples[0].prompt_tokens = 10000;
+  filled.decode_total = 2 / (0.012 + 2 * 10000 * 1e-6);
+  cost.learn(filled);
+  EXPECT_NEAR(cost.decode(1, 4, 5000), 0.014 + 4 * 5000 * 1e-6, 1e-3);
   EXPECT_TRUE(cost.reuse());
   Batch warm_up;
   warm_up.kind = "warm-up";
