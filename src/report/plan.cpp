@@ -10,6 +10,7 @@ namespace {
 constexpr int64_t kWarmUpTokens = 16;
 // Until a long prompt was read, a token at 32k is assumed to cost twice one at the beginning.
 constexpr double kAssumedDoubling = 32768;
+constexpr double kLongShare = 1.0 / 16;
 constexpr double kUnknownSecondsPerToken = 1e-3;
 constexpr int64_t kCalibrationPrompt = 600;  // tokens of the longer calibration text, roughly
 constexpr double kLeastShare = 0.1;          // of a step is the same for any number of chats
@@ -89,16 +90,29 @@ void CostModel::fit() {
     const double before = reading_.empty() ? 0 : reading_.back().second;
     reading_.emplace_back(static_cast<double>(tokens), std::max(before, median(seconds)));
   }
+  // Short prompts have a share that is the same for any length: they say little about growth.
+  std::vector<double> tokens;
+  std::vector<double> per_token;
+  for (const auto& [n, seconds] : reading_) {
+    if (n >= kLongShare * reading_.back().first) {
+      tokens.push_back(n);
+      per_token.push_back(seconds / n);
+    }
+  }
+  growth_.reset();
+  if (tokens.size() > 1) {
+    growth_ = std::max(0.0, fit_robust_line(tokens, per_token).slope);
+  }
   if (!step_.empty()) {
     const Line line = fit_robust_line(chats_, step_);
     step_d_ = std::max(0.0, line.slope);
     step_c_ = std::max(kLeastShare * median(step_), line.at_zero);
   }
-  std::vector<double> per_token;
+  std::vector<double> per_window_token;
   for (const auto& [chats, depth, seconds] : filled_) {
-    per_token.push_back((seconds - step_c_ - step_d_ * chats) / (chats * std::max(depth, 1.0)));
+    per_window_token.push_back((seconds - step_c_ - step_d_ * chats) / (chats * std::max(depth, 1.0)));
   }
-  step_e_ = per_token.empty() ? 0 : std::max(0.0, median(per_token));
+  step_e_ = per_window_token.empty() ? 0 : std::max(0.0, median(per_window_token));
 }
 
 double CostModel::read(int64_t n_tokens) const {
@@ -115,12 +129,11 @@ double CostModel::read(int64_t n_tokens) const {
     const double share = (n - below_tokens) / (above->first - below_tokens);
     return below_seconds + share * (above->second - below_seconds);
   }
-  double slope = below_seconds / below_tokens;
-  if (reading_.size() > 1) {
-    const auto& [tokens, seconds] = *(above - 2);
-    slope = std::max(slope, (below_seconds - seconds) / (below_tokens - tokens));
-  }
-  return below_seconds + (n - below_tokens) * slope * (1 + (n - below_tokens) / (2 * kAssumedDoubling));
+  // Beyond the longest: seconds a token grow along a straight line, t(n) = n * (a + b * n), through the
+  // longest.
+  const double per_token = below_seconds / below_tokens;
+  const double growth = growth_.value_or(per_token / kAssumedDoubling);
+  return n * (per_token + growth * (n - below_tokens));
 }
 
 double CostModel::decode(int64_t n_tokens, int64_t chats, int64_t depth) const {
@@ -156,6 +169,15 @@ double batch_seconds(const CostModel& cost, const ConfigSize& size, const Shape&
 double fill_seconds(const CostModel& cost, const ConfigSize& size, int64_t from, int64_t to) {
   const double begin = cost.reuse() ? cost.read(from) : 0;
   return static_cast<double>(size.chats) * (cost.read(to) - begin + kPerBatchSeconds);
+}
+
+double step_seconds(const CostModel& cost, const ConfigSize& size, const Step& step, const Shape& shape) {
+  if (step.kind == "fill") {
+    // Half a window is read before the whole one.
+    const int64_t from = step.depth == "full" && step.after_half ? shape.filled / 2 : 0;
+    return fill_seconds(cost, size, from, shape.filled) / static_cast<double>(size.chats);
+  }
+  return batch_seconds(cost, size, shape);
 }
 
 double config_seconds(const CostModel& cost, const ConfigSize& size, const std::vector<std::string>& depths,

@@ -4,11 +4,13 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "report/records.h"
+#include "report/steps.h"
 #include "report/target.h"
 
 namespace fl::report {
@@ -34,6 +36,7 @@ class CostModel {
   void fit();
 
   std::map<int64_t, std::vector<double>> reads_;    // seconds of prompts, by length
+  std::optional<double> growth_;                    // of the seconds a token, with each token
   std::vector<std::pair<double, double>> reading_;  // tokens and seconds, both ascending
   std::vector<double> chats_;                       // of the steps with empty windows
   std::vector<double> step_;                        // seconds
@@ -59,6 +62,9 @@ Shape stretched(Shape shape, const CostModel& cost, int64_t chats);
 /// Of one repeat of a cell, and of filling its window once from `from` tokens on.
 double batch_seconds(const CostModel& cost, const ConfigSize& size, const Shape& shape);
 double fill_seconds(const CostModel& cost, const ConfigSize& size, int64_t from, int64_t to);
+
+/// Of one step of a configuration.
+double step_seconds(const CostModel& cost, const ConfigSize& size, const Step& step, const Shape& shape);
 
 /// What the cells of one configuration take.
 double config_seconds(const CostModel& cost, const ConfigSize& size, const std::vector<std::string>& depths,

@@ -29,8 +29,8 @@ constexpr double kQualityShare = 0.25;
 constexpr double kQualitySeconds = 300;
 constexpr int64_t kQualityWindow = 4096;  // tokens of a chat that solves tasks
 // Estimates are corrected by what the last batches took against theirs.
-constexpr double kForget = 0.8;
-constexpr double kMostCorrection = 3;
+constexpr double kForget = 0.93;
+constexpr double kMostCorrection = 2;
 
 std::string new_run_id(const std::string& started_at) {
   std::string id;
@@ -229,11 +229,7 @@ class Walker {
   }
 
   double step_seconds(const ConfigSize& size, const Step& step) const {
-    const Shape shape = shape_for(size, step);
-    if (step.kind == "fill") {
-      return fill_seconds(cost_, size, 0, shape.filled) / static_cast<double>(size.chats);
-    }
-    return batch_seconds(cost_, size, shape);
+    return report::step_seconds(cost_, size, step, shape_for(size, step));
   }
 
   void show(size_t i, const std::vector<Step>& steps, size_t at, double rate) {

@@ -13,13 +13,14 @@ std::vector<Step> steps_of(const ConfigPlan& plan, const DoneBatches& batches) {
       steps.push_back({"empty", "measure", ++n_empty});
     }
   };
+  const bool half = std::find(plan.depths.begin(), plan.depths.end(), "half") != plan.depths.end();
   add_empty(1);
   for (const std::string& depth : plan.depths) {
     if (depth == "empty") {
       continue;
     }
     for (int64_t chat = 0; chat < plan.chats; ++chat) {
-      steps.push_back({depth, "fill", 0, chat});
+      steps.push_back({depth, "fill", 0, chat, depth == "full" && half});
     }
     steps.push_back({depth, "warm-up", 0});
     for (int64_t repeat = 1; repeat <= plan.repeats; ++repeat) {

@@ -15,7 +15,8 @@ struct Step {
   std::string depth;
   std::string kind;  ///< of Sample
   int64_t repeat = 0;
-  int64_t only = -1;  ///< of a filling: the chat
+  int64_t only = -1;        ///< of a filling: the chat
+  bool after_half = false;  ///< of a filling: half of it was read just before
 };
 
 /// (ctx, chats, depth, repeat) of the batches that are in the journal.

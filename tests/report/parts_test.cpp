@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <csignal>
+#include <numeric>
 #include <set>
 #include <thread>
 
@@ -199,6 +200,98 @@ TEST(Plan, LearnsWhatReadingAndWritingCost) {
   warm_up.samples = {again, again};
   cost.learn(warm_up);
   EXPECT_FALSE(cost.reuse());
+}
+
+// The whole matrix with a machine of known costs: after a tenth of the work the time left is right within 20
+// %.
+TEST(Plan, KnowsTheTimeLeftAfterATenth) {
+  Options options;
+  options.depths = {"empty", "half", "full"};
+  Facts facts;
+  facts.tokens_per_byte = 0.25;
+  facts.tokenizer = "llama-server";
+  facts.calibration_prefill = 4000;
+  facts.calibration_decode = 60;
+  const auto read = [](double n) { return 0.01 + n * (2e-4 + 2e-9 * n); };
+  const auto step = [](double chats, double depth) { return 0.02 + chats * (0.002 + 1e-8 * depth); };
+  struct Work {
+    ConfigSize size;
+    Step step;
+  };
+  std::vector<Work> all;
+  std::vector<ConfigSize> sizes;
+  for (const int64_t ctx : {16384, 32768, 65536, 98304, 131072}) {
+    for (const int64_t chats : {1, 2, 4}) {
+      sizes.push_back({ctx, chats, ctx / chats});
+      for (const Step& one : steps_of({ctx, chats, options.depths, 3, 0, {}}, {})) {
+        all.push_back({sizes.back(), one});
+      }
+    }
+  }
+  CostModel cost;
+  cost.learn(facts);
+  const auto true_batch = [&](const Work& work, const Shape& shape, Batch& batch) {
+    const auto chats = static_cast<double>(work.size.chats);
+    const auto filled = static_cast<double>(shape.filled);
+    const auto prompt = static_cast<double>(shape.prompt);
+    batch.depth = work.step.depth;
+    batch.kind = work.step.kind;
+    batch.chats = work.size.chats;
+    Sample sample;
+    sample.status = "ok";
+    double seconds = 0;
+    if (work.step.kind == "fill") {
+      const double from = work.step.depth == "full" ? filled / 2 : 0;
+      sample.prompt_tokens = shape.filled;
+      sample.cached_tokens = static_cast<int64_t>(from);
+      sample.ttft_seconds = seconds = read(filled) - (from > 0 ? read(from) : 0);
+    } else {
+      const double one = read(filled + prompt) - (filled > 0 ? read(filled) : 0);
+      sample.prompt_tokens = shape.filled + shape.prompt;
+      sample.cached_tokens = shape.filled;
+      sample.ttft_seconds = one;
+      seconds = chats * one + static_cast<double>(shape.answer) * step(chats, filled);
+      batch.decode_total = chats / step(chats, filled);
+      batch.samples.resize(static_cast<size_t>(work.size.chats - 1), sample);
+    }
+    batch.samples.push_back(sample);
+    return seconds;
+  };
+  std::vector<double> taken;
+  std::vector<double> said;
+  for (size_t i = 0; i < all.size(); ++i) {
+    double left = 0;
+    for (size_t k = i; k < all.size(); ++k) {
+      const bool same = all[k].size.ctx == all[i].size.ctx && all[k].size.chats == all[i].size.chats;
+      if (same) {
+        const Shape shape = stretched(shape_of(all[k].step.depth, all[k].size.window, options, facts), cost,
+                                      all[k].size.chats);
+        left += step_seconds(cost, all[k].size, all[k].step, shape);
+      }
+    }
+    for (const ConfigSize& size : sizes) {
+      if (size.ctx > all[i].size.ctx || (size.ctx == all[i].size.ctx && size.chats > all[i].size.chats)) {
+        left += config_seconds(cost, size, options.depths, options, facts, false);
+      }
+    }
+    said.push_back(left);
+    Shape shape = shape_of(all[i].step.depth, all[i].size.window, options, facts);
+    shape = stretched(shape, cost, all[i].size.chats);
+    if (all[i].step.kind == "warm-up") {
+      shape.answer = 16;
+    }
+    Batch batch;
+    taken.push_back(true_batch(all[i], shape, batch));
+    cost.learn(batch);
+  }
+  const double total = std::accumulate(taken.begin(), taken.end(), 0.0);
+  double done = 0;
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (done > 0.1 * total && done < 0.95 * total) {
+      EXPECT_NEAR(said[i], total - done, 0.2 * (total - done)) << "after " << done / total;
+    }
+    done += taken[i];
+  }
 }
 
 TEST(Steps, SpreadTheEmptyWindowsAndRepeatNothing) {
