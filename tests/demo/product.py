@@ -110,7 +110,7 @@ class DemoModel(unittest.TestCase):
         self.assertEqual(self.answer(f"Repeat this: {text}"), text)
 
     def test_a_long_story_ends_and_repeats_nothing(self):
-        story = self.answer("Write a long story about Ada and a fox.", temperature=0.6, top_p=0.95, top_k=20, seed=3)
+        story = self.answer("Write a long story about Ada and a fox.")
         sentences = [s.strip() for s in story.replace("\n", " ").split(".") if s.strip()]
         self.assertGreater(len(sentences), 15)
         self.assertEqual(len(sentences), len(set(sentences)))

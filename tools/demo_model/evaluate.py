@@ -92,7 +92,8 @@ def ask_tools(server, tally):
         message = server.chat(question, bool(i % 2), **offered)
         calls = message.get("tool_calls") or []
         got = [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in calls]
-        wanted = [(tool.name, dict(zip(tool.parameters, values)))]
+        typed = [str(v) if p["type"] == "string" else v for v, p in zip(values, tool.kind["parameters"])]
+        wanted = [(tool.name, dict(zip(tool.parameters, typed)))]
         tally.add("tool call, held-out tools", got == wanted, question, wanted, got or message["content"])
         result = tool.result(r, values)
         call = {"id": "call_1", "type": "function", "function": {"name": tool.name, "arguments": json.dumps(wanted[0][1])}}
