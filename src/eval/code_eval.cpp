@@ -191,6 +191,7 @@ Score score(const std::vector<Answer>& answers) {
   }
   score.n_tasks = static_cast<int64_t>(by_task.size());
   std::vector<double> shares;
+  shares.reserve(by_task.size());
   for (const auto& [task, counts] : by_task) {
     shares.push_back(pass_at_k(counts.first, counts.second, 1));
   }
