@@ -133,7 +133,8 @@ std::optional<LargestContext> largest_of(const Document& document, int64_t chats
       const Cell* cell = find_cell(document, ctx, chats, depth);
       if (cell != nullptr && cell->status == "ok") {
         deepest = cell;
-      } else if (cell != nullptr && cell->status != "missing") {
+      } else if (cell != nullptr && cell->status != "missing" &&
+                 cell->reason.find(kForTime) == std::string::npos) {
         not_run = not_run == nullptr ? cell : not_run;
       }
     }

@@ -211,8 +211,8 @@ class Walker {
         with.push_back(depth);
         const double more = config_seconds(cost_, size, with, options_, *facts_, starts) -
                             (plan.depths.empty() ? 0 : plan.estimated_seconds);
-        plan.cut.push_back({depth, fmt::format("its estimated {:.0f} s do not fit the budget of {:.0f} s",
-                                               more, options_.budget_seconds)});
+        plan.cut.push_back({depth, fmt::format("its estimated {:.0f} s do not fit {} {:.0f} s", more,
+                                               kForTime, options_.budget_seconds)});
       }
     }
     FL_TRY(keep(plan));
@@ -376,10 +376,9 @@ class Walker {
     }
     ConfigPlan plan = plans_.at({size.ctx, size.chats});
     std::erase(plan.depths, depth);
-    plan.cut.push_back(
-        {depth,
-         fmt::format("of the budget of {:.0f} s {:.0f} were left, it takes about {:.0f}",
-                     options_.budget_seconds, std::max(0.0, options_.budget_seconds - spent()), seconds)});
+    plan.cut.push_back({depth, fmt::format("of {} {:.0f} s {:.0f} were left, it takes about {:.0f}", kForTime,
+                                           options_.budget_seconds,
+                                           std::max(0.0, options_.budget_seconds - spent()), seconds)});
     FL_TRY(keep(std::move(plan)));
     return true;
   }
