@@ -118,6 +118,7 @@ struct EndLabel {
 
 void draw_end_labels(Svg& svg, const std::vector<EndLabel>& labels, double x, const Frame& frame) {
   std::vector<double> wanted;
+  wanted.reserve(labels.size());
   for (const EndLabel& label : labels) {
     wanted.push_back(label.at.y);
   }
@@ -322,6 +323,7 @@ Plot speed_against_depth(const Document& document) {
     std::stable_sort(followed.begin(), followed.end(),
                      [](const Cell* a, const Cell* b) { return a->depth_tokens < b->depth_tokens; });
     std::vector<Point> line;
+    line.reserve(followed.size());
     for (const Cell* cell : followed) {
       line.push_back({x(static_cast<double>(cell->depth_tokens)), y(cell->decode_per_chat->mean)});
     }
