@@ -1,6 +1,9 @@
 // `freelunch <command> ...`. Called through a link named llama-server it behaves as `freelunch serve`.
 #include <array>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <exception>
 #include <filesystem>
 #include <span>
 #include <string_view>
@@ -37,11 +40,27 @@ void print_help(std::FILE* out) {
   fmt::print(out, "\n`freelunch <command> --help` shows the options and examples of a command.\n");
 }
 
+// What a command leaves to the end: its exceptions (of a library, or no memory), and whether its results
+// arrived.
+int run(const Command& command, int argc, char** argv) {
+  int code = fl::apps::kFailure;
+  try {
+    code = command.run(argc, argv);
+  } catch (const std::exception& error) {
+    return fl::apps::report_error(command.name, {fl::ErrorCode::internal, error.what()});
+  }
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    return fl::apps::report_error(
+        command.name, {fl::ErrorCode::io, fmt::format("cannot write the results: {}", std::strerror(errno))});
+  }
+  return code;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc > 0 && std::filesystem::path(argv[0]).filename() == "llama-server") {
-    return fl::apps::run_serve(argc, argv);
+    return run({"serve", "", fl::apps::run_serve}, argc, argv);
   }
   if (argc < 2) {
     print_help(stderr);
@@ -58,7 +77,7 @@ int main(int argc, char** argv) {
   }
   for (const Command& command : kCommands) {
     if (command.name == word) {
-      return command.run(argc - 1, argv + 1);
+      return run(command, argc - 1, argv + 1);
     }
   }
   fmt::print(stderr, "freelunch: unknown command '{}'\n\n", word);

@@ -121,6 +121,27 @@ uint64_t aligned(uint64_t n) {
   return (n + kDefaultAlignment - 1) / kDefaultAlignment * kDefaultAlignment;
 }
 
+bool give_name(int fd, const std::filesystem::path& name) {
+  ::unlink(name.c_str());  // of a process that had our number and was killed
+  const std::string held = fmt::format("/proc/self/fd/{}", fd);
+  return ::linkat(AT_FDCWD, held.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
+}
+
+// A file without a name leaves nothing behind when the process is killed. Not every file system has them, and
+// without /proc they stay nameless: found out before the work, with a file of its own.
+bool can_name_later(const std::filesystem::path& folder, const std::filesystem::path& name) {
+  const int fd = ::open(folder.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0644);
+  if (fd < 0) {
+    return false;
+  }
+  const bool can = give_name(fd, name);
+  if (can) {
+    ::unlink(name.c_str());
+  }
+  ::close(fd);
+  return can;
+}
+
 }  // namespace
 
 struct Writer::Impl {
@@ -209,9 +230,7 @@ struct Writer::Impl {
       return os_error("sync");
     }
     if (!named) {
-      const std::string held = fmt::format("/proc/self/fd/{}", fd);
-      ::unlink(partial.c_str());  // of a process that had our number and was killed
-      if (::linkat(AT_FDCWD, held.c_str(), AT_FDCWD, partial.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+      if (!give_name(fd, partial)) {
         return os_error("name");
       }
       named = true;
@@ -246,10 +265,10 @@ Result<Writer> Writer::create(const std::filesystem::path& path) {
   auto impl = std::make_unique<Impl>();
   impl->path = path;
   impl->partial = path.string() + fmt::format(".partial-{}", ::getpid());
-  // A file without a name leaves nothing behind when the process is killed; some file systems have none.
   const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
-  impl->fd = ::open(folder.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0644);
-  if (impl->fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
+  if (can_name_later(folder, impl->partial)) {
+    impl->fd = ::open(folder.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0644);
+  } else {
     impl->fd = ::open(impl->partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     impl->named = impl->fd >= 0;
   }

@@ -198,6 +198,24 @@ class Commands(unittest.TestCase):
         self.assertEqual(run("run", stdin="").returncode, USAGE)
         self.assertEqual(run("run", "-p", "word " * 20000).returncode, USAGE)
 
+    def test_results_that_cannot_be_written(self):
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            done = subprocess.run([PROGRAM, "synth", "--dry-run"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("cannot write the results: No space left on device", done.stderr)
+
+    def test_an_interrupted_writer_leaves_nothing(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = pathlib.Path(folder) / "model.gguf"
+            process = subprocess.Popen([PROGRAM, "synth", str(out), "--size", "9B"])
+            held = f"/proc/{process.pid}/fd"
+            # Until the file is open; 5.6 GB take longer than that.
+            while process.poll() is None and not any(folder in os.readlink(f"{held}/{fd}") for fd in os.listdir(held)):
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            self.assertEqual(process.wait(), -signal.SIGTERM)
+            self.assertEqual(os.listdir(folder), [])
+
     def test_colours(self):
         line = ["run", "--chat", "-p", "What is 7 + 5?", "--temp", "0", "--reasoning", "on"]
         forced = run(*line, env={"CLICOLOR_FORCE": "1", "NO_COLOR": ""})

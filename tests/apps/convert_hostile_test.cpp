@@ -190,6 +190,13 @@ const std::vector<Case>& cases() {
          put(d / "model.safetensors.index.json", R"({"weight_map": {"a": "../../x"}})");
        },
        {"beside it", "../../x"}},
+      {"ShardNameOfThousandLetters",
+       {},
+       [](const fs::path& d) {
+         put(d / "model.safetensors.index.json",
+             R"({"weight_map": {"a": ")" + std::string(1000, 'x') + R"("}})");
+       },
+       {"not there"}},
       {"IndexIsDeep",
        {},
        [](const fs::path& d) { put(d / "model.safetensors.index.json", deep(10000)); },

@@ -130,7 +130,8 @@ Result<Checkpoint> Checkpoint::open(const fs::path& dir) {
   Checkpoint checkpoint;
   checkpoint.dir_ = dir;
   const fs::path index = dir / "model.safetensors.index.json";
-  if (!fs::exists(index)) {
+  std::error_code ignored;  // a name that cannot be looked up is not there
+  if (!fs::exists(index, ignored)) {
     FL_TRY(checkpoint.add_file(dir / "model.safetensors"));
     return checkpoint;
   }
@@ -149,7 +150,7 @@ Result<Checkpoint> Checkpoint::open(const fs::path& dir) {
     files.emplace(file.get<std::string>(), tensor);
   }
   for (const auto& [file, tensor] : files) {
-    if (!fs::exists(dir / file)) {
+    if (!fs::exists(dir / file, ignored)) {
       return fail(ErrorCode::not_found, fmt::format("'{}': tensor '{}' is in '{}', which is not there",
                                                     index.string(), tensor, (dir / file).string()));
     }

@@ -127,7 +127,8 @@ Result<std::vector<std::string>> read_merges(const Json& model, const fs::path& 
 // The text of a template: one, or several by name of which "default" counts.
 Result<std::string> read_template(const fs::path& dir, const Json& config, const fs::path& config_path) {
   const fs::path file_path = dir / "chat_template.jinja";
-  if (fs::exists(file_path)) {
+  std::error_code ignored;
+  if (fs::exists(file_path, ignored)) {
     FL_ASSIGN(const MappedFile file, MappedFile::open(file_path));
     return std::string(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   }
@@ -179,7 +180,8 @@ Status set_special_ids(const fs::path& dir, const Vocabulary& vocabulary, gguf::
 
 Status set_sampling(const fs::path& dir, gguf::Writer& writer) {
   const fs::path path = dir / "generation_config.json";
-  if (!fs::exists(path)) {
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) {
     return {};
   }
   FL_ASSIGN(const Json config, read_json(path));

@@ -42,14 +42,12 @@ Status write_rows(gguf::Writer& writer, DType type, int64_t rows, int64_t cols, 
       }
     };
     const auto n_tasks = static_cast<uint64_t>((end - begin + task - 1) / task);
-    std::vector<std::thread> helpers;
+    std::vector<std::jthread> helpers;
     for (uint64_t t = 1; t < std::min<uint64_t>(n_threads, n_tasks); ++t) {
       helpers.emplace_back(work);
     }
     work();
-    for (std::thread& helper : helpers) {
-      helper.join();
-    }
+    helpers.clear();  // joins
     FL_TRY(writer.write(encoded));
     progress.add(static_cast<uint64_t>((end - begin) * cols));
   }
