@@ -1,5 +1,5 @@
 // The engine on the device, one step ahead with tokens that stay there, against the same requests alone and
-// sampled on the host. Products of different widths round differently (docs/decisions/0070), so an answer may
+// sampled on the host. Products of different widths round differently (docs/decisions/0073), so an answer may
 // leave the other one where two tokens are as good as equal, and only there.
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>

@@ -108,7 +108,7 @@ TEST_F(CudaModel, AgreesWithTheCpu) {
 
 TEST_F(CudaModel, APromptMayBeCutOnTheGrid) {
   // Not to the last bit, as on the CPU: which product runs depends on the tokens of a step
-  // (docs/decisions/0070). The operations between the products do keep their bits
+  // (docs/decisions/0073). The operations between the products do keep their bits
   // (tests/kernels/cuda_attention_test, cuda_gated_delta_test).
   for (const test::TinyModel& m : {wide(), test::TinyModel{}}) {
     const auto r = runner(m, DType::f16, test::tiny_options());

@@ -12,9 +12,10 @@ inline constexpr double kFloatReorder = 2e-6;
 /// largest logit.
 inline constexpr double kOfficialLogits = 1e-4;
 
-/// The same on the device, where weights of these types and all activations of a product are f16 (11 bits of
-/// significand, about 3e-4 a product; the largest of some thousand logits after up to eight random layers).
-inline constexpr double kOfficialLogitsHalf = 1e-2;
+/// The same on the device, where weights of these types and all activations of a product are f16 (11 bits).
+/// Rounding only the weights to f16 moves the host's logits of the eight-layer model by 1.8e-3 in the median
+/// row of 700, by 1.6e-2 in the most sensitive one (row 62, which is among the stored ones).
+inline constexpr double kOfficialLogitsHalf = 2.5e-2;
 
 /// The device against the host on the same quantised weights: the host quantises activations to int8 (8e-3 a
 /// product), the device to f16. Errors of some 28 products in four layers add up like a random walk to 4e-2;
