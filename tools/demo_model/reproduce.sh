@@ -1,7 +1,7 @@
 #!/bin/sh
 # The demo model from its seeds: tokenizer, training, checks, logits for the tests. One GPU with 40 GB, PyTorch 2.11,
 # transformers 5.17, tokenizers, safetensors; about 8 minutes on an H100. Then, with the program built:
-#   freelunch convert OUT models/demo/freelunch-demo-q8_0.gguf --type q8_0
+#   freelunch convert OUT/model models/demo/freelunch-demo-q8_0.gguf --type q8_0
 set -e
 cd "$(dirname "$0")"
 OUT=${1:?usage: reproduce.sh OUT [SECONDS]}
