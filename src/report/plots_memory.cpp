@@ -57,6 +57,7 @@ std::pair<int, int> place_of(std::string_view name) {
 std::vector<Part> parts_of(const Memory& memory) {
   std::vector<Part> parts;
   const std::vector<MemoryPart> stated = stated_parts(memory);
+  parts.reserve(stated.size() + 1);
   for (const MemoryPart& part : stated) {
     parts.push_back({part.name, part.bytes, 0});
   }
