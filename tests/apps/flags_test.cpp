@@ -47,7 +47,7 @@ std::string good_value(const Flag& flag) {
     case Kind::real:
       break;
     case Kind::text:
-      if (flag_name(flag) == "--vram") {
+      if (flag.value == "SIZE") {
         return "24GiB";
       }
       return flag.fallback.empty() || flag.read == nullptr ? "text" : std::string(flag.fallback);
