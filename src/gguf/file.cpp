@@ -71,6 +71,52 @@ std::optional<double> float_at(const Part& part, ValueType type, size_t at) {
   return std::nullopt;
 }
 
+// Length of the UTF-8 character that `text` starts with, or 0 when its first byte starts none (RFC 3629).
+size_t character_bytes(std::string_view text) {
+  const auto at = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
+  const uint8_t first = at(0);
+  const size_t n = first < 0x80                    ? 1
+                   : first >= 0xC2 && first < 0xE0 ? 2
+                   : first >= 0xE0 && first < 0xF0 ? 3
+                   : first >= 0xF0 && first < 0xF5 ? 4
+                                                   : 0;
+  if (n == 0 || n > text.size()) {
+    return 0;
+  }
+  for (size_t i = 1; i < n; ++i) {
+    if ((at(i) & 0xC0U) != 0x80) {
+      return 0;
+    }
+  }
+  const bool overlong = (first == 0xE0 && at(1) < 0xA0) || (first == 0xF0 && at(1) < 0x90);
+  const bool surrogate = first == 0xED && at(1) >= 0xA0;
+  const bool too_large = first == 0xF4 && at(1) >= 0x90;
+  return overlong || surrogate || too_large ? 0 : n;
+}
+
+// In quotes, on one line, valid UTF-8 whatever the bytes are. fmt's "{:?}" aborts on some that are not.
+std::string quoted(std::string_view text) {
+  std::string out = "\"";
+  while (!text.empty()) {
+    const char c = text[0];
+    size_t n = character_bytes(text);
+    if (c == '"' || c == '\\') {
+      out += {'\\', c};
+    } else if (c == '\n') {
+      out += "\\n";
+    } else if (c == '\t') {
+      out += "\\t";
+    } else if (n == 0 || static_cast<uint8_t>(c) < 0x20 || c == 0x7F) {
+      out += fmt::format("\\x{:02x}", static_cast<uint8_t>(c));
+      n = 1;
+    } else {
+      out += text.substr(0, n);
+    }
+    text.remove_prefix(n);
+  }
+  return out + "\"";
+}
+
 // "model-00001-of-00003.gguf" -> names of all parts; empty for a file that is not split. Only the first may
 // be named.
 Result<std::vector<fs::path>> part_paths(const fs::path& path) {
@@ -300,7 +346,7 @@ std::string File::describe(std::string_view key, size_t max_chars) const {
   const auto scalar = [&](ValueType type, size_t at) -> std::string {
     if (type == ValueType::string) {
       const std::string_view text = Cursor(impl_->main().file.bytes(), at).string("a string").value_or("");
-      return fmt::format("{:?}", text.substr(0, max_chars));
+      return quoted(text.substr(0, max_chars));
     }
     if (type == ValueType::boolean) {
       return load<uint8_t>(impl_->main(), at) != 0 ? "true" : "false";

@@ -217,6 +217,19 @@ TEST_F(GgufTest, UnsupportedTypesAreRefusedByName) {
               HasSubstr("tensor 'two': the type IQ2_XXS is not supported"));
 }
 
+// Found by fuzz_gguf: a text that is cut inside a character, or was never one.
+TEST_F(GgufTest, TextsOfAnyBytesAreDescribed) {
+  Writer writer = Writer::create(dir_ / "x.gguf").value();
+  writer.set("plain", std::string("a \"b\"\\\n\t日"));
+  writer.set("wild", std::string("\xF0\x9F\0\xC0\x80\xED\xA0\x80\xF5\x7F", 10));
+  writer.set("cut", std::string(79, 'x') + "日");
+  ASSERT_TRUE(writer.finish());
+  const File file = File::open(dir_ / "x.gguf").value();
+  EXPECT_EQ(file.describe("plain"), R"("a \"b\"\\\n\t日")");
+  EXPECT_EQ(file.describe("wild"), R"("\xf0\x9f\x00\xc0\x80\xed\xa0\x80\xf5\x7f")");
+  EXPECT_EQ(file.describe("cut"), "\"" + std::string(79, 'x') + "\\xe6\"");
+}
+
 // Readers widen an array's elements: one of many small ones would need many times the file.
 TEST_F(GgufTest, ArraysAreBounded) {
   const auto array = [&](uint64_t n) {
