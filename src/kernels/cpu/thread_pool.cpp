@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <fstream>
 #include <mutex>
@@ -17,9 +18,12 @@ namespace {
 
 // Waiting goes through three stages: spinning (the other threads are a microsecond away), giving the core to
 // whoever wants it (perhaps the thread that is waited for: a spinning thread on its core would cost it a time
-// slice), and, between steps, sleep.
-constexpr int kSpins = 300;     // some microseconds
-constexpr int kYields = 20000;  // some milliseconds: longer than the work between two regions of a step
+// slice), and sleep. On a machine with other work, a core given away comes back only when everybody else had
+// a turn, while a thread that sleeps is woken at once: a yield that took long ends the second stage.
+using Clock = std::chrono::steady_clock;
+constexpr int kSpins = 300;                            // some microseconds
+constexpr auto kAwake = std::chrono::milliseconds(4);  // longer than the work between two regions of a step
+constexpr auto kLongYield = std::chrono::microseconds(200);
 
 void relax() {
 #if defined(__x86_64__)
@@ -27,12 +31,26 @@ void relax() {
 #endif
 }
 
-void wait_a_little(int turn) {
-  if (turn < kSpins) {
+/// Waits until `done()`, awake. False: it is time to sleep.
+template <class Done>
+bool wait_awake(const Done& done) {
+  for (int turn = 0; turn < kSpins; ++turn) {
+    if (done()) {
+      return true;
+    }
     relax();
-  } else {
-    std::this_thread::yield();
   }
+  const Clock::time_point start = Clock::now();
+  Clock::time_point before = start;
+  while (!done()) {
+    std::this_thread::yield();
+    const Clock::time_point now = Clock::now();
+    if (now - before > kLongYield || now - start > kAwake) {
+      return done();
+    }
+    before = now;
+  }
+  return true;
 }
 
 /// Moves the calling thread to a core that no other thread of the pool is on, if it may use one. The
@@ -110,12 +128,10 @@ struct ThreadPool::Impl {
   void work(int thread) {
     uint64_t seen = 0;
     while (true) {
-      for (int turn = 0; turn < kSpins + kYields && region.load(std::memory_order_acquire) == seen; ++turn) {
-        wait_a_little(turn);
-      }
-      if (region.load(std::memory_order_acquire) == seen) {
+      const auto begun = [&] { return region.load(std::memory_order_acquire) != seen; };
+      if (!wait_awake(begun)) {
         std::unique_lock lock(mutex);
-        wake.wait(lock, [&] { return region.load(std::memory_order_acquire) != seen; });
+        wake.wait(lock, begun);
       }
       seen = region.load(std::memory_order_acquire);
       if (stop) {
@@ -123,7 +139,9 @@ struct ThreadPool::Impl {
       }
       cores.settle(thread);
       fn(context, thread);
-      left.fetch_sub(1, std::memory_order_acq_rel);
+      if (left.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        left.notify_one();
+      }
     }
   }
 
@@ -140,8 +158,10 @@ struct ThreadPool::Impl {
       wake.notify_all();
     }
     function(argument, 0);
-    for (int turn = 0; left.load(std::memory_order_acquire) != 0; turn += turn < kSpins ? 1 : 0) {
-      wait_a_little(turn);
+    if (!wait_awake([&] { return left.load(std::memory_order_acquire) == 0; })) {
+      for (int n = left.load(std::memory_order_acquire); n != 0; n = left.load(std::memory_order_acquire)) {
+        left.wait(n, std::memory_order_acquire);
+      }
     }
   }
 
