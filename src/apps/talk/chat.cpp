@@ -181,7 +181,7 @@ Status chat(const Options& options) {
       fmt::print("unknown command {}; /help shows them\n", text->substr(0, text->find(' ')));
     } else if (const Status status = conversation.answer(*text); !status) {
       if (!terminal) {
-        return status;
+        return tl::unexpected<Error>(status.error());
       }
       fmt::print(stderr, "{}\n", status.error().message);
     }
