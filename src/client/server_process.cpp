@@ -193,6 +193,7 @@ Result<ServerProcess> ServerProcess::start(const std::vector<std::string>& words
     return fail(ErrorCode::io, fmt::format("no pipe: {}", std::strerror(error)));
   }
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (const std::string& word : words) {
     argv.push_back(const_cast<char*>(word.c_str()));
   }

@@ -115,7 +115,7 @@ void read_layer_kinds(Keys& keys, const gguf::File& file, Config& c) {
   if (file.has(kList)) {
     const Result<gguf::Value> value = file.value(kList);
     const auto* list = value ? std::get_if<std::vector<bool>>(&value->storage()) : nullptr;
-    const size_t blocks = static_cast<size_t>(c.n_layers + c.n_mtp_layers);
+    const size_t blocks = static_cast<size_t>(c.n_layers) + static_cast<size_t>(c.n_mtp_layers);
     if (list == nullptr || list->size() != blocks) {
       keys.expect(false, kList, fmt::format("{} booleans, one for each block", blocks), file.describe(kList));
       return;

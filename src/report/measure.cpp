@@ -251,6 +251,7 @@ Result<Batch> measure(const client::Endpoint& endpoint, const Facts& facts, cons
   Watch watch(nvml, server);
   std::atomic<size_t> n_done = 0;
   std::vector<std::thread> threads;
+  threads.reserve(chats.size());
   for (auto& chat : chats) {
     threads.emplace_back([&, raw = chat.get()] {
       client::CompletionOptions how;

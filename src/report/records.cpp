@@ -3,6 +3,8 @@
 #include <chrono>
 #include <ctime>
 
+#include <fmt/format.h>
+
 #include "report/json_fields.h"
 
 namespace fl::report {
@@ -58,12 +60,15 @@ void compare(const Json& before, const Json& now, const std::string& path, std::
     return;
   }
   if (before.is_object() && now.is_object()) {
+    const auto inside = [&](const std::string& key) {
+      return path.empty() ? key : fmt::format("{}/{}", path, key);
+    };
     for (const auto& [key, value] : now.items()) {
-      compare(before.contains(key) ? before[key] : Json(), value, path.empty() ? key : path + "/" + key, out);
+      compare(before.contains(key) ? before[key] : Json(), value, inside(key), out);
     }
     for (const auto& [key, value] : before.items()) {
       if (!now.contains(key)) {
-        compare(value, Json(), path.empty() ? key : path + "/" + key, out);
+        compare(value, Json(), inside(key), out);
       }
     }
     return;

@@ -306,7 +306,7 @@ class Walker {
       }
     }
     Session session;
-    const Status opened =
+    Status opened =
         open_session(options_, size, job_.manifest.model.path, job_.api_key, job_.cancel, session);
     if (!opened && opened.error().code == ErrorCode::unavailable) {
       return opened;
@@ -455,7 +455,7 @@ class Walker {
     record.quality.tasks = options_.tasks.substr(0, options_.tasks.find('='));
     record.quality.mode = "chat";
     record.quality.thinking = options_.thinking;
-    const Status opened =
+    Status opened =
         open_session(options_, size, job_.manifest.model.path, job_.api_key, job_.cancel, session);
     if (!opened && opened.error().code == ErrorCode::unavailable) {
       return opened;

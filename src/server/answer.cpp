@@ -69,7 +69,7 @@ void Answer::take(chat::Delta delta, Piece& piece) {
   piece.delta.reasoning += delta.reasoning;
 }
 
-void Answer::add(std::string text, Piece& piece) {
+void Answer::add(const std::string& text, Piece& piece) {
   if (text.empty()) {
     return;
   }

@@ -59,7 +59,7 @@ class Answer {
   const char* finish_reason() const;
 
  private:
-  void add(std::string text, Piece& piece);
+  void add(const std::string& text, Piece& piece);
   void take(chat::Delta delta, Piece& piece);
   void drop_probs_of_stop();
 

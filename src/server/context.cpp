@@ -51,6 +51,7 @@ Result<std::pair<int32_t, float>> parse_logit_bias(const std::string& text) {
 std::vector<std::vector<int32_t>> breaker_ids(const tokenizer::Tokenizer& tokenizer,
                                               const std::vector<std::string>& breakers) {
   std::vector<std::vector<int32_t>> ids;
+  ids.reserve(breakers.size());
   for (const std::string& breaker : breakers) {
     ids.push_back(tokenizer.encode(breaker, tokenizer::Special::plain));
   }
