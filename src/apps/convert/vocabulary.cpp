@@ -119,7 +119,7 @@ Result<std::vector<std::string>> read_merges(const Json& model, const fs::path& 
                                 merges.size(), part));
       }
     }
-    merges.push_back(left + " " + right);
+    merges.push_back(fmt::format("{} {}", left, right));
   }
   return merges;
 }
