@@ -1,5 +1,5 @@
-// Errors as values. Bad input and missing capacity are a `Result`; a device failure is an exception that ends at the
-// step boundary; a broken invariant throws std::logic_error in every build (`FL_CHECK`).
+// Errors as values. Bad input and missing capacity are a `Result`; a device failure is an exception that ends
+// at the step boundary; a broken invariant throws std::logic_error in every build (`FL_CHECK`).
 #pragma once
 
 #include <stdexcept>
@@ -51,28 +51,28 @@ inline tl::unexpected<Error> fail(Error error, const std::string& where) {
 }  // namespace fl
 
 /// Returns the error of `expr` from the enclosing function.
-#define FL_TRY(expr)                                                                 \
-  do {                                                                               \
-    if (auto fl_status = (expr); !fl_status) {                                       \
-      return ::tl::unexpected<::fl::Error>(std::move(fl_status.error()));            \
-    }                                                                                \
+#define FL_TRY(expr)                                                      \
+  do {                                                                    \
+    if (auto fl_status = (expr); !fl_status) {                            \
+      return ::tl::unexpected<::fl::Error>(std::move(fl_status.error())); \
+    }                                                                     \
   } while (false)
 
 #define FL_CONCAT_INNER(a, b) a##b
 #define FL_CONCAT(a, b) FL_CONCAT_INNER(a, b)
 
 /// `FL_ASSIGN(auto file, gguf::File::open(path));`
-#define FL_ASSIGN(declaration, expr)                                                                    \
-  auto FL_CONCAT(fl_result_, __LINE__) = (expr);                                                        \
-  if (!FL_CONCAT(fl_result_, __LINE__)) {                                                               \
-    return ::tl::unexpected<::fl::Error>(std::move(FL_CONCAT(fl_result_, __LINE__).error()));           \
-  }                                                                                                     \
+#define FL_ASSIGN(declaration, expr)                                                          \
+  auto FL_CONCAT(fl_result_, __LINE__) = (expr);                                              \
+  if (!FL_CONCAT(fl_result_, __LINE__)) {                                                     \
+    return ::tl::unexpected<::fl::Error>(std::move(FL_CONCAT(fl_result_, __LINE__).error())); \
+  }                                                                                           \
   declaration = std::move(*FL_CONCAT(fl_result_, __LINE__))
 
 /// An invariant of our own code. Throws in all builds; never reachable from bytes we did not write.
-#define FL_CHECK(condition, what)                                                                      \
-  do {                                                                                                 \
-    if (!(condition)) {                                                                                \
+#define FL_CHECK(condition, what)                                                                     \
+  do {                                                                                                \
+    if (!(condition)) {                                                                               \
       throw std::logic_error(std::string(__FILE__) + ":" + std::to_string(__LINE__) + ": " + (what)); \
-    }                                                                                                  \
+    }                                                                                                 \
   } while (false)
