@@ -80,7 +80,7 @@ function(fl_room_tests room)
   target_include_directories(test_${room} PRIVATE ${PROJECT_SOURCE_DIR})
   target_compile_definitions(test_${room} PRIVATE
     FL_SOURCE_DIR="${PROJECT_SOURCE_DIR}" FL_BINARY_DIR="${PROJECT_BINARY_DIR}")
-  gtest_discover_tests(test_${room} TEST_PREFIX "${room}." DISCOVERY_TIMEOUT 60
+  gtest_discover_tests(test_${room} NO_PRETTY_VALUES TEST_PREFIX "${room}." DISCOVERY_TIMEOUT 60
     PROPERTIES TIMEOUT ${ARG_TIMEOUT})
   # cuda_*_test.cpp need a device: a program of their own, label `gpu` (./dev test --gpu).
   if(FREELUNCH_CUDA AND device)
@@ -92,7 +92,7 @@ function(fl_room_tests room)
     target_include_directories(test_${room}_cuda PRIVATE ${PROJECT_SOURCE_DIR})
     target_compile_definitions(test_${room}_cuda PRIVATE
       FL_SOURCE_DIR="${PROJECT_SOURCE_DIR}" FL_BINARY_DIR="${PROJECT_BINARY_DIR}")
-    gtest_discover_tests(test_${room}_cuda TEST_PREFIX "${room}.cuda." DISCOVERY_TIMEOUT 60
+    gtest_discover_tests(test_${room}_cuda NO_PRETTY_VALUES TEST_PREFIX "${room}.cuda." DISCOVERY_TIMEOUT 60
       PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS gpu)
   endif()
 endfunction()
