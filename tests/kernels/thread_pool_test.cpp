@@ -1,9 +1,11 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -62,6 +64,63 @@ TEST(ThreadPool, OneSlowItemDoesNotKeepTheOthersWaiting) {
     }
   });
   EXPECT_TRUE(all);
+}
+
+// A thread without a core, as on a machine with much other work: here it sits in a signal handler.
+std::atomic<bool> g_caught{false};
+std::atomic<bool> g_free{false};
+
+void sit(int) {
+  g_caught = true;
+  while (!g_free) {
+    const timespec pause{0, 1'000'000};
+    nanosleep(&pause, nullptr);
+  }
+}
+
+TEST(ThreadPool, AThreadThatGetsNoCoreIsNotWaitedFor) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "ThreadSanitizer keeps signals back while a thread sleeps";
+#endif
+  ThreadPool pool(3);
+  pthread_t thread{};
+  pool.run([&](int i) {
+    if (i == 1) {
+      thread = pthread_self();
+    }
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // until it sleeps
+  struct sigaction action {};
+  struct sigaction before {};
+  action.sa_handler = sit;
+  sigaction(SIGUSR1, &action, &before);
+  pthread_kill(thread, SIGUSR1);
+  while (!g_caught) {
+    std::this_thread::yield();
+  }
+  std::atomic<bool> over{false};
+  bool given_up = false;
+  std::thread guard([&] {  // else a pool that waits would wait for ever
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (!over && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    given_up = !over;
+    g_free = true;
+  });
+  std::atomic<int64_t> sum{0};
+  for (int round = 0; round < 100; ++round) {
+    pool.parallel_for(30, 1, [&](int64_t begin, int64_t, int) { sum += begin; });
+  }
+  over = true;
+  guard.join();
+  EXPECT_FALSE(given_up);
+  EXPECT_EQ(sum, 100 * 29 * 30 / 2);
+  // It comes back.
+  std::vector<int> runs(3, 0);
+  pool.run([&](int i) { ++runs[static_cast<size_t>(i)]; });
+  EXPECT_EQ(runs, std::vector<int>(3, 1));
+  sigaction(SIGUSR1, &before, nullptr);
 }
 
 TEST(ThreadPool, RegionsWithPausesOfEveryLength) {

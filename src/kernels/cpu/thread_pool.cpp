@@ -1,13 +1,15 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <linux/futex.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
+#include <climits>
 #include <fstream>
-#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
@@ -100,6 +102,44 @@ class Cores {
   std::vector<std::atomic<int>> core_;  ///< where each thread was last seen
 };
 
+/// Where threads sleep until it rings. Not a condition variable: to notify one of glibc's waits for sleepers
+/// of the time before that are awake but have no core yet.
+class Bell {
+ public:
+  uint32_t count() const { return n_.load(); }
+  /// Sleeps while `count` is current; may return early.
+  void wait(uint32_t count) {
+    ++sleepers_;
+    syscall(SYS_futex, &n_, FUTEX_WAIT_PRIVATE, count, nullptr, nullptr, 0);
+    --sleepers_;
+  }
+  void ring() {
+    ++n_;  // sequentially consistent, as in wait(): a sleeper that is not counted yet sees the new count
+    if (sleepers_.load() > 0) {
+      syscall(SYS_futex, &n_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+    }
+  }
+
+ private:
+  std::atomic<uint32_t> n_{0};
+  std::atomic<int> sleepers_{0};
+};
+
+/// Waits until `over()`, which is followed by a ring of `bell`.
+template <class Over>
+void await(Bell& bell, const Over& over) {
+  if (wait_awake(over)) {
+    return;
+  }
+  while (true) {
+    const uint32_t count = bell.count();
+    if (over()) {
+      return;
+    }
+    bell.wait(count);
+  }
+}
+
 /// The next item of one thread's stretch, on its own cache line.
 struct alignas(64) Stretch {
   std::atomic<int64_t> item{0};
@@ -107,6 +147,9 @@ struct alignas(64) Stretch {
 
 }  // namespace
 
+// A region is open from its announcement until the caller has no more work of its own; only the threads that
+// came in meanwhile are waited for. On a machine with other work the others may have no core for tens of
+// milliseconds, and waiting for each of them in each of a step's hundreds of regions would stop the step.
 struct ThreadPool::Impl {
   explicit Impl(int n) : size(n), next(static_cast<size_t>(n)), cores(n) {
     for (int i = 1; i < n; ++i) {
@@ -114,65 +157,89 @@ struct ThreadPool::Impl {
     }
   }
   ~Impl() {
-    {
-      const std::lock_guard lock(mutex);
-      stop = true;
-      region.fetch_add(1);
-    }
-    wake.notify_all();
+    stop = true;
+    open();
     for (std::thread& thread : threads) {
       thread.join();
     }
   }
 
+  // The gate in one word: the number of the region, whether threads may still come in, how many came and
+  // went, how many are inside.
+  static constexpr uint64_t kInside = 1;
+  static constexpr uint64_t kLeft = 1ULL << 16U;
+  static constexpr uint64_t kOpen = 1ULL << 32U;
+  static constexpr uint64_t kRegion = 1ULL << 33U;
+  static constexpr uint64_t kCount = kLeft - 1;
+  static uint64_t inside(uint64_t g) { return g & kCount; }
+  static uint64_t gone(uint64_t g) { return g / kLeft & kCount; }
+  static bool is_open(uint64_t g) { return (g & kOpen) != 0; }
+
+  /// Lets the calling thread into an open region; false when it was closed meanwhile.
+  bool enter() {
+    uint64_t g = gate.load(std::memory_order_relaxed);
+    while (is_open(g)) {
+      if (gate.compare_exchange_weak(g, g + kInside, std::memory_order_acquire, std::memory_order_relaxed)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
   void work(int thread) {
     uint64_t seen = 0;
+    const auto begun = [&] {
+      const uint64_t g = gate.load(std::memory_order_acquire);
+      return is_open(g) && g / kRegion != seen;
+    };
     while (true) {
-      const auto begun = [&] { return region.load(std::memory_order_acquire) != seen; };
-      if (!wait_awake(begun)) {
-        std::unique_lock lock(mutex);
-        wake.wait(lock, begun);
+      await(announced, begun);
+      cores.settle(thread);  // before it is waited for: a core may be long in coming
+      if (!enter()) {
+        continue;
       }
-      seen = region.load(std::memory_order_acquire);
+      seen = gate.load(std::memory_order_relaxed) / kRegion;  // no other begins while this thread is inside
       if (stop) {
         return;
       }
-      cores.settle(thread);
       fn(context, thread);
-      if (left.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        left.notify_one();
-      }
+      gate.fetch_add(kLeft - kInside);
+      left.ring();
     }
   }
 
-  void run(RunFn function, void* argument) {
-    if (size > 1) {
-      cores.settle(0);
-      fn = function;
-      context = argument;
-      left.store(size - 1, std::memory_order_relaxed);
-      {
-        const std::lock_guard lock(mutex);
-        region.fetch_add(1, std::memory_order_release);
-      }
-      wake.notify_all();
+  /// Announces a region to the threads.
+  void open() {
+    const uint64_t region = gate.load(std::memory_order_relaxed) / kRegion + 1;
+    gate.store(region * kRegion | kOpen);
+    announced.ring();
+  }
+
+  /// `everyone`: each thread has to come; else those that come in time.
+  void run(RunFn function, void* argument, bool everyone) {
+    if (size == 1) {
+      function(argument, 0);
+      return;
     }
+    cores.settle(0);
+    fn = function;
+    context = argument;
+    open();
     function(argument, 0);
-    if (!wait_awake([&] { return left.load(std::memory_order_acquire) == 0; })) {
-      for (int n = left.load(std::memory_order_acquire); n != 0; n = left.load(std::memory_order_acquire)) {
-        left.wait(n, std::memory_order_acquire);
-      }
+    if (everyone) {
+      await(left, [&] { return gone(gate.load()) == static_cast<uint64_t>(size - 1); });
     }
+    gate.fetch_and(~kOpen);
+    await(left, [&] { return inside(gate.load()) == 0; });
   }
 
   const int size;
   std::vector<Stretch> next;
   Cores cores;
   std::vector<std::thread> threads;
-  std::mutex mutex;
-  std::condition_variable wake;
-  std::atomic<uint64_t> region{0};
-  std::atomic<int> left{0};
+  std::atomic<uint64_t> gate{0};
+  Bell announced;  ///< the threads sleep here
+  Bell left;       ///< the caller, until they are done
   bool stop = false;
   RunFn fn = nullptr;
   void* context = nullptr;
@@ -208,7 +275,7 @@ int ThreadPool::size() const {
 }
 
 void ThreadPool::run_raw(RunFn fn, void* context) {
-  impl_->run(fn, context);
+  impl_->run(fn, context, true);
 }
 
 void ThreadPool::for_raw(int64_t n, int64_t grain, ForFn fn, void* context) {
@@ -226,7 +293,7 @@ void ThreadPool::for_raw(int64_t n, int64_t grain, ForFn fn, void* context) {
   for (int i = 0; i < threads; ++i) {
     impl_->next[static_cast<size_t>(i)].item.store(bound(i), std::memory_order_relaxed);
   }
-  run([&](int thread) {
+  auto take = [&](int thread) {
     for (int i = 0; i < threads; ++i) {
       const int owner = (thread + i) % threads;
       std::atomic<int64_t>& next = impl_->next[static_cast<size_t>(owner)].item;
@@ -236,7 +303,8 @@ void ThreadPool::for_raw(int64_t n, int64_t grain, ForFn fn, void* context) {
         fn(context, item * grain, std::min(n, (item + 1) * grain), thread);
       }
     }
-  });
+  };
+  impl_->run([](void* c, int thread) { (*static_cast<decltype(take)*>(c))(thread); }, &take, false);
 }
 
 }  // namespace fl::cpu

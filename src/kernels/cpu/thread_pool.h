@@ -26,7 +26,8 @@ class ThreadPool {
     run_raw([](void* context, int thread) { (*static_cast<std::remove_reference_t<F>*>(context))(thread); },
             &body);
   }
-  /// Splits [0, n) into items of `grain` taken by whichever thread is free: body(begin, end, thread).
+  /// Splits [0, n) into items of `grain` taken by whichever thread is free: body(begin, end, thread). A
+  /// thread that gets no core meanwhile is not waited for.
   template <typename F>
   void parallel_for(int64_t n, int64_t grain, F&& body) {
     for_raw(
