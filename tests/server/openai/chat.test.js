@@ -1,7 +1,6 @@
 // Chats, streamed and whole: shapes, usage, sampling fields, stops, choices, log-probabilities.
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
-import { NO_THOUGHT, QUESTION, ask, collect, startServer, textOf } from "./server.js";
+import { NO_THOUGHT, QUESTION, after, ask, before, collect, startServer, test, textOf } from "./server.js";
 
 let server, openai;
 before(async () => { server = await startServer(); openai = server.client(); });

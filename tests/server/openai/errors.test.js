@@ -1,8 +1,7 @@
 // What goes wrong: keys, fields, lengths, streams that are left.
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
 import OpenAI from "openai";
-import { NO_THOUGHT, QUESTION, ask, eventually, startServer } from "./server.js";
+import { NO_THOUGHT, QUESTION, after, ask, before, eventually, startServer, test } from "./server.js";
 
 let server, openai;
 before(async () => { server = await startServer(); openai = server.client(); });

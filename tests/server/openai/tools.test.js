@@ -1,7 +1,6 @@
 // Thoughts, tools, completions and models.
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
-import { NO_THOUGHT, QUESTION, WEATHER, ask, collect, startServer, textOf } from "./server.js";
+import { NO_THOUGHT, QUESTION, WEATHER, after, ask, before, collect, startServer, test, textOf } from "./server.js";
 
 let server, openai;
 before(async () => { server = await startServer(); openai = server.client(); });
