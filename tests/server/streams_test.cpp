@@ -57,6 +57,46 @@ TEST(Leaving, FreesTheSlot) {
   }
 }
 
+// Counted in steps of the engine, not in time: from the moment that the server has seen the client leave,
+// only the step that was running then is finished. How long the seeing takes on a quiet machine is in
+// docs/decisions/0080.
+TEST(Leaving, CostsAtMostTheStepThatRuns) {
+  World world;
+  world.options.metrics = true;
+  TestServer server(world);
+  const auto connections = [&] {  // besides the one that asks
+    const std::string page = server.get("/metrics").body;
+    const std::string name = "\nllamacpp:connections ";
+    const size_t at = page.find(name);
+    return at == std::string::npos ? -1 : std::stoi(page.substr(at + name.size())) - 1;
+  };
+  for (const bool stream : {true, false}) {
+    for (const bool reset : {true, false}) {
+      server.controls().step_us = 1000;
+      RawClient client(server.port());
+      client.send(endless(stream));
+      ASSERT_TRUE(busy_within(server, 5000));
+      if (stream) {
+        ASSERT_TRUE(client.receive_until("data: "));
+      }
+      server.controls().held = true;  // the step that runs, or the next one, does not end
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      reset ? client.reset() : client.close();
+      bool seen = false;
+      for (int i = 0; i < 5000 && !seen; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        seen = connections() == 0;
+      }
+      ASSERT_TRUE(seen) << stream << reset;
+      EXPECT_EQ(server.busy_slots(), 1);
+      const int64_t seen_at = server.controls().n_steps;
+      server.controls().held = false;
+      ASSERT_TRUE(server.idle_within(kSlotFreeMs * kPatience)) << stream << reset;
+      EXPECT_LE(server.controls().n_steps - seen_at, 1) << stream << reset;
+    }
+  }
+}
+
 TEST(Leaving, WhileQueuedOrInThePrompt) {
   World world;
   world.engine.n_slots = 1;
