@@ -16,6 +16,7 @@ using test::TestServer;
 using test::World;
 using testing::AnyOf;
 using testing::HasSubstr;
+using namespace std::string_literals;
 
 Limits quick() {
   Limits limits;
@@ -141,7 +142,7 @@ TEST_F(Hostile, RequestsThatAreNoHttp) {
   EXPECT_EQ(status("GET /health HTTP/9.9\r\n\r\n"), 400);
   EXPECT_EQ(status("GET health HTTP/1.1\r\nHost: x\r\n\r\n"), 400);
   EXPECT_EQ(status("GET /health HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"), 400);
-  EXPECT_EQ(status(std::string("GET /he\0alth HTTP/1.1\r\nHost: x\r\n\r\n", 38)), 400);
+  EXPECT_EQ(status("GET /he\0alth HTTP/1.1\r\nHost: x\r\n\r\n"s), 400);
   EXPECT_EQ(status("GET /health HTTP/1.1\r\nHo st: x\r\n\r\n"), 400);
   // Smuggling: two lengths, a length and chunks, signs and other notations.
   EXPECT_EQ(status(head + length + "Transfer-Encoding: chunked\r\n\r\n" + body), 400);
