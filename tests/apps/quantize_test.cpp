@@ -65,7 +65,7 @@ struct Model {
 
   gguf::File quantized(const std::string& type) const {
     const std::string out = dir / (type + ".gguf");
-    const Outcome outcome = run_command(run_quantize, {path, out, type, "--threads", "3"});
+    const Outcome outcome = run_command(run_quantize, {path, out, type, "--threads", "3", "--quiet"});
     EXPECT_EQ(outcome.code, apps::kOk) << outcome.err;
     EXPECT_EQ(outcome.out + outcome.err, "");
     return gguf::File::open(out).value();

@@ -149,9 +149,9 @@ TEST(Synth, TheTinyModelRuns) {
   const TempDir dir;
   for (const char* type : {"Q4_K_M", "F32"}) {
     const std::string path = dir / (std::string(type) + ".gguf");
-    const Outcome outcome = run_command(run_synth, {path, "--size", "tiny", "--type", type, "--mtp"});
+    const Outcome outcome =
+        run_command(run_synth, {path, "--size", "tiny", "--type", type, "--mtp", "--quiet"});
     ASSERT_EQ(outcome.code, apps::kOk) << outcome.err;
-    // Not a terminal: no progress line.
     EXPECT_EQ(outcome.out + outcome.err, "");
     const gguf::File file = gguf::File::open(path).value();
     EXPECT_NE(file.find("blk.8.nextn.eh_proj.weight"), nullptr);
