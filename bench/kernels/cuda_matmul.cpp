@@ -234,9 +234,10 @@ void run_sweep(const DeviceInfo& device, const Model& model, std::byte* workspac
     const char* name;
     MatmulOptions options;
   };
-  for (const Variant& v : {Variant{"automatic", {.library = false}},
-                           {"L2", {.library = false, .placement = ActivationPlacement::l2}},
-                           {"no overlap", {.library = false, .overlap = false}}}) {
+  for (const Variant& v :
+       {Variant{"automatic", {.prompt_kernel = false, .library = false}},
+        {"L2", {.prompt_kernel = false, .library = false, .placement = ActivationPlacement::l2}},
+        {"no overlap", {.prompt_kernel = false, .library = false, .overlap = false}}}) {
     Matmul m(device, workspace, bytes, v.options);
     for (const int n : {1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64}) {
       if (v.options.placement != ActivationPlacement::automatic && n > 8) {
@@ -255,7 +256,7 @@ void run_sweep(const DeviceInfo& device, const Model& model, std::byte* workspac
 }
 
 void run_shapes(const DeviceInfo& device, const Model& model, std::byte* workspace, uint64_t bytes) {
-  Matmul m(device, workspace, bytes, {.library = false});
+  Matmul m(device, workspace, bytes, {.prompt_kernel = false, .library = false});
   for (const int n : {1, 4, 8, 16, 32}) {
     State s(n);
     Stream stream;
@@ -310,17 +311,18 @@ void run_prompt(const DeviceInfo& device, const Model& model, std::byte* workspa
     }
     weights += static_cast<double>(kHidden) * kInner + 3.0 * kFf * kHidden;
   }
-  for (const bool library : {true, false}) {
-    Matmul m(device, workspace, bytes, {.library = library, .library_from_tokens = 65});
-    for (const int n : {65, 128, 256, 512, 1024, 2048, 4096}) {
-      if (!library && n > 512) {
+  for (const MatmulOptions& options : {MatmulOptions{.library_from_tokens = 65},
+                                       MatmulOptions{.prompt_kernel = false, .library_from_tokens = 65},
+                                       MatmulOptions{.prompt_kernel = false, .library = false}}) {
+    Matmul m(device, workspace, bytes, options);
+    for (const int n : {65, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096}) {
+      if (!options.prompt_kernel && !options.library && n > 256) {
         break;
       }
       State s(n);
       Stream stream;
       const float ms = median_ms(stream, 3, [&] { sweep(m, stream, model, s, false); });
-      line("prompt", n, library ? m.describe().c_str() : "tiles", ms, model.bytes - model.head.bytes,
-           2 * weights * n);
+      line("prompt", n, m.describe().c_str(), ms, model.bytes - model.head.bytes, 2 * weights * n);
     }
   }
 }
@@ -350,7 +352,8 @@ int main(int argc, char** argv) {
   try {
     const DeviceInfo device = use_device(0);
     const Model model = build(n_layers);
-    const uint64_t bytes = Matmul::workspace_bytes(4096, kFf, kFf);
+    const uint64_t bytes = std::max(Matmul::workspace_bytes(4096, kFf, kFf),
+                                    Matmul::workspace_bytes(4096, kFf, kFf, {.prompt_kernel = false}));
     const DeviceBuffer workspace(bytes);
     Stream stream;
     const Queue queue{stream, false};
@@ -363,7 +366,7 @@ int main(int argc, char** argv) {
         measure_matrix_peak(queue, device.n_sms) * 1e-12, static_cast<double>(model.bytes) * 1e-9);
     std::printf("what,tokens,kernel,ms,bytes,GB/s,share of read bandwidth,TFLOP/s\n");
     if (plain > 0) {  // for a profiler
-      Matmul m(device, workspace.data(), bytes, {.library = false, .overlap = false});
+      Matmul m(device, workspace.data(), bytes, {.prompt_kernel = false, .library = false, .overlap = false});
       State s(plain);
       sweep(m, stream, model, s, true);
       stream.synchronize();

@@ -9,6 +9,7 @@
 
 #include "core/half.h"
 #include "core/quants.h"
+#include "kernels/cuda/activations.cuh"
 #include "tests/support/device.h"
 
 namespace fl::cuda {
@@ -149,7 +150,7 @@ class CudaMatmul : public ::testing::Test {
   std::vector<std::unique_ptr<DeviceArray<std::byte>>> workspaces_;
 };
 
-const MatmulOptions kTilesOnly{.library = false};
+const MatmulOptions kTilesOnly{.prompt_kernel = false, .library = false};
 
 TEST_F(CudaMatmul, TilesComeBackByteForByte) {
   for (const DType type : {DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0}) {
@@ -176,7 +177,8 @@ TEST_F(CudaMatmul, ExpansionHasTheValuesOfTheFile) {
     const std::vector<uint16_t> got = out.download();
     for (size_t r = 0; r < 21; ++r) {
       for (size_t c = 0; c < padded; ++c) {
-        const float value = f16_to_float(got[r * padded + c]);
+        const float value =
+            f16_to_float(got[r * padded + static_cast<size_t>(row_position(static_cast<int>(c)))]);
         const float want =
             c < static_cast<size_t>(cols) ? w.values[(16 + r) * static_cast<size_t>(cols) + c] : 0.0F;
         ASSERT_NEAR(value, want, std::abs(want) * 1.2e-3F + 6e-5F)
@@ -215,7 +217,7 @@ TEST_F(CudaMatmul, EveryTypeShapeAndCount) {
 TEST_F(CudaMatmul, LargeMatrices) {
   for (const auto placement :
        {ActivationPlacement::automatic, ActivationPlacement::l2, ActivationPlacement::staged}) {
-    const auto matmul = make({.library = false, .placement = placement});
+    const auto matmul = make({.prompt_kernel = false, .library = false, .placement = placement});
     for (const DType type : {DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0, DType::f16}) {
       for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{9000, 1024}, {2600, 8192}}) {
         const Matrix w(type, rows, cols, 11);
@@ -243,8 +245,9 @@ TEST_F(CudaMatmul, LargeMatrices) {
 
 TEST_F(CudaMatmul, ATokenHasTheSameBitsAloneAndBesideOthers) {
   const auto matmul = make(kTilesOnly);
-  const auto from_l2 = make({.library = false, .placement = ActivationPlacement::l2});
-  const auto staged = make({.library = false, .placement = ActivationPlacement::staged});
+  const auto from_l2 = make({.prompt_kernel = false, .library = false, .placement = ActivationPlacement::l2});
+  const auto staged =
+      make({.prompt_kernel = false, .library = false, .placement = ActivationPlacement::staged});
   for (const auto& [type, cols] : {std::pair{DType::q4_k, 2304},
                                    {DType::q5_k, 2304},
                                    {DType::q6_k, 6400},
@@ -312,15 +315,16 @@ double silu(double x) {
 }
 
 TEST_F(CudaMatmul, SwigluFeedsTheNextProduct) {
-  for (const bool library : {false, true}) {
-    const auto matmul = make({.library = library, .library_from_tokens = 65});
+  for (const char* const how : {"tiles", "library", "prompt kernel"}) {
+    const auto matmul =
+        make({.prompt_kernel = how[0] == 'p', .library = how[0] == 'l', .library_from_tokens = 65});
     for (const auto& [gate_type, up_type] :
          {std::pair{DType::q4_k, DType::q4_k}, {DType::q4_k, DType::q6_k}}) {
       for (const int64_t ff : {512, 640}) {
         const Matrix gate(gate_type, ff, 768, 41);
         const Matrix up(up_type, ff, 768, 42);
         const Matrix down(DType::f32, 200, ff, 43);
-        for (const int n : {1, 8, 24, 64, 100}) {
+        for (const int n : {1, 8, 24, 64, 100, 330}) {
           const Inputs in(n, 768, 44);
           DeviceArray<std::byte> hidden(activation_bytes(n, ff));
           const Activations out{hidden.data(), n, static_cast<int32_t>(ff)};
@@ -340,8 +344,7 @@ TEST_F(CudaMatmul, SwigluFeedsTheNextProduct) {
               want.push_back(1 + dot(down, r, h.data()));
             }
           }
-          EXPECT_LT(relative_error(want, y.download()), 2e-3)
-              << "library " << library << " ff=" << ff << " n=" << n;
+          EXPECT_LT(relative_error(want, y.download()), 2e-3) << how << " ff=" << ff << " n=" << n;
         }
       }
     }
@@ -391,7 +394,7 @@ TEST_F(CudaMatmul, NormIsFinishedByTheNextProduct) {
 }
 
 TEST_F(CudaMatmul, LibraryAgreesWithTheTiles) {
-  const auto matmul = make({.library = true, .library_from_tokens = 65});
+  const auto matmul = make({.prompt_kernel = false, .library = true, .library_from_tokens = 65});
   if (matmul->describe() == "tiles") {
     GTEST_SKIP() << "libcublasLt.so.13 is not on this machine";
   }
@@ -411,6 +414,87 @@ TEST_F(CudaMatmul, LibraryAgreesWithTheTiles) {
       EXPECT_LT(relative_error(want, sampled), kTolerance)
           << dtype_info(type).name << " " << rows << "x" << cols;
     }
+  }
+}
+
+// Tiles that are shared between blocks and whole ones, rows and tokens that end within a tile.
+TEST_F(CudaMatmul, PromptKernelAgreesWithDoublePrecision) {
+  const auto matmul = make({});
+  if (matmul->describe() != "tiles + wgmma") {
+    GTEST_SKIP() << "prompts of this device take another way";
+  }
+  double worst = 0;
+  for (const DType type : kTypes) {
+    const bool super = dtype_info(type).block_elems == 256;
+    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{16, 256},
+                                     {5, super ? 256 : 96},
+                                     {100, super ? 768 : 800},
+                                     {1000, 2304},
+                                     {9000, 1024}}) {
+      const Matrix w(type, rows, cols, static_cast<uint32_t>(rows));
+      for (const int n : {65, 96, 100, 130, 192, 200, 256, 257, 512}) {
+        if (rows == 9000 && n != 100 && n != 512) {
+          continue;
+        }
+        const Inputs in(n, cols, static_cast<uint32_t>(n));
+        const std::vector<float> got = run(*matmul, w, in);
+        EXPECT_EQ(run(*matmul, w, in), got) << "a second run";
+        std::vector<double> want;
+        std::vector<float> sampled;
+        for (int64_t i = 0; i < 600; ++i) {
+          const int64_t row = i < 300 ? (rows - 1 - i % rows) : i * 7919 % rows;
+          const int64_t token = i < 100 ? n - 1 - i % n : i * 31 % n;
+          want.push_back(dot(w, row, in.x.data() + token * cols));
+          sampled.push_back(got[static_cast<size_t>(token * rows + row)]);
+        }
+        const double error = relative_error(want, sampled);
+        EXPECT_LT(error, kTolerance) << dtype_info(type).name << " " << rows << "x" << cols << " n=" << n;
+        worst = std::isnan(error) ? error : std::max(worst, error);
+        for (const float v : got) {
+          ASSERT_TRUE(std::isfinite(v));
+        }
+      }
+    }
+  }
+  std::printf("worst relative error %.2e\n", worst);
+}
+
+TEST_F(CudaMatmul, PromptKernelTakesSeveralMatricesAndAdds) {
+  const auto matmul = make({});
+  const Matrix qkv(DType::q6_k, 1000, 1024, 31);
+  const Matrix z(DType::q4_k, 600, 1024, 32);
+  const Matrix beta(DType::q8_0, 12, 1024, 34);
+  for (const int n : {65, 150, 300}) {
+    const Inputs in(n, 1024, 35);
+    DeviceArray<float> a(static_cast<size_t>(n * 1000));
+    DeviceArray<float> b(static_cast<size_t>(n * 700));  // rows further apart than they are long
+    DeviceArray<float> c(static_cast<size_t>(n * 12));
+    const std::array<Matmul::Output, 3> outputs{
+        {{&qkv.packed, a.data(), 1000}, {&z.packed, b.data(), 700}, {&beta.packed, c.data(), 12}}};
+    DeviceArray<float> residual(std::vector<float>(static_cast<size_t>(n) * 600, 2.0F));
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      matmul->store(nullptr, in.activations, outputs);
+      matmul->add(nullptr, in.activations, z.packed, residual.data(), 600);
+    }
+    check(cudaDeviceSynchronize(), "products");
+    EXPECT_LT(relative_error(expected(qkv, in), a.download()), kTolerance);
+    EXPECT_LT(relative_error(expected(beta, in), c.download()), kTolerance);
+    std::vector<double> sums = expected(z, in);
+    const std::vector<float> wide = b.download();
+    for (size_t t = 0; t < static_cast<size_t>(n); ++t) {
+      for (size_t r = 0; r < 700; ++r) {
+        if (r < 600) {
+          ASSERT_NEAR(wide[t * 700 + r], sums[t * 600 + r], 5e-3 * std::abs(sums[t * 600 + r]) + 5e-2);
+        } else {
+          ASSERT_TRUE(std::isnan(wide[t * 700 + r]));
+        }
+      }
+    }
+    for (double& v : sums) {
+      v = 2 + 3 * v;
+    }
+    EXPECT_LT(relative_error(sums, residual.download()), kTolerance);
+    EXPECT_TRUE(a.intact() && b.intact() && c.intact() && residual.intact());
   }
 }
 

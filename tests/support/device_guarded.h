@@ -11,6 +11,7 @@
 
 #include "core/cuda/runtime.h"
 #include "core/half.h"
+#include "kernels/cuda/activations.cuh"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/queue.h"
 
@@ -95,7 +96,7 @@ class DeviceActivations {
     for (int64_t token = 0; token < n; ++token) {
       for (int64_t c = 0; c < padded; ++c) {
         const int64_t at = value_.layout() == cuda::ActivationLayout::rows
-                               ? (token * padded + c) * 2
+                               ? (token * padded + cuda::row_position(static_cast<int>(c))) * 2
                                : (((c >> 8) * 9 + ((c >> 5) & 7)) * n + token) * 64 + ((c >> 2) & 3) * 16 +
                                      ((c >> 4) & 1) * 8 + (c & 3) * 2;
         uint16_t half = 0;

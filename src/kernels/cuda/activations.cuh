@@ -14,7 +14,10 @@
 //   times
 //                                         kSumScale) for groups 2t, 2t+1, 2t+8, 2t+9 as f16, then what f16
 //                                         lost, as f16
-// More tokens: *rows*, f16 [n_tokens][padded columns].
+// More tokens: *rows*, f16 [n_tokens][padded columns], the 256 columns of a superblock in the order in which
+// a step of the tiles meets them (row_position): sub-blocks 0, 4, 1, 5, 2, 6, 3, 7, and of each 16 columns
+// first the pairs P_0 of all lanes, then their P_1 (tile_layout.h). Products do not care, as long as both
+// factors have it.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -37,10 +40,22 @@ inline ActivationWriter writer(const Activations& a) {
   return {a.data, a.n_tokens, padded_cols(a.cols), a.layout() == ActivationLayout::records};
 }
 
+/// Where a column lies in a row.
+constexpr int row_position(int col) {
+  return (col & ~255) | ((col >> 5) & 3) << 6 | ((col >> 7) & 1) << 5 | (col & 16) | ((col >> 1) & 1) << 3 |
+         ((col >> 2) & 3) << 1 | (col & 1);
+}
+
 #ifdef __CUDACC__
 
 __host__ __device__ __forceinline__ int64_t record_offset(int n_tokens, int token, int col) {
   return ((static_cast<int64_t>(col >> 8) * 9 + ((col >> 5) & 7)) * n_tokens + token) * 64;
+}
+
+/// Columns col..col+3 (col a multiple of 4) of a row, four halves.
+__device__ __forceinline__ uint2 load_row4(const std::byte* row, int col) {
+  const std::byte* at = row + row_position(col) * 2;
+  return {*reinterpret_cast<const uint32_t*>(at), *reinterpret_cast<const uint32_t*>(at + 16)};
 }
 
 __device__ __forceinline__ __half stored_activation(float a) {
@@ -56,8 +71,15 @@ __device__ __forceinline__ void store_activations4(const ActivationWriter& w, in
   uint2 bits;
   bits.x = *reinterpret_cast<const uint32_t*>(&a);
   bits.y = *reinterpret_cast<const uint32_t*>(&b);
+  const unsigned lane = threadIdx.x & 31U;
+  const unsigned group = 0xFU << (lane & 28U);
   if (!w.records) {
-    *reinterpret_cast<uint2*>(w.data + (static_cast<int64_t>(token) * w.padded_cols + col) * 2) = bits;
+    // Two lanes exchange halves: the even one has the first pairs of both, the odd one the second.
+    const bool odd = (col & 4) != 0;
+    const uint32_t got = __shfl_xor_sync(group, odd ? bits.x : bits.y, 1);
+    const uint2 both = odd ? uint2{got, bits.y} : uint2{bits.x, got};
+    const int at = row_position(odd ? col - 2 : col);
+    *reinterpret_cast<uint2*>(w.data + (static_cast<int64_t>(token) * w.padded_cols + at) * 2) = both;
     return;
   }
   const int t = (col >> 2) & 3;
@@ -66,8 +88,6 @@ __device__ __forceinline__ void store_activations4(const ActivationWriter& w, in
   const float2 fa = __half22float2(a);
   const float2 fb = __half22float2(b);
   float sum = (fa.x + fa.y) + (fb.x + fb.y);
-  const unsigned lane = threadIdx.x & 31U;
-  const unsigned group = 0xFU << (lane & 28U);
   sum += __shfl_xor_sync(group, sum, 1);
   sum += __shfl_xor_sync(group, sum, 2);
   if ((lane & 3U) == 0) {

@@ -1,7 +1,8 @@
-// Tiles to plain f16 rows, for products by a library. A lane decodes its operands as the product kernels do,
-// but with f16 arithmetic: q * scale is an integer that f16 holds, d has its file's f16, so a weight is
-// rounded once or twice.
+// Tiles to f16 rows, for products by a library, in the column order of activation rows (activations.cuh). A
+// lane decodes its operands as the product kernels do, but with f16 arithmetic: q * scale is an integer that
+// f16 holds, d has its file's f16, so a weight is rounded once or twice.
 #include "base/result.h"
+#include "kernels/cuda/activations.cuh"
 #include "kernels/cuda/matmul_params.h"
 #include "kernels/cuda/tile_math.cuh"
 
@@ -24,19 +25,17 @@ struct Rows {
   int t;
 };
 
-// The 32 weights of sub-block s of one row, eight a lane (pairs r = 0..3): lanes exchange halves, so that
-// each stores 16 bytes and four of them 64 in a row.
+// The 32 weights of sub-block s of one row, eight a lane (pairs r = 0..3). Of each 16 columns the row has
+// first the pairs with even r of all lanes, then those with odd r: two lanes exchange, so that each stores 8
+// bytes twice.
 __device__ __forceinline__ void store_sub_block(const Rows& rows, int row, int s, const __half2 (&w)[4]) {
   const bool odd = (rows.t & 1) != 0;
-  const uint32_t send0 = bits_of(odd ? w[0] : w[2]);
-  const uint32_t send1 = bits_of(odd ? w[1] : w[3]);
-  const uint32_t got0 = __shfl_xor_sync(~0U, send0, 1);
-  const uint32_t got1 = __shfl_xor_sync(~0U, send1, 1);
-  const uint4 v =
-      odd ? uint4{got0, got1, bits_of(w[2]), bits_of(w[3])} : uint4{bits_of(w[0]), bits_of(w[1]), got0, got1};
+  const uint32_t got0 = __shfl_xor_sync(~0U, bits_of(odd ? w[0] : w[1]), 1);
+  const uint32_t got1 = __shfl_xor_sync(~0U, bits_of(odd ? w[2] : w[3]), 1);
   if (rows.there[row]) {
-    const int column = s * 32 + (odd ? 16 + 4 * (rows.t - 1) : 4 * rows.t);
-    *reinterpret_cast<uint4*>(rows.row[row] + column) = v;
+    __half* to = rows.row[row] + row_position(s * 32 + (odd ? 4 * (rows.t - 1) + 2 : 4 * rows.t));
+    *reinterpret_cast<uint2*>(to) = odd ? uint2{got0, bits_of(w[1])} : uint2{bits_of(w[0]), got0};
+    *reinterpret_cast<uint2*>(to + 16) = odd ? uint2{got1, bits_of(w[3])} : uint2{bits_of(w[2]), got1};
   }
 }
 

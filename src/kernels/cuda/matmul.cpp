@@ -7,6 +7,7 @@
 #include "base/result.h"
 #include "kernels/cuda/library_matmul.h"
 #include "kernels/cuda/matmul_params.h"
+#include "kernels/cuda/matmul_prompt.h"
 #include "kernels/cuda/slices.h"
 
 namespace fl::cuda {
@@ -84,6 +85,14 @@ uint64_t slices_bytes(int32_t max_tokens, int64_t max_cols) {
   return aligned(activation_bytes(n, max_cols)) + aligned(activation_bytes((n + 1) / 2 + 8, max_cols));
 }
 
+int arch_of(int device) {
+  int major = 0;
+  int minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
+  return 10 * major + minor;
+}
+
 uint64_t gate_and_up_bytes(int32_t max_tokens, int64_t rows) {
   return aligned(static_cast<uint64_t>(std::min(max_tokens, int32_t{kMaxColumns})) *
                  static_cast<uint64_t>(rows) * 8);
@@ -98,6 +107,7 @@ struct Matmul::Impl {
   std::byte* workspace = nullptr;  // behind the tickets
   uint64_t workspace_size = 0;
   std::unique_ptr<LibraryMatmul> library;
+  bool prompt_kernel = false;
 
   bool overlap() const { return options.overlap && device.arch >= 90; }
 
@@ -289,6 +299,32 @@ struct Matmul::Impl {
     }
   }
 
+  bool use_prompt_kernel(const Activations& x, const RmsScale& scale) const {
+    FL_CHECK(!prompt_kernel || x.layout() == ActivationLayout::records || scale.sum_of_squares == nullptr,
+             "long prompts are normalised before the product");
+    return prompt_kernel && x.layout() == ActivationLayout::rows;
+  }
+  void run_prompt(cudaStream_t stream, const Activations& x, PromptLaunch launch) const {
+    const uint64_t at = scratch_start(x.cols);
+    FL_CHECK(at + prompt_scratch_bytes(device.n_sms) <= workspace_size, "the workspace holds shared sums");
+    launch.run(stream, overlap(), device, reinterpret_cast<float*>(workspace + at), tickets);
+  }
+  void prompt_swiglu(cudaStream_t stream, const Activations& x, const PackedMatrix& gate,
+                     const PackedMatrix& up, const Activations& out) const {
+    const auto one = [&](PromptEpilogue epilogue, const PackedMatrix& w, const PackedMatrix* with) {
+      PromptLaunch launch(x, epilogue);
+      launch.add_segment(w, with, nullptr, 0);
+      launch.set_out(out);
+      run_prompt(stream, x, launch);
+    };
+    if (gate.type == up.type) {
+      one(PromptEpilogue::swiglu, gate, &up);
+    } else {  // files that mix types within a pair: the gate waits where the result will be
+      one(PromptEpilogue::keep_gate, gate, nullptr);
+      one(PromptEpilogue::swiglu_kept, up, nullptr);
+    }
+  }
+
   bool use_library(const Activations& x, std::span<const Output> outputs) const {
     for (const Output& o : outputs) {
       if (o.w->rows % kTileRows != 0) {
@@ -307,10 +343,11 @@ uint64_t Matmul::workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_
   check(cudaGetDevice(&device), "current device");
   check(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device), "number of SMs");
   const int32_t columns = std::min(max_tokens, int32_t{kMaxColumns});
-  const uint64_t sums = shared_sums_bytes(n_sms, columns);
+  const bool prompt = options.prompt_kernel && max_tokens > kMaxColumns && has_prompt_kernel(arch_of(device));
+  const uint64_t sums = std::max(shared_sums_bytes(n_sms, columns), prompt ? prompt_scratch_bytes(n_sms) : 0);
   const uint64_t own =
       slices_bytes(kMaxColumns, max_cols) + sums + gate_and_up_bytes(max_tokens, swiglu_rows);
-  const bool library = options.library && max_tokens >= options.library_from_tokens;
+  const bool library = !prompt && options.library && max_tokens >= options.library_from_tokens;
   return aligned(kTicketBytes + (library ? LibraryMatmul::workspace_bytes(max_tokens, own) : own));
 }
 
@@ -323,7 +360,8 @@ Matmul::Matmul(const DeviceInfo& device, std::byte* workspace, uint64_t bytes, M
   impl_->workspace = workspace + kTicketBytes;
   impl_->workspace_size = bytes - kTicketBytes;
   check(cudaMemset(workspace, 0, kTicketBytes), "clear tickets");
-  if (options.library) {
+  impl_->prompt_kernel = options.prompt_kernel && has_prompt_kernel(device.arch);
+  if (options.library && !impl_->prompt_kernel) {
     impl_->library = LibraryMatmul::open(device, impl_->workspace, impl_->workspace_size);
   }
 }
@@ -335,6 +373,9 @@ bool Matmul::overlap() const {
 }
 
 std::string Matmul::describe() const {
+  if (impl_->prompt_kernel) {
+    return "tiles + wgmma";
+  }
   return impl_->library != nullptr ? "tiles + " + impl_->library->describe() : "tiles";
 }
 
@@ -343,6 +384,14 @@ void Matmul::store(cudaStream_t stream, const Activations& x, std::span<const Ou
   FL_CHECK(!outputs.empty() && outputs.size() <= static_cast<size_t>(kMaxOutputs), "1 to 6 outputs");
   for (const Output& o : outputs) {
     FL_CHECK(o.w->cols == x.cols, "the matrix takes these activations");
+  }
+  if (impl_->use_prompt_kernel(x, scale)) {
+    PromptLaunch launch(x, PromptEpilogue::store);
+    for (const Output& o : outputs) {
+      launch.add_segment(*o.w, nullptr, o.y, o.stride);
+    }
+    impl_->run_prompt(stream, x, launch);
+    return;
   }
   if (impl_->use_library(x, outputs)) {
     FL_CHECK(scale.sum_of_squares == nullptr, "long prompts are normalised before the product");
@@ -361,6 +410,12 @@ void Matmul::store(cudaStream_t stream, const Activations& x, std::span<const Ou
 void Matmul::add(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* residual,
                  int64_t stride) {
   FL_CHECK(w.cols == x.cols, "the matrix takes these activations");
+  if (impl_->use_prompt_kernel(x, {})) {
+    PromptLaunch launch(x, PromptEpilogue::add);
+    launch.add_segment(w, nullptr, residual, stride);
+    impl_->run_prompt(stream, x, launch);
+    return;
+  }
   if (const Output output{&w, residual, stride}; impl_->use_library(x, {&output, 1})) {
     impl_->library->multiply(stream, x, w, residual, stride, true);
     return;
@@ -395,6 +450,10 @@ void Matmul::swiglu(cudaStream_t stream, const Activations& x, const PackedMatri
   if (out.cols % kSuperblock != 0) {  // the padding of the records must be zero
     check(cudaMemsetAsync(out.data, 0, activation_bytes(out.n_tokens, out.cols), stream),
           "clear activations");
+  }
+  if (impl_->use_prompt_kernel(x, scale)) {
+    impl_->prompt_swiglu(stream, x, gate, up, out);
+    return;
   }
   if (const Output output{&gate, nullptr, 0}; impl_->use_library(x, {&output, 1})) {
     FL_CHECK(scale.sum_of_squares == nullptr, "long prompts are normalised before the product");

@@ -7,9 +7,12 @@
 //   token's
 //                      result has the same bits alone and beside others (the order of every sum is fixed by
 //                      the matrix's shape, not by the number of tokens or the chip)
-//   more               expand + library product when cuBLASLt is found and wanted, else the same kernel over
-//   slices of
-//                      kMaxColumns tokens (weights read once a slice): that path equals the first bit for bit
+//   more               on sm_90 a kernel of its own (matmul_prompt.h): repeated runs give the same bits, and
+//   a token's
+//                      do not depend on the others' values, but on how many there are; elsewhere
+//                      expand + library product when cuBLASLt is found and wanted, else the first kernel over
+//                      slices of kMaxColumns tokens (weights read once a slice): that path equals the first
+//                      bit for bit
 // Accuracy: about 3e-4 relative to the exact product (16-bit activations; weights exact but for f16 storage
 // of types without tiles of their own, below).
 #pragma once
@@ -70,7 +73,7 @@ PackedMatrix repack(cudaStream_t stream, DType source, int64_t rows, int64_t col
                     int64_t row0, int64_t n_rows, std::byte* packed);
 /// The file's bytes again (types that are permutations only: Q4_K, Q5_K, Q6_K, Q8_0).
 void unpack(cudaStream_t stream, const PackedMatrix& w, std::byte* blocks);
-/// Rows [row0, row0 + n_rows) as f16 [n_rows][padded_cols(cols)].
+/// Rows [row0, row0 + n_rows) as f16 [n_rows][padded_cols(cols)], columns in the order of activation rows.
 void expand_f16(cudaStream_t stream, const PackedMatrix& w, int32_t row0, int32_t n_rows, void* out);
 
 enum class ActivationLayout : uint8_t { records, rows };
@@ -109,7 +112,8 @@ constexpr int32_t rms_partials(int64_t rows) {
 enum class ActivationPlacement : uint8_t { automatic, l2, staged };
 
 struct MatmulOptions {
-  bool library = true;            ///< use cuBLASLt for long prompts when it can be loaded
+  bool prompt_kernel = true;  ///< where the device has it, for all prompts of more than kMaxColumns tokens
+  bool library = true;        ///< use cuBLASLt for long prompts when it can be loaded
   int library_from_tokens = 129;  ///< prompts from this length on (measured; see docs/decisions)
   ActivationPlacement placement = ActivationPlacement::automatic;
   bool overlap = true;  ///< where the device can: kernels start while their predecessors end
@@ -151,7 +155,7 @@ class Matmul {
 
   /// True on sm_90 and up: kernels of this stream may overlap (launch.cuh).
   bool overlap() const;
-  /// "tiles" or "tiles + cuBLASLt 13.1".
+  /// "tiles", "tiles + wgmma" or "tiles + cuBLASLt 13.1".
   std::string describe() const;
 
   struct Impl;

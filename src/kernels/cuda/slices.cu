@@ -31,8 +31,7 @@ __global__ void rows_to_records_kernel(const std::byte* rows, ActivationWriter o
     return;
   }
   const int token = static_cast<int>(blockIdx.y);
-  const float4 v = halves_to_float4(
-      *reinterpret_cast<const uint2*>(rows + (static_cast<int64_t>(token) * out.padded_cols + col) * 2));
+  const float4 v = halves_to_float4(load_row4(rows + static_cast<int64_t>(token) * out.padded_cols * 2, col));
   constexpr float kBack = 1.0f / kActivationScale;  // a power of two: the stored bits come out the same
   store_activations4(out, token, col, {v.x * kBack, v.y * kBack, v.z * kBack, v.w * kBack});
 }

@@ -1,0 +1,147 @@
+// Chooses the instance, its shared memory and the shares of a prompt product.
+#include "kernels/cuda/matmul_prompt.h"
+
+#include <cudaTypedefs.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/result.h"
+#include "kernels/cuda/matmul_params.h"
+
+namespace fl::cuda {
+namespace {
+
+using Launcher = void (*)(cudaStream_t, bool, int, int, const CUtensorMap&, const PromptParams&);
+
+struct Instance {
+  int tokens;
+  Launcher launch;
+};
+
+#ifdef FREELUNCH_SM90A
+constexpr std::array kInstances{Instance{96, launch_prompt_96},   Instance{128, launch_prompt_128},
+                                Instance{160, launch_prompt_160}, Instance{192, launch_prompt_192},
+                                Instance{224, launch_prompt_224}, Instance{256, launch_prompt_256}};
+constexpr bool kBuilt = true;
+#else
+constexpr std::array<Instance, 0> kInstances{};
+constexpr bool kBuilt = false;
+#endif
+
+constexpr int kArch = 90;             // wgmma is in no other
+constexpr int kBoxColumns = 64;       // of activations in a stage, 128 bytes
+constexpr int kFixedBytes = 2048;     // barriers, and alignment to 1024
+constexpr int kMostWeightStages = 6;  // a superblock each
+constexpr int kMostTokenStages = 16;  // a quarter of a superblock each
+constexpr int kLeastSuperblocks = 3;  // of a share: handing sums over costs as much as two
+constexpr int kThreadsOfSums = 256;
+
+// The driver's function, without linking the driver.
+PFN_cuTensorMapEncodeTiled_v12000 encoder() {
+  static const auto function = [] {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult status{};
+    check(
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &status),
+        "cuTensorMapEncodeTiled");
+    FL_CHECK(status == cudaDriverEntryPointSuccess, "a driver of sm_90 has tensor maps");
+    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(found);
+  }();
+  return function;
+}
+
+CUtensorMap rows_map(const Activations& x, int box_tokens) {
+  CUtensorMap map{};
+  const auto cols = static_cast<cuuint64_t>(padded_cols(x.cols));
+  const std::array<cuuint64_t, 2> size{cols, static_cast<cuuint64_t>(x.n_tokens)};
+  const std::array<cuuint64_t, 1> stride{cols * 2};
+  const std::array<cuuint32_t, 2> box{kBoxColumns, static_cast<cuuint32_t>(box_tokens)};
+  const std::array<cuuint32_t, 2> step{1, 1};
+  const CUresult result =
+      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, x.data, size.data(), stride.data(), box.data(),
+                step.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  FL_CHECK(result == CUDA_SUCCESS, "activation rows are 16-byte aligned and a multiple of 256 long");
+  return map;
+}
+
+}  // namespace
+
+bool has_prompt_kernel(int arch) {
+  return kBuilt && arch == kArch;
+}
+
+uint64_t prompt_scratch_bytes(int n_sms) {
+  return static_cast<uint64_t>(n_sms) * kThreadsOfSums * (kMostPromptTokens / 2) * sizeof(float);
+}
+
+PromptLaunch::PromptLaunch(const Activations& x, PromptEpilogue epilogue) : x_(x) {
+  FL_CHECK(x.layout() == ActivationLayout::rows, "prompt products take rows");
+  p_.epilogue = epilogue;
+  p_.n_superblocks = padded_cols(x.cols) / kSuperblock;
+  p_.n_tokens = x.n_tokens;
+}
+
+void PromptLaunch::add_segment(const PackedMatrix& w, const PackedMatrix* up, float* y, int64_t stride) {
+  FL_CHECK(up == nullptr || up->type == w.type, "gate and up of one type");
+  PromptSegment& s = p_.segments[p_.n_segments++];
+  s.w = reinterpret_cast<const uint8_t*>(w.data);
+  s.w_up = up != nullptr ? reinterpret_cast<const uint8_t*>(up->data) : nullptr;
+  s.y = y;
+  s.stride = stride;
+  s.type = static_cast<int32_t>(w.type);
+  s.tile_bytes = tile_bytes(w.type);
+  s.first = n_groups_;
+  s.rows = w.rows;
+  p_.slot_bytes = std::max(p_.slot_bytes, s.tile_bytes);
+  const int per_group = p_.epilogue == PromptEpilogue::swiglu ? kPromptGroupTiles / 2 : kPromptGroupTiles;
+  n_groups_ += (padded_rows(w.rows) / kTileRows + per_group - 1) / per_group;
+}
+
+void PromptLaunch::set_out(const Activations& out) {
+  p_.out = out.data;
+  p_.out_padded_cols = padded_cols(out.cols);
+}
+
+void PromptLaunch::run(cudaStream_t stream, bool overlap, const DeviceInfo& device, float* scratch,
+                       int32_t* flags) {
+  // Blocks of tokens of about one size, by the smallest instance that holds them.
+  const int blocks = (p_.n_tokens + kMostPromptTokens - 1) / kMostPromptTokens;
+  const int tokens = (p_.n_tokens + blocks - 1) / blocks;
+  const auto* const instance = std::find_if(kInstances.begin(), kInstances.end(),
+                                            [&](const Instance& i) { return i.tokens >= tokens; });
+  FL_CHECK(instance != kInstances.end(), "the program has the kernel for this device");
+  p_.n_token_blocks = (p_.n_tokens + instance->tokens - 1) / instance->tokens;
+  p_.n_tiles = n_groups_ * p_.n_token_blocks;
+  p_.scratch = scratch;
+  p_.flags = flags;
+
+  // Two stages of weights at least; a superblock of activations takes four.
+  const int budget = device.max_shared_per_block - kFixedBytes;
+  const int weight_stage = kPromptGroupTiles * p_.slot_bytes;
+  const int token_stage = instance->tokens * kBoxColumns * 2;
+  p_.weight_stages = 2;
+  p_.token_stages = std::min(4, (budget - 2 * weight_stage) / token_stage);
+  FL_CHECK(p_.token_stages >= 2, "stages fit the shared memory of sm_90");
+  const auto used = [&] { return p_.weight_stages * weight_stage + p_.token_stages * token_stage; };
+  for (bool grew = true; grew;) {
+    grew = false;
+    if (p_.token_stages < std::min(4 * p_.weight_stages, kMostTokenStages) &&
+        used() + token_stage <= budget) {
+      ++p_.token_stages;
+      grew = true;
+    } else if (p_.weight_stages < kMostWeightStages && used() + weight_stage <= budget) {
+      ++p_.weight_stages;
+      grew = true;
+    }
+  }
+
+  const int units = p_.n_tiles * p_.n_superblocks;
+  const int grid = std::min(device.n_sms, std::max({1, p_.n_tiles, units / kLeastSuperblocks}));
+  const int left = p_.n_tiles % grid;
+  p_.n_shared = left == 0 ? 0 : p_.n_tiles > grid ? left + grid : left;
+  instance->launch(stream, overlap, grid, kFixedBytes + used(), rows_map(x_, instance->tokens), p_);
+}
+
+}  // namespace fl::cuda

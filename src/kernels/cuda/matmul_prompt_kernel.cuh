@@ -1,0 +1,473 @@
+// The kernel of matmul_prompt.h. A block has one warpgroup that brings weights and activations into two rings
+// of stages, and two that multiply 64 rows each with the same activations. A multiplying warp decodes its
+// tile's next 64 columns while the tensor cores work on the last: two sets of operand registers.
+#pragma once
+
+#include "kernels/cuda/activations.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/matmul_prompt.h"
+#include "kernels/cuda/matmul_prompt_decode.cuh"
+#include "kernels/cuda/wgmma.cuh"
+
+namespace fl::cuda::prompt {
+
+constexpr int kThreads = 384;
+constexpr int kConsumerWarps = 8;
+constexpr int kWarpgroup = 128;
+constexpr int kProducerRegisters = 24;
+constexpr int kConsumerRegisters = 240;
+constexpr int kMaxStages = 16;       // of a ring
+constexpr int kBarrierSpace = 1024;  // 4 * kMaxStages barriers, and the alignment of what follows
+constexpr int kStepsPerSuperblock = kSuperblock / kSwizzledColumns;
+
+/// A part of a tile: superblocks [k0, k1).
+struct Work {
+  int tile;
+  int k0;
+  int k1;
+};
+
+/// What a block does, in order: its share of the tiles that are dealt by superblocks, then whole tiles.
+class Schedule {
+ public:
+  __device__ Schedule(const PromptParams& p, int block, int n_blocks)
+      : n_superblocks_(p.n_superblocks),
+        n_tiles_(p.n_tiles),
+        n_blocks_(n_blocks),
+        at_(share_start(p, block, n_blocks)),
+        end_(share_start(p, block + 1, n_blocks)),
+        whole_(p.n_shared + block) {}
+
+  /// In superblocks of the shared tiles, one after the other.
+  static __device__ int share_start(const PromptParams& p, int block, int n_blocks) {
+    return static_cast<int>(static_cast<int64_t>(p.n_shared) * p.n_superblocks * block / n_blocks);
+  }
+
+  __device__ bool next(Work& w) {
+    if (at_ < end_) {
+      w.tile = at_ / n_superblocks_;
+      w.k0 = at_ - w.tile * n_superblocks_;
+      w.k1 = min(n_superblocks_, w.k0 + end_ - at_);
+      at_ += w.k1 - w.k0;
+      return true;
+    }
+    if (whole_ < n_tiles_) {
+      w = {whole_, 0, n_superblocks_};
+      whole_ += n_blocks_;
+      return true;
+    }
+    return false;
+  }
+
+ private:
+  int n_superblocks_;
+  int n_tiles_;
+  int n_blocks_;
+  int at_;
+  int end_;
+  int whole_;
+};
+
+/// Where a tile lies.
+struct Place {
+  int segment;
+  int group;  ///< of the segment
+  int token_block;
+};
+__device__ __forceinline__ Place place_of(const PromptParams& p, int tile) {
+  Place place;
+  const int group = tile / p.n_token_blocks;
+  place.token_block = tile - group * p.n_token_blocks;
+  place.segment = 0;
+  while (place.segment + 1 < p.n_segments && group >= p.segments[place.segment + 1].first) {
+    ++place.segment;
+  }
+  place.group = group - p.segments[place.segment].first;
+  return place;
+}
+
+/// A ring of stages as one side sees it.
+struct Ring {
+  uint64_t* full;
+  uint64_t* empty;
+  uint8_t* stages;
+  int n;
+  int stage_bytes;
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ uint8_t* data() const { return stages + stage * stage_bytes; }
+  __device__ __forceinline__ int before() const { return (stage == 0 ? n : stage) - 1; }
+  __device__ __forceinline__ void advance() {
+    if (++stage == n) {
+      stage = 0;
+      parity ^= 1U;
+    }
+  }
+};
+
+template <int N, bool kPair>
+__device__ __forceinline__ void bring_weights(const PromptParams& p, Ring ring, int lane) {
+  Schedule schedule(p, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
+  const uint64_t once = evict_first_policy();
+  Work work;
+  while (schedule.next(work)) {
+    const Place place = place_of(p, work.tile);
+    const PromptSegment& s = p.segments[place.segment];
+    const int n_tiles = padded_rows(s.rows) / kTileRows;
+    constexpr int kTiles = kPair ? kPromptGroupTiles / 2 : kPromptGroupTiles;
+    const int here = min(kTiles, n_tiles - place.group * kTiles);
+    const bool mine = lane < kPromptGroupTiles && (kPair ? lane % kTiles : lane) < here;
+    const uint8_t* from =
+        (kPair && lane >= kTiles ? s.w_up : s.w) +
+        (static_cast<int64_t>(place.group * kTiles + (kPair ? lane % kTiles : lane)) * p.n_superblocks +
+         work.k0) *
+            s.tile_bytes;
+    for (int k = work.k0; k < work.k1; ++k) {
+      barrier_wait(ring.empty + ring.stage, ring.parity ^ 1U);
+      if (lane == 0) {
+        barrier_expect(ring.full + ring.stage, static_cast<uint32_t>(here * s.tile_bytes * (kPair ? 2 : 1)));
+      }
+      __syncwarp();
+      if (mine) {
+        uint8_t* to = ring.data() + lane * p.slot_bytes;
+        if (p.n_token_blocks == 1) {
+          bulk_copy_streamed(to, from, static_cast<uint32_t>(s.tile_bytes), ring.full + ring.stage, once);
+        } else {
+          bulk_copy(to, from, static_cast<uint32_t>(s.tile_bytes), ring.full + ring.stage);
+        }
+      }
+      from += s.tile_bytes;
+      ring.advance();
+    }
+  }
+}
+
+template <int N>
+__device__ __forceinline__ void bring_tokens(const PromptParams& p, const CUtensorMap& x, Ring ring) {
+  Schedule schedule(p, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
+  Work work;
+  while (schedule.next(work)) {
+    const int token = place_of(p, work.tile).token_block * N;
+    for (int k = work.k0 * kStepsPerSuperblock; k < work.k1 * kStepsPerSuperblock; ++k) {
+      barrier_wait(ring.empty + ring.stage, ring.parity ^ 1U);
+      barrier_expect(ring.full + ring.stage, static_cast<uint32_t>(ring.stage_bytes));
+      tensor_copy(ring.data(), x, k * kSwizzledColumns, token, ring.full + ring.stage);
+      ring.advance();
+    }
+  }
+}
+
+/// A consumer warp's view of both rings.
+struct Rings {
+  Ring weights;
+  Ring tokens;
+};
+
+// Half a step: 32 columns. `a` is free; `last`: operands of the half before, under way until the wait below.
+template <int N, int kStep, int kUpper, typename Decoder, typename Source>
+__device__ __forceinline__ void half_step(float (&d)[N / 2], Decoder& decoder, const Source& source,
+                                          Fragment& a, Fragment& last, uint64_t b) {
+  decoder.template decode<kStep, kUpper>(source, a);
+  wgmma_fence();
+  wgmma<N>(d, a, b + 2 * kUpper * kNext16Columns);
+  wgmma<N>(d, a + 4, b + (2 * kUpper + 1) * kNext16Columns);
+  wgmma_commit();
+  wgmma_wait<1>(last);
+}
+
+// 64 columns: a stage of activations. `follows`: another stage was multiplied before, and is free when it is
+// finished.
+template <int N, int kStep, typename Decoder, typename Source>
+__device__ __forceinline__ void step(float (&d)[N / 2], Decoder& decoder, const Source& source,
+                                     Fragment& lower, Fragment& upper, Rings& rings, bool follows) {
+  barrier_wait(rings.tokens.full + rings.tokens.stage, rings.tokens.parity);
+  const uint64_t b = swizzled_operand(rings.tokens.data());
+  half_step<N, kStep, 0>(d, decoder, source, lower, upper, b);
+  if (source.lane == 0 && follows) {
+    barrier_arrive(rings.tokens.empty + rings.tokens.before());
+  }
+  half_step<N, kStep, 1>(d, decoder, source, upper, lower, b);
+  rings.tokens.advance();
+}
+
+// d += the superblocks of a part of a tile. `tiles`: offsets of the warp's one or two tiles in a stage of
+// weights.
+template <int N, PackedType kType, bool kPair>
+__device__ __forceinline__ void chain(float (&d)[N / 2], int n, const int (&tiles)[2], int half, int lane,
+                                      Rings& rings) {
+  Fragment lower = {};
+  Fragment upper = {};
+  FragmentDecoder<kType, kPair> decoder;
+  for (int k = 0; k < n; ++k) {
+    barrier_wait(rings.weights.full + rings.weights.stage, rings.weights.parity);
+    const uint8_t* stage = rings.weights.data();
+    const FragmentSource<kPair> source{{stage + tiles[0], stage + tiles[1]}, half, lane};
+    decoder.begin(source);
+    step<N, 0>(d, decoder, source, lower, upper, rings, k > 0);
+    step<N, 1>(d, decoder, source, lower, upper, rings, true);
+    step<N, 2>(d, decoder, source, lower, upper, rings, true);
+    step<N, 3>(d, decoder, source, lower, upper, rings, true);
+    __syncwarp();
+    if (lane == 0) {
+      barrier_arrive(rings.weights.empty + rings.weights.stage);
+    }
+    rings.weights.advance();
+  }
+  wgmma_wait<0>(upper);
+  if (lane == 0) {
+    barrier_arrive(rings.tokens.empty + rings.tokens.before());
+  }
+}
+
+/// The sums of a tile that several blocks share: [block][warpgroup][N / 8][thread] float4.
+template <int N>
+__device__ __forceinline__ float4* sums_of(const PromptParams& p, int block, int warpgroup, int thread) {
+  return reinterpret_cast<float4*>(p.scratch) +
+         static_cast<int64_t>(block * 2 + warpgroup) * (N / 8) * kWarpgroup + thread;
+}
+
+template <int N>
+__device__ __forceinline__ void hand_over(const PromptParams& p, const float (&d)[N / 2], int warpgroup,
+                                          int thread) {
+  const int block = static_cast<int>(blockIdx.x);
+  float4* to = sums_of<N>(p, block, warpgroup, thread);
+#pragma unroll
+  for (int i = 0; i < N / 8; ++i) {
+    __stcg(to + i * kWarpgroup, make_float4(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]));
+  }
+  __threadfence();
+  group_barrier(1 + warpgroup, kWarpgroup);
+  if (thread == 0) {
+    atomicExch(p.flags + block * 2 + warpgroup, 1);
+  }
+}
+
+// The rest of a tile whose first part ends at superblock `have`, from the blocks that follow, in order.
+template <int N>
+__device__ __forceinline__ void collect(const PromptParams& p, float (&d)[N / 2], const Work& work,
+                                        int warpgroup, int thread) {
+  const int end = (work.tile + 1) * p.n_superblocks;
+  int have = work.tile * p.n_superblocks + work.k1;
+  for (int block = static_cast<int>(blockIdx.x) + 1; have < end; ++block) {
+    if (thread == 0) {
+      volatile int32_t* flag = p.flags + block * 2 + warpgroup;
+      while (*flag == 0) {
+      }
+      *flag = 0;
+      __threadfence();
+    }
+    group_barrier(1 + warpgroup, kWarpgroup);
+    const float4* from = sums_of<N>(p, block, warpgroup, thread);
+#pragma unroll
+    for (int i = 0; i < N / 8; ++i) {
+      const float4 v = __ldcg(from + i * kWarpgroup);
+      d[4 * i] += v.x;
+      d[4 * i + 1] += v.y;
+      d[4 * i + 2] += v.z;
+      d[4 * i + 3] += v.w;
+    }
+    have = Schedule::share_start(p, block + 1, static_cast<int>(gridDim.x));
+  }
+}
+
+constexpr float kBack = 1.0f / kActivationScale;
+
+__device__ __forceinline__ float swiglu_of(float gate, float up) {
+  return __fdividef(gate, 1.0f + __expf(-gate)) * up;  // no call: sums are in registers of the tensor cores
+}
+
+// y (+)= the tile. Lanes of one t hold eight rows in a row: a store fills whole sectors.
+template <int N, bool kAdd>
+__device__ __forceinline__ void write_floats(const PromptSegment& s, const float (&d)[N / 2], int row,
+                                             int token, int n_tokens) {
+  const bool upper = row < s.rows;
+  const bool lower = row + 8 < s.rows;
+  float* y = s.y + token * s.stride + row;
+#pragma unroll
+  for (int i = 0; i < N / 8; ++i) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      if (token + 8 * i + e < n_tokens) {
+        float* at = y + e * s.stride;
+        if (upper) {
+          const float v = d[4 * i + e] * kBack;
+          if constexpr (kAdd) {
+            atomicAdd(at, v);  // one addition for each element: nobody waits for it
+          } else {
+            *at = v;
+          }
+        }
+        if (lower) {
+          const float v = d[4 * i + 2 + e] * kBack;
+          if constexpr (kAdd) {
+            atomicAdd(at + 8, v);
+          } else {
+            at[8] = v;
+          }
+        }
+      }
+    }
+    y += 8 * s.stride;
+  }
+}
+
+// Activations of the next product. `even` and `odd`: a lane's values for tokens 2t and 2t + 1 of one row;
+// lanes of two neighbouring rows exchange, so that each has both rows of one token, at `to`.
+template <bool kKept>
+__device__ __forceinline__ void write_pair(std::byte* to, bool there, bool odd_row, float even, float odd) {
+  const float got = __shfl_xor_sync(~0U, odd_row ? even : odd, 4);
+  const float first = odd_row ? got : even;
+  const float second = odd_row ? odd : got;
+  if (there) {
+    auto* at = reinterpret_cast<__half2*>(to);
+    float2 v{first, second};
+    if constexpr (kKept) {
+      const float2 gate = __half22float2(*at);
+      v = {swiglu_of(gate.x * kBack, first), swiglu_of(gate.y * kBack, second)};
+    }
+    *at = __halves2half2(stored_activation(v.x), stored_activation(v.y));
+  }
+}
+
+// `row`: the lane's row of slot 0 (its column in the result); the tile exists.
+template <int N, bool kPair, bool kKept>
+__device__ __forceinline__ void write_halves(const PromptParams& p, const float (&d)[N / 2], int row,
+                                             int token, int n_tokens) {
+  const bool odd_row = (row & 1) != 0;
+  const int mine = token + (odd_row ? 1 : 0);
+  std::byte* to = p.out + static_cast<int64_t>(mine) * p.out_padded_cols * 2;
+  const int at0 = row_position(row & ~1) * 2;
+  const int at1 = row_position((row & ~1) + 8) * 2;
+#pragma unroll
+  for (int i = 0; i < N / 8; ++i) {
+    const bool there = mine + 8 * i < n_tokens;
+    if constexpr (kPair) {
+      write_pair<false>(to + at0, there, odd_row, swiglu_of(d[4 * i] * kBack, d[4 * i + 2] * kBack),
+                        swiglu_of(d[4 * i + 1] * kBack, d[4 * i + 3] * kBack));
+    } else {
+      write_pair<kKept>(to + at0, there, odd_row, d[4 * i] * kBack, d[4 * i + 1] * kBack);
+      write_pair<kKept>(to + at1, there, odd_row, d[4 * i + 2] * kBack, d[4 * i + 3] * kBack);
+    }
+    to += static_cast<int64_t>(p.out_padded_cols) * 16;
+  }
+}
+
+template <int N, bool kPair>
+__device__ __forceinline__ void multiply(const PromptParams& p, Rings rings, int warpgroup, int thread) {
+  const int lane = thread % 32;
+  const int warp = thread / 32;
+  // kPair: two warps share a tile of gate and one of up, eight rows of each.
+  const int half = kPair ? warp & 1 : 0;
+  const int slot = kPair ? warpgroup * 2 + (warp >> 1) : warpgroup * 4 + warp;
+  constexpr int kTiles = kPair ? kPromptGroupTiles / 2 : kPromptGroupTiles;
+  const int tiles[2] = {slot * p.slot_bytes, (kPair ? slot + kTiles : slot) * p.slot_bytes};
+  Schedule schedule(p, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
+  Work work;
+  wait_for_previous();
+  while (schedule.next(work)) {
+    const Place place = place_of(p, work.tile);
+    const PromptSegment& s = p.segments[place.segment];
+    float d[N / 2];
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      d[i] = 0;
+    }
+    const int n = work.k1 - work.k0;
+    switch (static_cast<PackedType>(s.type)) {
+      case PackedType::q4_k:
+        chain<N, PackedType::q4_k, kPair>(d, n, tiles, half, lane, rings);
+        break;
+      case PackedType::q5_k:
+        chain<N, PackedType::q5_k, kPair>(d, n, tiles, half, lane, rings);
+        break;
+      case PackedType::q6_k:
+        chain<N, PackedType::q6_k, kPair>(d, n, tiles, half, lane, rings);
+        break;
+      case PackedType::q8_0:
+        chain<N, PackedType::q8_0, kPair>(d, n, tiles, half, lane, rings);
+        break;
+      case PackedType::f16:
+        chain<N, PackedType::f16, kPair>(d, n, tiles, half, lane, rings);
+        break;
+    }
+    hold_sums(d);
+    if (work.k0 > 0) {
+      hand_over<N>(p, d, warpgroup, thread);
+      continue;
+    }
+    if (work.k1 < p.n_superblocks) {
+      collect<N>(p, d, work, warpgroup, thread);
+    }
+    const int tile = place.group * kTiles + slot;
+    const int row = tile * kTileRows + 8 * half + (lane >> 2);
+    const int token = place.token_block * N + 2 * (lane & 3);
+    const bool exists = tile * kTileRows < s.rows;
+    if constexpr (kPair) {
+      if (exists) {
+        write_halves<N, true, false>(p, d, row, token, p.n_tokens);
+      }
+    } else if (exists) {
+      switch (p.epilogue) {
+        case PromptEpilogue::store:
+          write_floats<N, false>(s, d, row, token, p.n_tokens);
+          break;
+        case PromptEpilogue::add:
+          write_floats<N, true>(s, d, row, token, p.n_tokens);
+          break;
+        case PromptEpilogue::keep_gate:
+          write_halves<N, false, false>(p, d, row, token, p.n_tokens);
+          break;
+        default:
+          write_halves<N, false, true>(p, d, row, token, p.n_tokens);
+          break;
+      }
+    }
+  }
+}
+
+template <int N, bool kPair>
+__global__ void __launch_bounds__(kThreads, 1)
+    prompt_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ PromptParams p) {
+  extern __shared__ uint8_t unaligned[];
+  uint8_t* const shared = unaligned + (-shared_address(unaligned) & 1023U);
+  auto* const barriers = reinterpret_cast<uint64_t*>(shared);
+  let_next_start();
+  Rings rings{{barriers, barriers + kMaxStages, nullptr, p.weight_stages, kPromptGroupTiles * p.slot_bytes},
+              {barriers + 2 * kMaxStages, barriers + 3 * kMaxStages, shared + kBarrierSpace, p.token_stages,
+               N * kSwizzledColumns * 2}};
+  rings.weights.stages = rings.tokens.stages + rings.tokens.n * rings.tokens.stage_bytes;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < 4 * kMaxStages) {
+    barrier_init(barriers + thread, (thread / kMaxStages) % 2 == 0 ? 1 : kConsumerWarps);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+  if (thread < kWarpgroup) {
+    give_registers<kProducerRegisters>();
+    if (thread < 32) {
+      bring_weights<N, kPair>(p, rings.weights, thread);
+    } else if (thread == 32) {
+      wait_for_previous();
+      bring_tokens<N>(p, x, rings.tokens);
+    }
+  } else {
+    take_registers<kConsumerRegisters>();
+    multiply<N, kPair>(p, rings, thread / kWarpgroup - 1, thread % kWarpgroup);
+  }
+}
+
+template <int N>
+void launch_instance(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,
+                     const PromptParams& p) {
+  const LaunchShape shape{dim3(static_cast<unsigned>(grid)), dim3(kThreads), shared_bytes};
+  if (p.epilogue == PromptEpilogue::swiglu) {
+    prepare_shared(prompt_kernel<N, true>, shared_bytes, "prompt product");
+    launch(prompt_kernel<N, true>, shape, stream, overlap, "prompt product", x, p);
+  } else {
+    prepare_shared(prompt_kernel<N, false>, shared_bytes, "prompt product");
+    launch(prompt_kernel<N, false>, shape, stream, overlap, "prompt product", x, p);
+  }
+}
+
+}  // namespace fl::cuda::prompt
