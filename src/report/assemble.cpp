@@ -6,7 +6,9 @@
 #include <tuple>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include "report/machine.h"
 #include "report/statistics.h"
 
 namespace fl::report {
@@ -14,6 +16,9 @@ namespace {
 
 // The largest context of the usual matrix.
 constexpr int64_t kUsualContext = 131072;
+
+// The kernel counts in ticks of 10 ms: over less time than this a share of 5 % is noise.
+constexpr double kLeastLoadSeconds = 0.5;
 
 using ConfigKey = std::pair<int64_t, int64_t>;
 
@@ -33,7 +38,7 @@ struct Sorted {
 
 Sorted sort_records(const std::vector<Record>& records) {
   Sorted out;
-  std::set<std::tuple<int64_t, int64_t, std::string, std::string, int64_t, int64_t>> seen;
+  std::set<std::tuple<int64_t, int64_t, std::string, int64_t, int64_t>> seen;
   for (const Record& record : records) {
     if (const auto* run = std::get_if<RunRecord>(&record)) {
       out.run = *run;
@@ -49,11 +54,8 @@ Sorted sort_records(const std::vector<Record>& records) {
     } else if (const auto* plan = std::get_if<ConfigPlan>(&record)) {
       out.plans.insert_or_assign({plan->ctx, plan->chats}, *plan);
     } else if (const auto* batch = std::get_if<Batch>(&record)) {
-      const int64_t chat =
-          batch->kind == "fill" && !batch->samples.empty() ? batch->samples.front().chat : -1;
       const bool once = batch->kind == "measure";
-      if (!once ||
-          seen.insert({batch->ctx, batch->chats, batch->depth, batch->kind, batch->repeat, chat}).second) {
+      if (!once || seen.insert({batch->ctx, batch->chats, batch->depth, batch->repeat, batch->part}).second) {
         out.batches.push_back(batch);
       }
     } else if (const auto* quality = std::get_if<QualityRecord>(&record)) {
@@ -79,6 +81,28 @@ void merge_memory(Memory& into, const Batch& batch) {
   into.reason = into.bytes ? "" : batch.memory_reason;
 }
 
+// What the parts of one repeat are together.
+struct Repeat {
+  HarmonicMean total;
+  HarmonicMean per_chat;
+  HarmonicMean prefill;
+  std::vector<double> joules;
+  double seconds = 0;
+  double foreign_seconds = 0;
+};
+
+// Foreign load over a whole repeat: over one short batch it would be the ticks of two clocks.
+void judge_load(Cell& cell, const std::map<int64_t, Repeat>& repeats) {
+  double most = 0;
+  for (const auto& [n, repeat] : repeats) {
+    most =
+        repeat.seconds >= kLeastLoadSeconds ? std::max(most, repeat.foreign_seconds / repeat.seconds) : most;
+  }
+  if (most > kMaxForeignCpu) {
+    cell.flags.push_back({"cpu_load", fmt::format("other programs used {:.0f} % of the CPU", 100 * most)});
+  }
+}
+
 // The measured batches of one cell to its figures.
 void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
   std::vector<double> per_chat;
@@ -90,8 +114,11 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
   std::vector<double> whole;
   std::vector<double> cached;
   std::vector<double> depth;
+  std::map<int64_t, Repeat> repeats;
   for (const Batch* batch : batches) {
-    ++cell.n_repeats;
+    Repeat& repeat = repeats[batch->repeat];
+    repeat.seconds += batch->seconds;
+    repeat.foreign_seconds += batch->foreign_cpu * batch->seconds;
     std::vector<double> rates;
     for (const Sample& sample : batch->samples) {
       ++cell.n_requests;
@@ -113,24 +140,38 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
       }
     }
     if (batch->decode_total) {
-      per_chat.push_back(*batch->decode_total / static_cast<double>(cell.chats));
+      repeat.total.add(*batch->decode_total);
+      repeat.per_chat.add(*batch->decode_total / static_cast<double>(cell.chats));
     } else if (!rates.empty()) {
-      per_chat.push_back(stat_of(rates).mean);
+      repeat.per_chat.add(stat_of(rates).mean);
+    }
+    if (batch->prefill_total) {
+      repeat.prefill.add(*batch->prefill_total);
+    }
+    if (batch->joules) {
+      repeat.joules.push_back(*batch->joules);
     }
     for (const int64_t gap : batch->gaps_us) {
       gaps.push_back(static_cast<double>(gap) * 1e-6);
     }
-    const auto keep = [](std::vector<double>& into, const std::optional<double>& value) {
-      if (value) {
-        into.push_back(*value);
-      }
-    };
-    keep(total, batch->decode_total);
-    keep(prefill, batch->prefill_total);
-    keep(joules, batch->joules);
     merge_memory(cell.memory, *batch);
     merge_flags(cell.flags, batch->flags);
   }
+  const auto keep = [](std::vector<double>& into, const std::optional<double>& value) {
+    if (value) {
+      into.push_back(*value);
+    }
+  };
+  for (const auto& [n, repeat] : repeats) {
+    keep(total, repeat.total.value());
+    keep(per_chat, repeat.per_chat.value());
+    keep(prefill, repeat.prefill.value());
+    if (!repeat.joules.empty()) {
+      joules.push_back(stat_of(repeat.joules).mean);
+    }
+  }
+  cell.n_repeats = static_cast<int64_t>(repeats.size());
+  judge_load(cell, repeats);
   const auto stat = [](const std::vector<double>& values) {
     return values.empty() ? std::nullopt : std::optional(stat_of(values));
   };
@@ -288,6 +329,17 @@ void judge(Document& document, const Sorted& sorted) {
   for (const Cell& cell : document.cells) {
     merge_flags(integrity.flags, cell.flags);
   }
+  if (document.drift) {
+    for (const DriftPoint& point : document.drift->points) {
+      if (point.moved) {
+        integrity.flags.push_back(
+            {"drift",
+             fmt::format("{} measured again after {} configurations: {:.1f} tok/s, before {:.1f} ({:+.0f} %)",
+                         document.drift->cell, point.after, point.again.median, document.drift->first.median,
+                         100 * point.change)});
+      }
+    }
+  }
   if (sorted.has_facts) {
     for (const std::string& note : sorted.facts.notes) {
       integrity.flags.push_back({"server", note});
@@ -339,6 +391,46 @@ void describe_server(Document& document, const Manifest& manifest, const Sorted&
   keep(model.ctx_train, facts.ctx_train);
 }
 
+// One sentence for each reason, with every place that it holds for: "…: 16k with 1 chat (full), 32k with 1
+// chat".
+std::vector<std::string> left_out(const Sorted& sorted, size_t n_depths, double budget) {
+  std::vector<std::pair<std::string, std::string>> reasons;  // and its places
+  for (const auto& [key, config] : sorted.plans) {
+    std::vector<std::pair<std::string, std::vector<std::string>>> here;  // reason, depths
+    for (const Flag& cut : config.cut) {
+      const bool time = cut.text.find(kForTime) != std::string::npos;
+      const std::string reason =
+          time ? fmt::format("left out to stay within {} {:.0f} s", kForTime, budget) : cut.text;
+      auto at =
+          std::find_if(here.begin(), here.end(), [&](const auto& each) { return each.first == reason; });
+      if (at == here.end()) {
+        at = here.insert(here.end(), {reason, {}});
+      }
+      at->second.push_back(cut.code);
+    }
+    for (const auto& [reason, depths] : here) {
+      std::string place = fmt::format("{} with {} {}", short_tokens(key.first), key.second,
+                                      key.second == 1 ? "chat" : "chats");
+      if (depths.size() < n_depths) {
+        place += fmt::format(" ({})", fmt::join(depths, ", "));
+      }
+      auto at = std::find_if(reasons.begin(), reasons.end(),
+                             [&](const auto& each) { return each.first == reason; });
+      if (at == reasons.end()) {
+        reasons.emplace_back(reason, place);
+      } else {
+        at->second += ", " + place;
+      }
+    }
+  }
+  std::vector<std::string> out;
+  out.reserve(reasons.size());
+  for (const auto& [reason, places] : reasons) {
+    out.push_back(reason + ": " + places);
+  }
+  return out;
+}
+
 void describe_run(Document& document, const Manifest& manifest, const Sorted& sorted,
                   const std::string& stop_reason) {
   Run& run = document.run;
@@ -362,11 +454,8 @@ void describe_run(Document& document, const Manifest& manifest, const Sorted& so
   plan.prompt_tokens = manifest.options.prompt_tokens;
   for (const auto& [key, config] : sorted.plans) {
     plan.estimated_seconds += config.estimated_seconds;
-    for (const Flag& cut : config.cut) {
-      plan.decisions.push_back(fmt::format("{}, {} {}, {}: {}", short_tokens(key.first), key.second,
-                                           key.second == 1 ? "chat" : "chats", cut.code, cut.text));
-    }
   }
+  plan.decisions = left_out(sorted, document.depths.size(), plan.budget_seconds);
   const Model& model = document.model;
   if (model.ctx_train && *model.ctx_train < kUsualContext && !document.ctx.empty() &&
       document.ctx.back() <= *model.ctx_train) {
@@ -407,8 +496,18 @@ std::vector<Definition> definitions(const Document& document) {
       {"gap", "time between two chunks with text of one chat, pooled over chats and repeats"},
       {"end-to-end", "from sending the request to the end of the answer"},
       {"p50, p95, p99", "linear between neighbours (type 7)"},
+      {"repeat",
+       "as many batches (one request of each chat, sent together) as write for a second where time and "
+       "window "
+       "allow, taken as one: the tokens of all of them by the time of all of them. A cell whose repeats "
+       "spread "
+       "gets up to twice as many"},
       {"spread",
        "coefficient of variation over repeats: sample standard deviation / mean; over 5 % is flagged"},
+      {"drift",
+       "the first cell that was measured is measured again in the middle and at the end; a median that moved "
+       "by "
+       "more than 5 % is flagged"},
       {"context", "--ctx-size: tokens of all chats together; one chat's window is context / chats"},
       {"depth",
        "empty: the prompt is the only content; full: the window is filled up to the room for prompt and "
@@ -438,7 +537,7 @@ Document assemble(const Manifest& manifest, const std::vector<Record>& records,
   const Sorted sorted = sort_records(records);
   Document document;
   document.machine = manifest.machine;
-  document.ceilings = sorted.run.ceilings;
+  document.ceilings = sorted.run.ceilings ? sorted.run.ceilings : sorted.facts.ceilings;
   std::set<int64_t> ctx(manifest.options.ctx.begin(), manifest.options.ctx.end());
   std::set<int64_t> chats(manifest.options.chats.begin(), manifest.options.chats.end());
   for (const auto& [key, plan] : sorted.plans) {
@@ -452,10 +551,16 @@ Document assemble(const Manifest& manifest, const std::vector<Record>& records,
   add_cells(document, sorted);
   add_configurations(document, sorted);
   add_requests(document, sorted);
+  document.drift = drift_of(records);
   judge(document, sorted);
   describe_run(document, manifest, sorted, stop_reason);
   if (sorted.quality) {
     document.quality = sorted.quality->quality;
+  } else if (manifest.options.tasks == "none" && document.model.random_weights) {
+    Quality none;
+    none.tasks = "none";
+    none.reason = "random weights: an answer would mean nothing";
+    document.quality = none;
   }
   document.definitions = definitions(document);
   conclude(document);

@@ -1,6 +1,8 @@
 // From the journal to the document: a pure function.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +27,30 @@ Document assemble(const Manifest& manifest, const std::vector<Record>& records,
 
 /// Fills findings, recommendation and headline from the cells. Part of assemble.
 void conclude(Document& document);
+
+/// Of rates over the same number of tokens each.
+class HarmonicMean {
+ public:
+  void add(double rate) {
+    inverse_ += 1 / rate;
+    ++n_;
+  }
+  std::optional<double> value() const {
+    return n_ > 0 ? std::optional(static_cast<double>(n_) / inverse_) : std::nullopt;
+  }
+
+ private:
+  double inverse_ = 0;
+  int64_t n_ = 0;
+};
+
+/// Total tokens/s of each repeat of a cell, its parts together: their harmonic mean, since each part writes
+/// as many tokens.
+std::vector<double> repeat_rates(const std::vector<Record>& records, int64_t ctx, int64_t chats,
+                                 std::string_view depth);
+
+/// The anchors against the cell that they repeat; nullopt: there are none.
+std::optional<Drift> drift_of(const std::vector<Record>& records);
 
 /// The parts of conclude, each in a file of its own.
 std::vector<Finding> find_findings(const Document& document);

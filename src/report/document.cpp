@@ -1,5 +1,6 @@
 #include "report/document.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -13,6 +14,23 @@ namespace {
 
 constexpr size_t kMaxDocumentBytes = size_t{64} << 20;
 constexpr const char* kSchemaId = "https://json-schema.org/draft/2020-12/schema";
+
+template <typename T, typename F>
+void for_each_text(T& value, const F& f) {
+  if constexpr (std::is_same_v<T, std::string>) {
+    f(value);
+  } else if constexpr (IsOptional<T>::value) {
+    if (value) {
+      for_each_text(*value, f);
+    }
+  } else if constexpr (IsVector<T>::value) {
+    for (auto& item : value) {
+      for_each_text(item, f);
+    }
+  } else if constexpr (!kIsPlain<T>) {
+    Fields<T>::visit([&](const char*, auto member, const char*) { for_each_text(value.*member, f); });
+  }
+}
 
 // Builds the "$defs" of every struct that `T` reaches.
 class SchemaMaker {
@@ -115,6 +133,22 @@ Result<Document> document_from_json(std::string_view text) {
   } catch (const FieldError& error) {
     return fail(ErrorCode::bad_file, error.what());
   }
+  return out;
+}
+
+Document without_folders(const Document& document, std::vector<std::string> folders) {
+  std::erase_if(folders, [](const std::string& folder) { return folder.size() < 2; });
+  std::sort(folders.begin(), folders.end(),
+            [](const std::string& a, const std::string& b) { return a.size() > b.size(); });
+  Document out = document;
+  for_each_text(out, [&](std::string& text) {
+    for (const std::string& folder : folders) {
+      const std::string prefix = folder + "/";
+      for (size_t at = text.find(prefix); at != std::string::npos; at = text.find(prefix, at)) {
+        text.erase(at, prefix.size());
+      }
+    }
+  });
   return out;
 }
 

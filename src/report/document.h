@@ -226,6 +226,21 @@ struct Integrity {
   int64_t n_cells_flagged = 0;
 };
 
+/// One cell measured again, later in the run.
+struct DriftPoint {
+  int64_t after = 0;   ///< configurations
+  Stat again;          ///< tokens/s of all chats
+  double change = 0;   ///< of the median, against the first time
+  bool moved = false;  ///< by more than 5 %
+};
+
+/// Whether the machine stayed the same over the run.
+struct Drift {
+  std::string cell;
+  Stat first;
+  std::vector<DriftPoint> points;
+};
+
 /// A statement that the cells support, worded from them.
 struct Finding {
   std::string id;  ///< "context_size", "depth", "chats"
@@ -327,6 +342,7 @@ struct Document {
   Recommendation recommendation;
   std::optional<Quality> quality;
   Integrity integrity;
+  std::optional<Drift> drift;
   std::vector<Definition> definitions;
   std::vector<Sample> samples;
 };
@@ -340,6 +356,9 @@ std::string to_json(const Document& document);
 Result<Document> document_from_json(std::string_view json);
 /// Reads and parses a file. Errors: not_found, io, bad_file.
 Result<Document> read_document(const std::string& path);
+
+/// The same without these folders in any of its texts: "/opt/models/x.gguf" becomes "x.gguf".
+Document without_folders(const Document& document, std::vector<std::string> folders);
 
 /// docs/report-schema.json.
 std::string report_schema();

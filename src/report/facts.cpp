@@ -1,4 +1,6 @@
 // The figures at the top, and what was measured, on which machine and how.
+#include <optional>
+
 #include <fmt/format.h>
 
 #include "report/format.h"
@@ -127,6 +129,10 @@ Table machine_facts(const Machine& machine, const std::optional<Ceilings>& ceili
     facts.add("computes at most", fmt::format("{:.3g} T operations/s", ceilings->ops_per_second / 1e12),
               ceilings->ops_per_second);
     facts.add("limits measured by", one_line(ceilings->source));
+  } else {
+    facts.add("limits",
+              "not known: the server does not measure them (freelunch serve --measure-limits does), and "
+              "--bandwidth and --peak-ops were not given");
   }
   return facts.table;
 }
@@ -146,7 +152,19 @@ Table server_facts(const Server& server) {
   return facts.table;
 }
 
-Table run_facts(const Run& run) {
+std::string drift_text(const std::optional<Drift>& drift) {
+  if (!drift) {
+    return "";
+  }
+  std::string out = fmt::format("{} wrote {} tok/s", one_line(drift->cell), format_rate(drift->first.median));
+  for (const DriftPoint& point : drift->points) {
+    out += fmt::format("; again after {} configurations {} ({:+.1f} %)", point.after,
+                       format_rate(point.again.median), 100 * point.change);
+  }
+  return out;
+}
+
+Table run_facts(const Run& run, const std::optional<Drift>& drift) {
   Facts facts("run", "Method");
   facts.add("command", one_line(run.command));
   facts.add("started", one_line(run.started_at));
@@ -158,6 +176,7 @@ Table run_facts(const Run& run) {
   facts.add("tokens of an answer", format_count(run.plan.tokens_per_request));
   facts.add("prompt of an unfilled chat", format_count(run.plan.prompt_tokens) + " tokens");
   facts.add("planning", joined(run.plan.decisions, "; "));
+  facts.add("drift", drift_text(drift));
   facts.add("program", "freelunch " + one_line(run.program_version));
   facts.add("run", one_line(run.id));
   return facts.table;
@@ -229,7 +248,7 @@ std::string integrity_sentence(const Document& document) {
 
 std::vector<Table> fact_tables(const Document& document) {
   return {model_facts(document.model), machine_facts(document.machine, document.ceilings),
-          server_facts(document.server), run_facts(document.run)};
+          server_facts(document.server), run_facts(document.run, document.drift)};
 }
 
 }  // namespace fl::report

@@ -198,6 +198,17 @@ FL_FIELDS(Integrity, "whether the numbers can be trusted",
   f("flags", &T::flags, "of the run");
   f("n_cells_flagged", &T::n_cells_flagged, "");)
 
+FL_FIELDS(DriftPoint, "one cell measured again, later in the run",
+  f("after", &T::after, "configurations");
+  f("again", &T::again, "tokens/s of all chats");
+  f("change", &T::change, "of the median, against the first time");
+  f("moved", &T::moved, "by more than 5 %");)
+
+FL_FIELDS(Drift, "whether the machine stayed the same over the run",
+  f("cell", &T::cell, "");
+  f("first", &T::first, "tokens/s of all chats");
+  f("points", &T::points, "");)
+
 FL_FIELDS(Finding, "a statement that the cells support",
   f("id", &T::id, "context_size, depth or chats");
   f("title", &T::title, "");
@@ -288,7 +299,7 @@ FL_FIELDS(Document, "freelunch report",
   f("findings", &T::findings, "");
   f("recommendation", &T::recommendation, "");
   f("quality", &T::quality, "");
-  f("integrity", &T::integrity, "");
+  f("integrity", &T::integrity, ""); f("drift", &T::drift, "");
   f("definitions", &T::definitions, "");
   f("samples", &T::samples, "");)
 // clang-format on

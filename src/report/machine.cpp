@@ -22,8 +22,6 @@ namespace fs = std::filesystem;
 
 constexpr auto kLookEvery = std::chrono::milliseconds(100);
 constexpr int kMaxCpus = 1024;
-// The kernel counts in ticks of 10 ms: over less time than this a share of 5 % is noise.
-constexpr double kMinCpuSeconds = 0.5;
 
 // The instruction sets that the speed of a model depends on.
 constexpr std::array<std::string_view, 9> kFeatures{
@@ -314,9 +312,9 @@ Watched Watch::stop() {
   const auto [busy, total] = machine_times();
   const double ours =
       tree_seconds(process_tree(server_)) + times_of(::getpid()).value_or(ProcessTimes{}).seconds;
-  if (total - total_at_start_ > kMinCpuSeconds && server_ > 0) {
+  if (total > total_at_start_ && server_ > 0) {
     const double foreign = (busy - busy_at_start_) - (ours - ours_at_start_);
-    seen_.foreign_cpu = std::clamp(foreign / (total - total_at_start_), 0.0, 1.0);
+    seen_.foreign_cpu = std::clamp(foreign / (total - total_at_start_), -1.0, 1.0);
   }
   if (cpu_throttle_count() > cpu_throttles_at_start_) {
     seen_.throttled += seen_.throttled.empty() ? "CPU thermal" : ", CPU thermal";

@@ -34,9 +34,11 @@ struct Watched {
   std::string memory_basis;
   std::string memory_reason;
   std::optional<double> joules;  ///< of the devices
-  double foreign_cpu = 0;        ///< share of the machine's CPU time that others used
-  int64_t n_foreign_gpu = 0;     ///< other compute processes seen on the devices
-  std::string throttled;         ///< reasons; empty: none
+  /// Share of the machine's CPU time that others used. Clocks of processes and of the machine tick apart:
+  /// over a short time it may be below zero or too high, and only sums over longer ones mean something.
+  double foreign_cpu = 0;
+  int64_t n_foreign_gpu = 0;  ///< other compute processes seen on the devices
+  std::string throttled;      ///< reasons; empty: none
 };
 
 /// Samples the machine on a thread of its own while a batch of requests runs.

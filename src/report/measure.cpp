@@ -39,6 +39,10 @@ struct Chat {
   bool runaway = false;
 };
 
+bool timed(const BatchSpec& spec) {
+  return spec.kind == "measure" || spec.kind == "anchor";
+}
+
 void add_flag(std::vector<Flag>& flags, const char* code, std::string text) {
   const bool known =
       std::any_of(flags.begin(), flags.end(), [&](const Flag& flag) { return flag.code == code; });
@@ -180,27 +184,22 @@ void judge(const BatchSpec& spec, Batch& batch) {
     }
     const auto cached = static_cast<double>(std::max<int64_t>(sample.cached_tokens, 0));
     const auto prompt = static_cast<double>(sample.prompt_tokens);
-    if (spec.kind == "measure" && spec.shape.filled == 0 && sample.cached_tokens > kMostCachedTokens &&
+    if (timed(spec) && spec.shape.filled == 0 && sample.cached_tokens > kMostCachedTokens &&
         cached > kMostCachedShare * prompt) {
       add_flag(batch.flags, "cache_hit",
                fmt::format("{} of {} prompt tokens came from a cache although they are new",
                            sample.cached_tokens, sample.prompt_tokens));
     }
-    if (spec.kind == "measure" && spec.shape.filled > 0 && sample.cached_tokens >= 0 &&
-        cached < kUsefulReuse * prompt) {
+    if (timed(spec) && spec.shape.filled > 0 && sample.cached_tokens >= 0 && cached < kUsefulReuse * prompt) {
       add_flag(batch.flags, "refilled",
                fmt::format("the window's content was read again: {} of {} prompt tokens were cached",
                            sample.cached_tokens, sample.prompt_tokens));
     }
-    if (spec.kind == "measure" && sample.completion_tokens < spec.shape.answer / 2) {
+    if (timed(spec) && sample.completion_tokens < spec.shape.answer / 2) {
       add_flag(
           batch.flags, "short_answer",
           fmt::format("the answer ended after {} of {} tokens", sample.completion_tokens, spec.shape.answer));
     }
-  }
-  if (batch.foreign_cpu > kMaxForeignCpu) {
-    add_flag(batch.flags, "cpu_load",
-             fmt::format("other programs used {:.0f} % of the CPU", 100 * batch.foreign_cpu));
   }
   if (batch.n_foreign_gpu > 0) {
     add_flag(batch.flags, "gpu_load", fmt::format("{} other programs were on the GPU", batch.n_foreign_gpu));
@@ -233,7 +232,8 @@ Result<Batch> measure(const client::Endpoint& endpoint, const Facts& facts, cons
       chat->prefix = text(place_of(spec, i), spec.shape.filled);
     }
     if (!fill) {
-      chat->prompt = text(fmt::format("{}/{}/{}/{}", place_of(spec, i), spec.depth, spec.kind, spec.repeat),
+      chat->prompt = text(fmt::format("{}/{}/{}/{}.{}.{}", place_of(spec, i), spec.depth, spec.kind,
+                                      spec.anchor, spec.repeat, spec.part),
                           spec.shape.prompt);
     }
     indices.push_back(i);
@@ -245,6 +245,8 @@ Result<Batch> measure(const client::Endpoint& endpoint, const Facts& facts, cons
   batch.chats = spec.chats;
   batch.depth = spec.depth;
   batch.repeat = spec.repeat;
+  batch.part = spec.part;
+  batch.anchor = spec.anchor;
   batch.kind = spec.kind;
   batch.at = now_utc();
   const auto start = Clock::now();
@@ -296,13 +298,13 @@ Result<Batch> measure(const client::Endpoint& endpoint, const Facts& facts, cons
   for (size_t i = 0; i < chats.size(); ++i) {
     batch.samples.push_back(sample_of(spec, indices[i], facts, endpoint, *chats[i], cancel, batch.flags));
     const std::vector<double>& times = chats[i]->completion.chunk_seconds;
-    if (spec.kind == "measure" && batch.samples.back().status == "ok") {
+    if (timed(spec) && batch.samples.back().status == "ok") {
       for (size_t t = 1; t < times.size(); ++t) {
         batch.gaps_us.push_back(std::llround(1e6 * (times[t] - times[t - 1])));
       }
     }
   }
-  if (spec.kind == "measure") {
+  if (timed(spec)) {
     batch.decode_total = total_rate(chats, batch.samples, batch.flags);
   }
   batch.prefill_total = prefill_total(batch.samples);
@@ -315,7 +317,7 @@ Result<Batch> measure(const client::Endpoint& endpoint, const Facts& facts, cons
   const int64_t n_tokens =
       std::accumulate(batch.samples.begin(), batch.samples.end(), int64_t{0},
                       [](int64_t sum, const Sample& sample) { return sum + sample.completion_tokens; });
-  if (seen.joules && n_tokens > 0 && spec.kind == "measure") {
+  if (seen.joules && n_tokens > 0 && timed(spec)) {
     batch.joules = *seen.joules / static_cast<double>(n_tokens);
   }
   judge(spec, batch);

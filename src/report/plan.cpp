@@ -1,6 +1,7 @@
 #include "report/plan.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "report/statistics.h"
 
@@ -18,7 +19,7 @@ constexpr double kUncachedShare = 0.1;
 constexpr double kReuseShare = 0.5;
 // Estimates are kept under this share of what is left: they are not exact.
 constexpr double kUsableShare = 0.92;
-constexpr double kPerBatchSeconds = 0.15;  // connections, the watch's last look, the journal
+constexpr double kPerBatchSeconds = 0.03;  // connections, the watch's last look, the journal
 
 }  // namespace
 
@@ -74,8 +75,10 @@ void CostModel::learn(const Batch& batch) {
     if (batch.samples.size() == 1 && cached < kUncachedShare * prompt) {
       learn_read(sample.prompt_tokens, *sample.ttft_seconds);
     }
-    if (batch.kind == "warm-up" && batch.depth != "empty" && sample.cached_tokens >= 0) {
-      reuse_ = cached > kReuseShare * prompt;
+    if (batch.kind == "warm-up" && batch.depth != "empty") {
+      // A server that does not state it shows it: reading the window again takes as long as the first time.
+      reuse_ = sample.cached_tokens >= 0 ? cached > kReuseShare * prompt
+                                         : *sample.ttft_seconds < kReuseShare * read(sample.prompt_tokens);
     }
   }
   if (batch.kind == "measure") {
@@ -166,6 +169,14 @@ double batch_seconds(const CostModel& cost, const ConfigSize& size, const Shape&
          cost.decode(shape.answer, size.chats, shape.filled) + kPerBatchSeconds;
 }
 
+int64_t parts_for(const CostModel& cost, const ConfigSize& size, double seconds, const Options& options,
+                  const Facts& facts) {
+  const Shape shape = shape_of("empty", size.window, options, facts);
+  const double one = cost.decode(shape.answer, size.chats, 0);
+  const auto most = static_cast<double>(kMostParts);
+  return one > 0 ? static_cast<int64_t>(std::clamp(std::ceil(seconds / one), 1.0, most)) : 1;
+}
+
 double fill_seconds(const CostModel& cost, const ConfigSize& size, int64_t from, int64_t to) {
   const double begin = cost.reuse() ? cost.read(from) : 0;
   return static_cast<double>(size.chats) * (cost.read(to) - begin + kPerBatchSeconds);
@@ -186,7 +197,7 @@ double config_seconds(const CostModel& cost, const ConfigSize& size, const std::
   int64_t filled = 0;
   for (const std::string& depth : depths) {
     Shape shape = stretched(shape_of(depth, size.window, options, facts), cost, size.chats);
-    sum += static_cast<double>(options.repeats) * batch_seconds(cost, size, shape);
+    sum += static_cast<double>(options.repeats * size.parts) * batch_seconds(cost, size, shape);
     if (shape.filled > 0) {
       sum += fill_seconds(cost, size, filled, shape.filled);
       filled = shape.filled;
@@ -253,6 +264,23 @@ std::vector<std::vector<std::string>> choose_depths(const CostModel& cost,
           add(i, depth);
         }
       }
+    }
+  }
+  return chosen;
+}
+
+std::vector<std::vector<std::string>> choose_cells(const CostModel& cost, std::vector<ConfigSize>& todo,
+                                                   const Options& options, const Facts& facts, bool starts,
+                                                   double seconds_left) {
+  std::vector<std::vector<std::string>> chosen;
+  for (const double share : {1.0, 0.5, 0.25, 0.0}) {
+    for (ConfigSize& size : todo) {
+      size.parts = parts_for(cost, size, share * options.sample_seconds, options, facts);
+    }
+    chosen = choose_depths(cost, todo, options, facts, starts, seconds_left);
+    if (std::all_of(chosen.begin(), chosen.end(),
+                    [&](const auto& depths) { return depths.size() == options.depths.size(); })) {
+      break;
     }
   }
   return chosen;

@@ -53,7 +53,15 @@ struct ConfigSize {
   int64_t ctx = 0;
   int64_t chats = 0;
   int64_t window = 0;
+  int64_t parts = 1;  ///< batches of one repeat
 };
+
+/// Of one repeat.
+inline constexpr int64_t kMostParts = 16;
+
+/// How many batches of that size write for `seconds`.
+int64_t parts_for(const CostModel& cost, const ConfigSize& size, double seconds, const Options& options,
+                  const Facts& facts);
 
 /// Chats that start together begin to write one after another, as their prompts are read: with answers longer
 /// by that time, all of them write together for about the asked number of tokens.
@@ -73,10 +81,16 @@ double config_seconds(const CostModel& cost, const ConfigSize& size, const std::
 /// Chooses the depths of `todo`, in order; the first is the one that begins now. With a budget, every
 /// configuration's empty window comes first, then one chat's full and half windows from small to large
 /// contexts, then the largest number of chats, then the rest; what does not fit is left out. An empty list of
-/// depths: the configuration is left out.
+/// depths: the configuration is left out. The parts of `todo` count.
 std::vector<std::vector<std::string>> choose_depths(const CostModel& cost,
                                                     const std::vector<ConfigSize>& todo,
                                                     const Options& options, const Facts& facts, bool starts,
                                                     double seconds_left);
+
+/// choose_depths with the longest samples that leave room for every cell: those that are asked, then shorter
+/// ones, then single batches. Sets the parts of `todo`.
+std::vector<std::vector<std::string>> choose_cells(const CostModel& cost, std::vector<ConfigSize>& todo,
+                                                   const Options& options, const Facts& facts, bool starts,
+                                                   double seconds_left);
 
 }  // namespace fl::report

@@ -42,35 +42,32 @@ void explain_limit(const Document& document, const Cell& cell, const Line& step,
     // More than all of the bandwidth: the weights stay in the processor's caches.
     constexpr double kFromCache = 1.05;
     const bool cached = by_bytes > kFromCache;
-    const std::string shares = fmt::format(
-        "of a step of {:.2f} ms with {} {}, moving {:.2f} GB takes {:.0f} % at the "
-        "measured bandwidth and {:.2f} G operations take {:.0f} % at the measured peak",
-        1e3 * seconds, cell.chats, cell.chats == 1 ? "chat" : "chats", bytes * 1e-9, 100 * by_bytes,
+    knee.text += fmt::format(
+        "a step with {} {} takes {:.2f} ms, of which reading {:.2f} GB explains {:.0f} % and {:.2f} G "
+        "operations {:.0f} %",
+        cell.chats, cell.chats == 1 ? "chat" : "chats", 1e3 * seconds, bytes * 1e-9, 100 * by_bytes,
         ops * 1e-9, 100 * by_ops);
     if (!cached && by_bytes >= kLimitShare && by_bytes >= by_ops) {
       knee.limit = "bytes";
-      knee.text += "memory bandwidth limits: " + shares;
+      knee.text += ": memory bandwidth limits";
     } else if (by_ops >= kLimitShare) {
       knee.limit = "operations";
-      knee.text += "arithmetic limits: " + shares;
+      knee.text += ": arithmetic limits";
     } else {
       knee.limit = "launches";
-      knee.text +=
-          cached
-              ? "the model stays in the processor's caches and arithmetic does not explain the time, which "
-                "leaves the work between the operations (starting kernels, sampling, the protocol): "
-              : "neither bytes nor operations explain the time, which leaves the work between them (starting "
-                "kernels, sampling, the protocol): " +
-                    shares;
+      knee.text += cached
+                       ? ": the weights stay in the processor's caches, and the work between the operations "
+                         "limits (launches, sampling, the protocol)"
+                       : ": the work between the operations limits (launches, sampling, the protocol)";
     }
     return;
   }
   knee.limit = "unknown";
   const double fixed = std::clamp(step.at_zero / seconds, 0.0, 1.0);
   knee.text += fmt::format(
-      "of a step of {:.2f} ms with {} {} about {:.0f} % does not depend on the number of chats and "
-      "the rest comes with every chat; the machine's ceilings or the model's sizes are not known "
-      "here, so the resource is not named",
+      "of a step of {:.2f} ms with {} {} about {:.0f} % does not depend on the number of chats; the device's "
+      "limits or "
+      "the model's sizes are not known here, so the resource is not named",
       1e3 * seconds, cell.chats, cell.chats == 1 ? "chat" : "chats", 100 * fixed);
 }
 
@@ -114,10 +111,9 @@ std::optional<Knee> knee_of(const Document& document, int64_t ctx, const std::st
   }
   out.text =
       out.at_end
-          ? fmt::format("the speed still rises at {} chats, the most that were measured; there ", out.chats)
-          : fmt::format(
-                "beyond {} {} a further one adds less than a quarter of what one writes alone; there ",
-                out.chats, out.chats == 1 ? "chat" : "chats");
+          ? fmt::format("the speed still rises at {} chats, the most that were measured; ", out.chats)
+          : fmt::format("beyond {} {} a further one adds less than a quarter of what one writes alone; ",
+                        out.chats, out.chats == 1 ? "chat" : "chats");
   // What limits beyond the knee shows at the next number of chats.
   explain_limit(document, *row[std::min(at + 1, row.size() - 1)], fit_line(chats, steps), out);
   return out;

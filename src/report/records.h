@@ -25,6 +25,8 @@ struct Options {
   std::vector<int64_t> chats;
   std::vector<std::string> depths;
   int64_t repeats = 3;
+  double sample_seconds =
+      1;  ///< that a repeat writes at least; 0: one batch, and no repeats beside `repeats`
   int64_t tokens_per_request = 128;
   int64_t prompt_tokens = 512;
   double budget_seconds = 0;  ///< 0: none
@@ -39,7 +41,7 @@ struct Options {
 
 /// The first record's text: what must be the same when a run goes on.
 struct Manifest {
-  int64_t journal_version = 1;
+  int64_t journal_version = 2;
   std::string program_version;
   Options options;
   Machine machine;
@@ -74,6 +76,7 @@ struct Facts {
   double calibration_prefill = 0;  ///< tokens/s
   double calibration_decode = 0;
   std::vector<MemoryPart> parts;
+  std::optional<Ceilings> ceilings;  ///< that the server measured
   std::vector<std::string> notes;
 };
 
@@ -102,6 +105,7 @@ struct ConfigPlan {
   int64_t repeats = 0;
   double estimated_seconds = 0;
   std::vector<Flag> cut;  ///< code: the depth, text: why it is left out
+  int64_t parts = 1;      ///< batches of one repeat
 };
 
 /// One request of each chat, all started together.
@@ -110,7 +114,9 @@ struct Batch {
   int64_t chats = 0;
   std::string depth;
   int64_t repeat = 0;
-  std::string kind;  ///< of Sample
+  int64_t part = 1;    ///< of the repeat, from 1
+  int64_t anchor = 0;  ///< of kind "anchor": after so many configurations
+  std::string kind;    ///< of Sample
   std::string at;
   double seconds = 0;
   std::vector<Sample> samples;
@@ -118,7 +124,7 @@ struct Batch {
   std::optional<double> decode_total;
   std::optional<double> prefill_total;
   std::optional<double> joules;
-  double foreign_cpu = 0;
+  double foreign_cpu = 0;  ///< as Watched
   int64_t n_foreign_gpu = 0;
   std::string throttled;
   std::optional<int64_t> memory_bytes;
@@ -145,7 +151,7 @@ FL_FIELDS(Options, "",
   f("kind", &T::kind, ""); f("url", &T::url, ""); f("command", &T::command_template, "");
   f("model_name", &T::model_name, ""); f("ctx", &T::ctx, ""); f("chats", &T::chats, "");
   f("depths", &T::depths, ""); f("repeats", &T::repeats, "");
-  f("tokens_per_request", &T::tokens_per_request, ""); f("prompt_tokens", &T::prompt_tokens, "");
+  f("sample_seconds", &T::sample_seconds, ""); f("tokens_per_request", &T::tokens_per_request, ""); f("prompt_tokens", &T::prompt_tokens, "");
   f("budget_seconds", &T::budget_seconds, ""); f("quick", &T::quick, ""); f("tasks", &T::tasks, "");
   f("task_limit", &T::task_limit, ""); f("task_tokens", &T::task_tokens, ""); f("thinking", &T::thinking, "");
   f("start_seconds", &T::start_seconds, ""); f("request_seconds", &T::request_seconds, "");)
@@ -164,7 +170,7 @@ FL_FIELDS(Facts, "",
   f("extensions", &T::extensions, ""); f("tokenizer", &T::tokenizer, "");
   f("tokens_per_byte", &T::tokens_per_byte, ""); f("overhead_tokens", &T::overhead_tokens, "");
   f("calibration_prefill", &T::calibration_prefill, ""); f("calibration_decode", &T::calibration_decode, "");
-  f("parts", &T::parts, ""); f("notes", &T::notes, "");)
+  f("parts", &T::parts, ""); f("ceilings", &T::ceilings, ""); f("notes", &T::notes, "");)
 FL_FIELDS(Start, "",
   f("ctx", &T::ctx, ""); f("chats", &T::chats, ""); f("window", &T::window, ""); f("command", &T::command, "");
   f("started", &T::started, ""); f("error", &T::error, ""); f("startup_seconds", &T::startup_seconds, "");
@@ -173,10 +179,10 @@ FL_FIELDS(Lost, "",
   f("ctx", &T::ctx, ""); f("chats", &T::chats, ""); f("error", &T::error, "");)
 FL_FIELDS(ConfigPlan, "",
   f("ctx", &T::ctx, ""); f("chats", &T::chats, ""); f("depths", &T::depths, ""); f("repeats", &T::repeats, "");
-  f("estimated_seconds", &T::estimated_seconds, ""); f("cut", &T::cut, "");)
+  f("estimated_seconds", &T::estimated_seconds, ""); f("cut", &T::cut, ""); f("parts", &T::parts, "");)
 FL_FIELDS(Batch, "",
   f("ctx", &T::ctx, ""); f("chats", &T::chats, ""); f("depth", &T::depth, ""); f("repeat", &T::repeat, "");
-  f("kind", &T::kind, ""); f("at", &T::at, ""); f("seconds", &T::seconds, ""); f("samples", &T::samples, "");
+  f("part", &T::part, ""); f("anchor", &T::anchor, ""); f("kind", &T::kind, ""); f("at", &T::at, ""); f("seconds", &T::seconds, ""); f("samples", &T::samples, "");
   f("gaps_us", &T::gaps_us, ""); f("decode_total", &T::decode_total, "");
   f("prefill_total", &T::prefill_total, ""); f("joules", &T::joules, ""); f("foreign_cpu", &T::foreign_cpu, "");
   f("n_foreign_gpu", &T::n_foreign_gpu, ""); f("throttled", &T::throttled, "");

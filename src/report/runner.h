@@ -28,9 +28,8 @@ struct RunJob {
   std::string command;  ///< as typed, for the record
   std::string api_key;  ///< for a URL
   std::string out_dir;
-  bool fresh = false;  ///< set an unfinished run aside
-  std::function<std::optional<Ceilings>()>
-      measure_ceilings;  ///< called once, before a fresh run; may be empty
+  bool fresh = false;                ///< set an unfinished run aside
+  std::optional<Ceilings> ceilings;  ///< when they are known; otherwise our server is asked to measure them
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(const RunProgress&)> on_progress;
   std::function<void(const std::string&)> say;  ///< a line for people

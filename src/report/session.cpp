@@ -52,15 +52,16 @@ Result<std::vector<std::string>> expand_command(const std::string& command_templ
 }
 
 Status open_session(const Options& options, const ConfigSize& size, const std::string& model,
-                    const std::string& api_key, const std::atomic<bool>* cancel, Session& session) {
+                    const std::string& api_key, const std::vector<std::string>& more,
+                    const std::atomic<bool>* cancel, Session& session) {
   if (options.kind == "url") {
     FL_ASSIGN(session.endpoint, client::parse_endpoint(options.url, api_key));
     session.pid = local_process(session.endpoint.url);
     return {};
   }
   FL_ASSIGN(const uint16_t port, client::free_port());
-  FL_ASSIGN(const std::vector<std::string> words,
-            expand_command(options.command_template, size, port, model));
+  FL_ASSIGN(std::vector<std::string> words, expand_command(options.command_template, size, port, model));
+  words.insert(words.end(), more.begin(), more.end());
   FL_ASSIGN(session.endpoint, client::parse_endpoint(fmt::format("http://127.0.0.1:{}", port), api_key));
   session.command = client::join_command(words);
   const auto start = Clock::now();

@@ -27,9 +27,11 @@ struct Session {
 Result<std::vector<std::string>> expand_command(const std::string& command_template, const ConfigSize& size,
                                                 uint16_t port, const std::string& model);
 
+/// `more`: words that this start has beside those of every start.
 /// Starts the server of kinds "model" and "command" and waits until it is ready. `session` has its command
 /// also when that fails. Errors: those of ServerProcess.
 Status open_session(const Options& options, const ConfigSize& size, const std::string& model,
-                    const std::string& api_key, const std::atomic<bool>* cancel, Session& session);
+                    const std::string& api_key, const std::vector<std::string>& more,
+                    const std::atomic<bool>* cancel, Session& session);
 
 }  // namespace fl::report

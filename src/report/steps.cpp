@@ -8,9 +8,14 @@ std::vector<Step> steps_of(const ConfigPlan& plan, const DoneBatches& batches) {
   std::vector<Step> steps;
   int64_t n_empty = 0;
   const bool empty = std::find(plan.depths.begin(), plan.depths.end(), "empty") != plan.depths.end();
+  const auto add_repeat = [&](const std::string& depth, int64_t repeat) {
+    for (int64_t part = 1; part <= plan.parts; ++part) {
+      steps.push_back({depth, "measure", repeat, -1, false, part});
+    }
+  };
   const auto add_empty = [&](int64_t up_to) {
     while (empty && n_empty < std::min(up_to, plan.repeats)) {
-      steps.push_back({"empty", "measure", ++n_empty});
+      add_repeat("empty", ++n_empty);
     }
   };
   const bool half = std::find(plan.depths.begin(), plan.depths.end(), "half") != plan.depths.end();
@@ -24,13 +29,14 @@ std::vector<Step> steps_of(const ConfigPlan& plan, const DoneBatches& batches) {
     }
     steps.push_back({depth, "warm-up", 0});
     for (int64_t repeat = 1; repeat <= plan.repeats; ++repeat) {
-      steps.push_back({depth, "measure", repeat});
+      add_repeat(depth, repeat);
     }
     add_empty(n_empty + 1);
   }
   add_empty(plan.repeats);
   const auto done = [&](const Step& step) {
-    return step.kind == "measure" && batches.contains({plan.ctx, plan.chats, step.depth, step.repeat});
+    return step.kind == "measure" &&
+           batches.contains({plan.ctx, plan.chats, step.depth, step.repeat, step.part});
   };
   const auto all_done = [&](const std::string& depth) {
     return std::all_of(steps.begin(), steps.end(), [&](const Step& step) {

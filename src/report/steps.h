@@ -17,10 +17,11 @@ struct Step {
   int64_t repeat = 0;
   int64_t only = -1;        ///< of a filling: the chat
   bool after_half = false;  ///< of a filling: half of it was read just before
+  int64_t part = 1;         ///< of the repeat
 };
 
-/// (ctx, chats, depth, repeat) of the batches that are in the journal.
-using DoneBatches = std::set<std::tuple<int64_t, int64_t, std::string, int64_t>>;
+/// (ctx, chats, depth, repeat, part) of the measured batches that are in the journal.
+using DoneBatches = std::set<std::tuple<int64_t, int64_t, std::string, int64_t, int64_t>>;
 
 /// What is left to do of a configuration's plan. Empty windows are spread between the filled ones, so that a
 /// drift of the machine shows as their spread; a window is filled again only when batches of it are left.

@@ -100,6 +100,19 @@ void read_props(const Json& props, Facts& facts) {
   }
 }
 
+void read_limits(const Json& props, Facts& facts) {
+  const Json& limits = member(props, "limits");
+  const auto number = [&](const char* name) {
+    const auto found = limits.find(name);
+    return found != limits.end() && found->is_number() ? found->get<double>() : 0;
+  };
+  Ceilings out{number("read_bytes_per_second"), number("operations_per_second"), ""};
+  if (out.bytes_per_second > 0 && out.ops_per_second > 0) {
+    out.source = "measured by the server at its start, on " + text_at(limits, "device");
+    facts.ceilings = out;
+  }
+}
+
 struct Calibration {
   client::Completion completion;
   std::string text;
@@ -249,7 +262,9 @@ Result<Facts> describe_server(const client::Endpoint& endpoint, const Options& o
   Json list = models.response.status == 200 ? Json::parse(models.response.body, nullptr, false) : Json();
   read_model(list.is_object() ? list : Json::object(), options, facts);
   long status = 0;
-  read_props(object_at(endpoint, "/props", limits, status), facts);
+  const Json props = object_at(endpoint, "/props", limits, status);
+  read_props(props, facts);
+  read_limits(props, facts);
   if (facts.version.empty()) {
     facts.version = text_at(object_at(endpoint, "/version", limits, status), "version");
   }

@@ -62,8 +62,11 @@ struct BatchSpec {
   int64_t ctx = 0;
   int64_t chats = 0;
   std::string depth;
-  std::string kind;  ///< "measure", "warm-up": all chats at once; "fill": chat `only`, its prefix alone
+  /// "measure", "anchor", "warm-up": all chats at once; "fill": chat `only`, its prefix alone
+  std::string kind;
   int64_t repeat = 0;
+  int64_t part = 1;
+  int64_t anchor = 0;
   int64_t only = -1;
   Shape shape;
   std::string run_id;

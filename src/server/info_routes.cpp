@@ -103,6 +103,12 @@ Reply Service::props(const Context& context) const {
   }
   const tokenizer::Tokenizer& tokenizer = context.tokenizer();
   const GenerationRequest request = defaults(context, Api::completion);
+  Json limits = Json::object();  // ours: of the device, when --measure-limits asked for them
+  if (const model::DeviceLimits& measured = context.model().limits; measured.read_bandwidth > 0) {
+    limits = {{"read_bytes_per_second", measured.read_bandwidth},
+              {"operations_per_second", measured.int8_ops},
+              {"device", context.engine().runner().describe()}};
+  }
   return reply(Json{
       {"default_generation_settings",
        {{"params", generation_settings(context, request, true)}, {"n_ctx", context.n_ctx()}}},
@@ -122,6 +128,7 @@ Reply Service::props(const Context& context) const {
       {"eos_token", token_text(context, tokenizer.eos())},
       {"build_info", options_.build_info},
       {"memory", std::move(memory)},
+      {"limits", std::move(limits)},
       {"is_sleeping", false},
       {"cors_proxy_enabled", false},
   });

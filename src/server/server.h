@@ -114,6 +114,7 @@ struct LoadedModel {
   uint64_t n_params = 0;
   uint64_t n_bytes = 0;        ///< of the file
   std::string ftype;           ///< "Q4_K - Medium"
+  model::DeviceLimits limits;  ///< zeros: not measured
   bool has_projector = false;  ///< --mmproj was given and is valid; images are refused until vision is built
 };
 

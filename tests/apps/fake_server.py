@@ -14,9 +14,16 @@ DROP_AFTER = 5  # chunks
 
 
 class FakeServer:
-    """mode: ok, 500, drop, nousage, lie, lie_answers, endless, garbage, strict, silent"""
+    """mode: ok, 500, drop, nousage, lie, lie_answers, endless, garbage, strict, silent
 
-    def __init__(self, mode="ok", window=2048, slots=4, port=0, tokenizer=True, token_seconds=TOKEN_SECONDS, fail_after=None):
+    make: whose habits it has where servers differ. "llama": a first chunk with the role and null content, reasoning_content,
+    comments that keep the connection alive, timings. "vllm": no /props, /version and max_model_len, /tokenize of a prompt,
+    reasoning under its newer name, usage null in every chunk but the last, cached tokens not stated. "plain": nothing but
+    the API of OpenAI, lines that end in CR LF, an empty delta first, answers in one chunk of several tokens at times."""
+
+    def __init__(self, mode="ok", window=2048, slots=4, port=0, tokenizer=True, token_seconds=TOKEN_SECONDS, fail_after=None,
+                 make="fake"):
+        self.make = make
         self.mode, self.window, self.slots, self.tokenizer = mode, window, slots, tokenizer
         self.token_seconds = token_seconds
         self.fail_after = fail_after  # chats that go well before `mode` begins
@@ -64,15 +71,24 @@ class FakeServer:
         if handler.path == "/health":
             handler.reply(200, {"status": "ok"})
         elif handler.path == "/v1/models":
-            handler.reply(200, {"data": [{"id": "fake-1", "owned_by": "fake"}]})
-        elif handler.path == "/props":
+            model = {"llama": {"id": "m.gguf", "owned_by": "llamacpp", "meta": {"n_ctx_train": 4096, "n_params": 9, "size": 7}},
+                     "vllm": {"id": "org/m", "owned_by": "vllm", "max_model_len": self.window}}
+            handler.reply(200, {"data": [model.get(self.make, {"id": "fake-1", "owned_by": "fake"})]})
+        elif handler.path == "/version" and self.make == "vllm":
+            handler.reply(200, {"version": "0.11.0"})
+        elif handler.path == "/props" and self.make not in ("vllm", "plain"):
             handler.reply(200, {"total_slots": self.slots, "default_generation_settings": {"n_ctx": self.window},
                                 "build_info": "fake 1.0"})
         else:
             handler.reply(404, {"error": {"message": "no such route"}})
 
     def post(self, handler, body):
-        if handler.path == "/tokenize" and self.tokenizer:
+        if handler.path == "/tokenize" and self.make == "vllm" and "prompt" in body:
+            ids = list(range(len(body["prompt"].split())))
+            handler.reply(200, {"count": len(ids), "max_model_len": self.window, "tokens": ids})
+        elif handler.path == "/tokenize" and self.make in ("vllm", "plain"):
+            handler.reply(400 if self.make == "vllm" else 404, {"object": "error", "message": "prompt: field required"})
+        elif handler.path == "/tokenize" and self.tokenizer:
             handler.reply(200, {"tokens": list(range(len(body.get("content", "").split())))})
         elif handler.path == "/v1/chat/completions":
             self.chat(handler, body)
@@ -103,10 +119,18 @@ class FakeServer:
         handler.send_header("Content-Type", "text/event-stream")
         handler.end_headers()
         time.sleep((prompt - cached) * 1e-5)
+        end_of_line = b"\r\n" if self.make == "plain" else b"\n"
 
         def event(data):
-            handler.wfile.write(b"data: " + data.encode() + b"\n\n")
+            handler.wfile.write(b"data: " + data.encode() + 2 * end_of_line)
             handler.wfile.flush()
+
+        def chunk(delta, reason=None, **more):
+            usage = {"usage": None} if self.make == "vllm" else {}
+            event(json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **usage, **more}))
+
+        if self.make != "fake":
+            chunk({"role": "assistant", "content": None if self.make == "llama" else ""})
 
         if mode == "garbage":
             event("{this is not JSON")
@@ -116,13 +140,23 @@ class FakeServer:
         n = 0
         while n < wanted or mode == "endless":
             time.sleep(self.token_seconds)
-            event(json.dumps({"choices": [{"index": 0, "delta": {"content": " word"}, "finish_reason": None}]}))
-            n += 1
+            if self.make == "llama" and n % 4 == 0:
+                handler.wfile.write(b":\n\n")
+            thinks = n < wanted // 2
+            key = {"llama": "reasoning_content", "vllm": "reasoning"}.get(self.make, "content") if thinks else "content"
+            together = min(3, wanted - n) if self.make == "plain" and n > 0 else 1
+            chunk({key: " word" * together})
+            n += together
             if mode == "drop" and n == DROP_AFTER:
                 return
-        event(json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}))
+        timings = {"timings": {"cache_n": cached, "prompt_n": prompt - cached, "predicted_n": n}} if self.make == "llama" else {}
+        chunk({}, "length", **timings)
         if mode != "nousage":
             usage = {"prompt_tokens": prompt, "completion_tokens": n, "prompt_tokens_details": {"cached_tokens": cached}}
+            if self.make in ("vllm", "plain"):
+                usage["prompt_tokens_details"] = None
+            if self.make == "llama":
+                del usage["prompt_tokens_details"]
             if mode == "lie":
                 usage |= {"prompt_tokens": 7, "completion_tokens": 10 * n}
             if mode == "lie_answers":
@@ -138,11 +172,12 @@ def main():
     flags.add_argument("--port", type=int, required=True)
     flags.add_argument("--ctx", type=int, required=True)
     flags.add_argument("--chats", type=int, required=True)
+    flags.add_argument("--make", default="fake")
     flags.add_argument("--fail-above", type=int, default=1 << 40)
     options = flags.parse_args()
     if options.ctx > options.fail_above:
         sys.exit("no memory for a context of this size")
-    with FakeServer(window=options.ctx // options.chats, slots=options.chats, port=options.port):
+    with FakeServer(window=options.ctx // options.chats, slots=options.chats, port=options.port, make=options.make):
         threading.Event().wait()
 
 

@@ -19,7 +19,7 @@ from fake_server import FakeServer  # noqa: E402
 PROGRAM = sys.argv.pop(1)
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((SOURCE / "docs/report-schema.json").read_text())
-FAST = ["--tokens", "16", "--quiet"]
+FAST = ["--tokens", "16", "--sample-seconds", "0", "--quiet"]
 SMALL = [*FAST, "--prompt-tokens", "32", "--chats", "1,2", "--depth", "empty,full", "--tasks", "none"]
 ONE_CELL = [*FAST, "--chats", "1", "--depth", "empty"]
 N_BATCHES = 2 * 2 * 3  # chats x depths x repeats
@@ -96,6 +96,24 @@ class Report(unittest.TestCase):
         self.assertEqual(len(server.asked), len(set(server.asked)))
         self.assertEqual([p["name"] for p in document["recommendation"]["profiles"]],
                          ["chat", "long-files", "coding", "agents"])
+
+    def test_a_repeat_writes_for_a_while(self):
+        with FakeServer() as server:
+            done = self.run_report("--url", server.url, *ONE_CELL, "--sample-seconds", "0.1", "--tasks", "none")
+            self.assertEqual(done.returncode, 0, done.stderr)
+        cell = self.document()["cells"][0]
+        self.assertGreaterEqual(cell["n_repeats"], 3)
+        # 16 tokens of a millisecond each: several batches of one request are one repeat.
+        self.assertGreater(cell["n_requests"], 2 * cell["n_repeats"])
+        self.assertEqual(cell["decode_tokens_per_second_total"]["n"], cell["n_repeats"])
+
+    def test_the_first_cell_is_measured_again(self):
+        with FakeServer() as server:
+            done = self.run_report("--url", server.url, *SMALL)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        drift = self.document()["drift"]
+        self.assertEqual((drift["cell"], [point["after"] for point in drift["points"]]), ("8192x1 empty", [2]))
+        self.assertEqual(drift["points"][0]["again"]["n"], 3)
 
     def test_killed_at_any_moment(self):
         rng = random.Random(5)
@@ -325,6 +343,36 @@ class Report(unittest.TestCase):
         self.assertIsNotNone(by_id["2048x1 empty"]["memory"]["bytes"])
         largest = {entry["chats"]: entry for entry in document["recommendation"]["largest_context"]}
         self.assertEqual((largest[2]["ctx"], largest[2]["at_end"]), (4096, False))
+
+    def check_peer(self, make, name, counts, reuse):
+        peer = f"{sys.executable} {SOURCE}/tests/apps/fake_server.py --port {{port}} --ctx {{ctx}} --chats {{chats}} --make {make}"
+        done = self.run_report("--server-cmd", peer, "--ctx", "2k,4k", *SMALL)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        document = self.document()
+        server = document["server"]
+        self.assertEqual((server["name"], server["token_counts"], server["prefix_reuse"]), (name, counts, reuse))
+        self.assertEqual({cell["status"] for cell in document["cells"]}, {"ok"})
+        for sample in document["samples"]:
+            if sample["kind"] == "measure":
+                self.assertGreaterEqual(sample["completion_tokens"], 16)
+                # The first chunk is that with text: one that holds the role alone comes before a token was computed.
+                self.assertGreater(sample["ttft_seconds"], 0.0009)
+        return document
+
+    def test_a_peer_with_the_habits_of_llama_server(self):
+        document = self.check_peer("llama", "llama-server", "usage", "reported")
+        self.assertEqual(document["model"]["n_params"], 9)
+        self.assertTrue(all(s["ttfa_seconds"] > s["ttft_seconds"] for s in document["samples"] if s["kind"] == "measure"))
+
+    def test_a_peer_with_the_habits_of_vllm(self):
+        document = self.check_peer("vllm", "vllm", "usage", "unstated")
+        self.assertEqual(document["server"]["version"], "0.11.0")
+        self.assertTrue(all(s["ttfa_seconds"] > s["ttft_seconds"] for s in document["samples"] if s["kind"] == "measure"))
+
+    def test_a_peer_that_has_only_the_api_of_openai(self):
+        document = self.check_peer("plain", "fake", "usage", "unstated")
+        self.assertNotIn("ceilings", document)
+        self.assertIn("does not measure", (self.out / "report.md").read_text())
 
     def test_history_and_comparison(self):
         with FakeServer() as server:

@@ -307,16 +307,51 @@ TEST(Steps, SpreadTheEmptyWindowsAndRepeatNothing) {
     return out;
   };
   EXPECT_EQ(words(steps_of(plan, {})), "ew e1 hf hf hw h1 h2 h3 e2 ff ff fw f1 f2 f3 e3 ");
-  const DoneBatches some{{4096, 2, "empty", 1}, {4096, 2, "half", 1}, {4096, 2, "half", 2},
-                         {4096, 2, "half", 3},  {4096, 2, "full", 1}, {8192, 2, "full", 2}};
+  const DoneBatches some{{4096, 2, "empty", 1, 1}, {4096, 2, "half", 1, 1}, {4096, 2, "half", 2, 1},
+                         {4096, 2, "half", 3, 1},  {4096, 2, "full", 1, 1}, {8192, 2, "full", 2, 1}};
   EXPECT_EQ(words(steps_of(plan, some)), "ew e2 ff ff fw f2 f3 e3 ");
   DoneBatches all;
   for (const char* depth : {"empty", "half", "full"}) {
     for (int64_t repeat = 1; repeat <= 3; ++repeat) {
-      all.insert({4096, 2, depth, repeat});
+      all.insert({4096, 2, depth, repeat, 1});
     }
   }
   EXPECT_TRUE(steps_of(plan, all).empty());
+}
+
+TEST(Steps, ARepeatHasItsParts) {
+  ConfigPlan plan{1024, 1, {"empty"}, 2, 0, {}};
+  plan.parts = 3;
+  const std::vector<Step> left = steps_of(plan, {{1024, 1, "empty", 1, 1}, {1024, 1, "empty", 1, 3}});
+  std::vector<std::pair<int64_t, int64_t>> found;
+  for (const Step& step : left) {
+    if (step.kind == "measure") {
+      found.emplace_back(step.repeat, step.part);
+    }
+  }
+  EXPECT_EQ(found, (std::vector<std::pair<int64_t, int64_t>>{{1, 2}, {2, 1}, {2, 2}, {2, 3}}));
+}
+
+// A second of writing a repeat where there is time for it; less before a cell is left out.
+TEST(Plan, ShortensSamplesBeforeItLeavesCellsOut) {
+  Options options;
+  options.depths = {"empty"};
+  options.tokens_per_request = 100;
+  options.budget_seconds = 1000;
+  Facts facts;
+  facts.calibration_prefill = 1e6;
+  facts.calibration_decode = 1000;  // a batch writes for 0.1 s
+  CostModel cost;
+  cost.learn(facts);
+  const auto parts_in = [&](double seconds) {
+    std::vector<ConfigSize> todo{{4096, 1, 4096}, {8192, 1, 8192}};
+    const auto chosen = choose_cells(cost, todo, options, facts, false, seconds);
+    return std::tuple(todo[0].parts, chosen[0].size() + chosen[1].size());
+  };
+  EXPECT_EQ(parts_in(1000), std::tuple(10, 2U));
+  EXPECT_EQ(parts_in(6), std::tuple(5, 2U));
+  EXPECT_EQ(parts_in(1.4), std::tuple(1, 2U));
+  EXPECT_EQ(std::get<1>(parts_in(0.1)), 0U);
 }
 
 TEST(Session, ExpandsEveryPlace) {

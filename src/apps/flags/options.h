@@ -28,6 +28,7 @@ struct Options {
   std::string load_mode = "auto";
   bool list_devices = false;
   bool warmup = true;
+  bool measure_limits = false;
   bool fit = true;
   DType cache_type_k = DType::f16;
 

@@ -151,6 +151,12 @@ const std::array kModel{
          .commands = kLoad,
          .doc = "one step with an empty context before the first request",
          .set = [](Options& o, const FlagValue& v) { o.warmup = v.integer != 0; }},
+    Flag{.names = "--measure-limits",
+         .priority = 'A',
+         .group = Group::model,
+         .doc = "measure at the start, in about a second, how fast the device reads memory and multiplies; "
+                "`limits` of GET /props. `freelunch report` asks for it once a run",
+         .set = [](Options& o, const FlagValue&) { o.measure_limits = true; }},
 };
 
 const std::array kContext{

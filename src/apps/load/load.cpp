@@ -328,14 +328,21 @@ Result<Loaded> load_model(const Options& options, const std::string& path, std::
   for (const gguf::Tensor& tensor : file.tensors()) {
     n_params += static_cast<uint64_t>(tensor.view.cols() * tensor.view.rows());
   }
+  model::DeviceLimits limits;
+  if (options.measure_limits) {
+    limits = runner->measure_limits();
+  }
   std::string device = runner->describe();
   std::vector<model::MemoryItem> memory = runner->memory();
   auto engine = std::make_unique<engine::Engine>(std::move(runner), engine_options(options, context, cuda));
-  server::LoadedModel loaded{
-      std::move(engine),      std::move(tokenizer),
-      std::move(compiled),    n_params,
-      file.file_bytes(),      file_type_name(file.get_int("general.file_type").value_or(-1)),
-      !options.mmproj.empty()};
+  server::LoadedModel loaded{std::move(engine),
+                             std::move(tokenizer),
+                             std::move(compiled),
+                             n_params,
+                             file.file_bytes(),
+                             file_type_name(file.get_int("general.file_type").value_or(-1)),
+                             limits,
+                             !options.mmproj.empty()};
   return Loaded{std::move(loaded), context, std::move(device), std::move(memory)};
 }
 

@@ -14,8 +14,6 @@
 #include "apps/bench/measure.h"
 #include "apps/models/file_types.h"
 #include "gguf/gguf.h"
-#include "kernels/cpu/machine.h"
-#include "model/runners.h"
 #include "model/weights.h"
 
 namespace fl::apps::report {
@@ -79,21 +77,6 @@ Result<fl::report::Model> model_facts(const std::string& path) {
   out.kv_bytes_per_token = int64_t{2} * config.n_full_layers() * config.kv_width() * kHalfBytes;
   out.state_bytes_per_chat =
       config.n_delta_layers() * (config.state_floats() + config.conv_floats()) * kFloatBytes;
-  return out;
-}
-
-std::optional<fl::report::Ceilings> measure_ceilings() {
-  if (model::cuda_available()) {
-    return std::nullopt;
-  }
-  cpu::ThreadPool pool;
-  const cpu::MachineSpeed speed = cpu::measure_machine(cpu::best_isa(), pool);
-  fl::report::Ceilings out;
-  out.bytes_per_second = speed.read_bandwidth;
-  out.ops_per_second = speed.int8_ops;
-  out.source =
-      fmt::format("measured before the run: reading memory and int8 dot products with {} threads ({})",
-                  pool.size(), cpu::isa_name(cpu::best_isa()));
   return out;
 }
 

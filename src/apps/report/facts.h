@@ -17,8 +17,4 @@ Result<fl::report::Model> file_facts(const std::string& path);
 /// "xxh3-128:…" of a file's bytes. Errors: not_found, io.
 Result<std::string> file_hash(const std::string& path);
 
-/// Read bandwidth and int8 peak of this machine's CPU, measured in about a second. Absent when the model will
-/// run on a GPU.
-std::optional<fl::report::Ceilings> measure_ceilings();
-
 }  // namespace fl::apps::report

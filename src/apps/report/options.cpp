@@ -141,6 +141,7 @@ Result<fl::report::Options> run_options(const Flags& flags, const std::string& p
   FL_ASSIGN(out.depths, parse_depths(or_else(flags.depth, quick ? kQuickDepths : kDepths)));
   FL_ASSIGN(out.budget_seconds, parse_duration(or_else(flags.budget, quick ? kQuickBudget : kBudget)));
   out.repeats = flags.repeats;
+  out.sample_seconds = flags.sample_seconds;
   out.tokens_per_request = number(flags.tokens, quick ? kQuickTokens : kTokens);
   out.prompt_tokens = number(flags.prompt_tokens, quick ? kQuickPromptTokens : kPromptTokens);
   out.tasks = flags.tasks;

@@ -28,6 +28,7 @@ struct Flags {
   std::string budget;
   bool quick = false;
   int64_t repeats = 3;
+  double sample_seconds = 1;
   int64_t tokens = 0;
   int64_t prompt_tokens = 0;
   double start_timeout = 600;
@@ -36,11 +37,14 @@ struct Flags {
   double peak_ops = 0;   ///< T operations/s
   std::string out = "freelunch-report";
   bool fresh = false;
+  std::string check_profile;
+  std::string from = "freelunch-report/report.json";
   std::vector<std::string> compare;
   bool history = false;
   int64_t history_limit = 20;
   std::string history_db;
   bool no_history = false;
+  bool no_paths = false;
   bool json = false;
   bool quiet = false;
 };

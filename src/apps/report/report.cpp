@@ -14,6 +14,7 @@
 #include "apps/command.h"
 #include "apps/interrupt.h"
 #include "apps/load/load.h"
+#include "apps/report/check.h"
 #include "apps/report/facts.h"
 #include "apps/report/options.h"
 #include "client/server_process.h"
@@ -70,6 +71,12 @@ void add_options(CLI::App& app, Flags& flags) {
   app.add_option("--repeats", flags.repeats, "Of each cell")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
+  app.add_option(
+         "--sample-seconds", flags.sample_seconds,
+         "That a repeat writes at least, in several batches when one is shorter; 0: one batch, and no more "
+         "repeats when they vary")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
   app.add_option("--tokens", flags.tokens, "Of each answer (default 128; with --quick 64)")
       ->check(CLI::Range(16, 65536));
   app.add_option("--prompt-tokens", flags.prompt_tokens,
@@ -93,12 +100,17 @@ void add_options(CLI::App& app, Flags& flags) {
       ->check(PositiveNumber);
   app.add_option("--peak-ops", flags.peak_ops, "Its peak in T operations/s, when it is known")
       ->check(PositiveNumber);
+  app.add_option("--check-profile", flags.check_profile,
+                 "Start that profile of a report, measure its cell again and compare: exit 9 beyond 5 %");
+  app.add_option("--from", flags.from, "The report of --check-profile")->capture_default_str();
   app.add_option("--compare", flags.compare, "Two runs side by side: report.json files or ids of the history")
       ->expected(2);
   app.add_flag("--history", flags.history, "Earlier runs");
   app.add_option("--history-limit", flags.history_limit, "Of --history; 0: all")->capture_default_str();
   app.add_option("--history-db", flags.history_db,
                  "SQLite file of earlier runs (default: in the XDG data folder)");
+  app.add_flag("--no-paths", flags.no_paths,
+               "Leave folders of this machine out of the report: file names only, to be shared");
   app.add_flag("--no-history", flags.no_history, "Do not record this run there");
   app.add_flag("--json", flags.json, "The report as JSON on stdout");
   app.add_flag("-q,--quiet", flags.quiet, "No progress");
@@ -221,17 +233,33 @@ Result<rep::Manifest> make_manifest(const Flags& flags) {
     FL_ASSIGN(out.model, report::file_facts(fs::absolute(flags.model, error).string()));
   }
   FL_ASSIGN(out.options, report::run_options(flags, program, out.model.ctx_train.value_or(0)));
+  if (!flags.tasks_given && out.model.random_weights) {
+    out.options.tasks = "none";
+  }
   const auto nvml = rep::Nvml::open();
   out.machine = rep::describe_machine(nvml.get());
   return out;
 }
 
-std::optional<rep::Ceilings> ceilings(const Flags& flags, const rep::Options& options) {
+std::optional<rep::Ceilings> given_ceilings(const Flags& flags) {
   if (flags.bandwidth > 0 && flags.peak_ops > 0) {
     return rep::Ceilings{flags.bandwidth * 1e9, flags.peak_ops * 1e12,
                          "given with --bandwidth and --peak-ops"};
   }
-  return options.kind == "model" ? report::measure_ceilings() : std::nullopt;
+  return std::nullopt;
+}
+
+// The folders that --no-paths takes out of a report.
+std::vector<std::string> folders_of(const Flags& flags, const rep::Manifest& manifest) {
+  std::error_code error;
+  std::vector<std::string> out{fs::read_symlink("/proc/self/exe", error).parent_path().string(),
+                               fs::path(manifest.model.path).parent_path().string(),
+                               fs::absolute(flags.out, error).parent_path().string(),
+                               fs::current_path(error).string()};
+  for (const std::string& named : {flags.model, flags.out, flags.history_db}) {
+    out.push_back(fs::path(named).parent_path().string());
+  }
+  return out;
 }
 
 // What stands in the way of the coding tasks that were asked for by name; said again at the end.
@@ -260,28 +288,53 @@ int exit_code_of(const rep::RunOutcome& outcome) {
   return kOk;
 }
 
-Result<int> measure(const Flags& flags, const std::string& command) {
-  const Interrupt interrupt;
-  ::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is a failed write, not an end
+// What every run has: where it is kept, how it ends, whom it tells.
+rep::RunJob make_job(const Flags& flags, const std::string& command, ProgressLine& line) {
   rep::RunJob job;
-  FL_ASSIGN(job.manifest, make_manifest(flags));
-  if (const Status tasks = rep::check_tasks(job.manifest.options); !tasks) {
-    fmt::print(stderr, "freelunch report: {}; everything else is measured\n", tasks.error().message);
-  }
   job.command = command;
   job.api_key = flags.api_key;
   job.out_dir = flags.out;
   job.fresh = flags.fresh;
-  job.measure_ceilings = [&] { return ceilings(flags, job.manifest.options); };
+  job.ceilings = given_ceilings(flags);
   job.cancel = Interrupt::flag();
-  ProgressLine line(flags.quiet);
   job.on_progress = [&](const rep::RunProgress& now) { line.show(now); };
   job.say = [&](const std::string& text) {
     line.clear();
     fmt::print(stderr, "{}\n", text);
   };
-  job.write = [&](const rep::Document& document) { return rep::write_report(flags.out, document); };
-  FL_ASSIGN(const rep::RunOutcome outcome, rep::run_matrix(job));
+  return job;
+}
+
+Result<int> check_profile(const Flags& flags, const std::string& command) {
+  const Interrupt interrupt;
+  std::error_code error;
+  ProgressLine line(flags.quiet);
+  rep::RunJob job = make_job(flags, command, line);
+  if (job.out_dir == Flags().out) {  // beside the report, not over it
+    job.out_dir = (fs::path(flags.from).parent_path() / ("check-" + flags.check_profile)).string();
+  }
+  auto done =
+      report::check_profile(flags, fs::read_symlink("/proc/self/exe", error).string(), std::move(job));
+  line.clear();
+  return done;
+}
+
+Result<int> measure(const Flags& flags, const std::string& command) {
+  const Interrupt interrupt;
+  ::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is a failed write, not an end
+  ProgressLine line(flags.quiet);
+  rep::RunJob job = make_job(flags, command, line);
+  FL_ASSIGN(job.manifest, make_manifest(flags));
+  if (const Status tasks = rep::check_tasks(job.manifest.options); !tasks) {
+    fmt::print(stderr, "freelunch report: {}; everything else is measured\n", tasks.error().message);
+  }
+  const std::vector<std::string> folders = folders_of(flags, job.manifest);
+  const auto shown = [&](const rep::Document& document) {
+    return flags.no_paths ? rep::without_folders(document, folders) : document;
+  };
+  job.write = [&](const rep::Document& document) { return rep::write_report(flags.out, shown(document)); };
+  FL_ASSIGN(rep::RunOutcome outcome, rep::run_matrix(job));
+  outcome.document = shown(outcome.document);
   line.clear();
   const bool measured = outcome.document.headline.decode_one_chat.has_value();
   if (flags.json) {
@@ -331,9 +384,11 @@ int run_report(int argc, char** argv) {
     const bool is_key = i > 0 && std::string(argv[i - 1]) == "--api-key";
     words.push_back(is_key ? "KEY" : word.starts_with("--api-key=") ? "--api-key=KEY" : word);
   }
-  const Result<int> done = flags.history            ? show_history(flags)
-                           : !flags.compare.empty() ? show_comparison(flags)
-                                                    : measure(flags, client::join_command(words));
+  const std::string command = client::join_command(words);
+  const Result<int> done = flags.history                  ? show_history(flags)
+                           : !flags.compare.empty()       ? show_comparison(flags)
+                           : !flags.check_profile.empty() ? check_profile(flags, command)
+                                                          : measure(flags, command);
   return done ? *done : report_error("report", done.error());
 }
 

@@ -1,0 +1,66 @@
+// What the parts of a repeat are together, and whether the machine stayed the same over the run.
+#include <cmath>
+#include <map>
+
+#include <fmt/format.h>
+
+#include "report/assemble.h"
+#include "report/statistics.h"
+
+namespace fl::report {
+namespace {
+
+// Farther apart than this, the machine was not the same at both times.
+constexpr double kMaxDrift = 0.05;
+
+std::vector<double> values_of(const std::map<int64_t, HarmonicMean>& repeats) {
+  std::vector<double> out;
+  for (const auto& [n, mean] : repeats) {
+    if (const auto value = mean.value()) {
+      out.push_back(*value);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<double> repeat_rates(const std::vector<Record>& records, int64_t ctx, int64_t chats,
+                                 std::string_view depth) {
+  std::map<int64_t, HarmonicMean> repeats;
+  for (const Record& record : records) {
+    const auto* batch = std::get_if<Batch>(&record);
+    if (batch != nullptr && batch->kind == "measure" && batch->ctx == ctx && batch->chats == chats &&
+        batch->depth == depth && batch->decode_total) {
+      repeats[batch->repeat].add(*batch->decode_total);
+    }
+  }
+  return values_of(repeats);
+}
+
+std::optional<Drift> drift_of(const std::vector<Record>& records) {
+  std::map<int64_t, std::map<int64_t, HarmonicMean>> anchors;
+  Drift out;
+  for (const Record& record : records) {
+    const auto* batch = std::get_if<Batch>(&record);
+    if (batch != nullptr && batch->kind == "anchor" && batch->decode_total) {
+      out.cell = fmt::format("{}x{} {}", batch->ctx, batch->chats, batch->depth);
+      anchors[batch->anchor][batch->repeat].add(*batch->decode_total);
+      out.first = stat_of(repeat_rates(records, batch->ctx, batch->chats, batch->depth));
+    }
+  }
+  if (anchors.empty() || out.first.n == 0) {
+    return std::nullopt;
+  }
+  for (const auto& [after, repeats] : anchors) {
+    DriftPoint point;
+    point.after = after;
+    point.again = stat_of(values_of(repeats));
+    point.change = point.again.median / out.first.median - 1;
+    point.moved = std::abs(point.change) > kMaxDrift;
+    out.points.push_back(point);
+  }
+  return out;
+}
+
+}  // namespace fl::report

@@ -1,0 +1,321 @@
+#include "report/walker.h"
+
+#include <algorithm>
+#include <random>
+
+#include <fmt/format.h>
+
+#include "report/assemble.h"
+#include "report/prompts.h"
+
+namespace fl::report {
+namespace {
+
+// The share of the budget that is kept for the coding tasks, and its most.
+constexpr double kQualityShare = 0.25;
+constexpr double kQualitySeconds = 300;
+// Estimates are corrected by what the last batches took against theirs.
+constexpr double kForget = 0.93;
+
+std::string new_run_id(const std::string& started_at) {
+  std::string id;
+  for (const char c : started_at) {
+    if (c != '-' && c != ':' && c != 'Z') {
+      id += c == 'T' ? '-' : c;
+    }
+  }
+  std::random_device random;
+  return fmt::format("{}-{:04x}", id, random() & 0xffff);
+}
+
+}  // namespace
+
+Walker::Walker(const RunJob& job, OpenJournal& open)
+    : job_(job), options_(job.manifest.options), open_(open), nvml_(Nvml::open()), begun_(Clock::now()) {
+  for (const Record& record : open_.records) {
+    learn(record);
+  }
+  if (options_.budget_seconds > 0 && options_.tasks != "none") {
+    quality_reserve_ = std::min(kQualityShare * options_.budget_seconds, kQualitySeconds);
+  }
+}
+
+Status Walker::walk() {
+  if (!has_run_) {
+    RunRecord run;
+    run.started_at = now_utc();
+    run.id = new_run_id(run.started_at);
+    run.command = job_.command;
+    run.ceilings = job_.ceilings;
+    FL_TRY(keep(run));
+  }
+  if (options_.kind == "url") {
+    FL_TRY(open_url());
+  }
+  FL_ASSIGN(sizes_, sizes());
+  chosen_.assign(sizes_.size(), options_.depths);
+  for (size_t i = 0; i < sizes_.size(); ++i) {
+    FL_TRY(walk_configuration(i));
+    if (i + 1 == sizes_.size() / 2 && sizes_.size() >= kLongRun) {
+      FL_TRY(walk_anchor(i + 1));
+    }
+    FL_TRY(job_.write(assemble(job_.manifest, open_.records, "")));
+  }
+  FL_TRY(walk_anchor(sizes_.size()));
+  return walk_quality();
+}
+
+void Walker::learn(const Record& record) {
+  if (const auto* run = std::get_if<RunRecord>(&record)) {
+    run_id_ = run->id;
+    has_run_ = true;
+  } else if (const auto* facts = std::get_if<Facts>(&record)) {
+    facts_ = *facts;
+    cost_.learn(*facts);
+  } else if (const auto* start = std::get_if<Start>(&record)) {
+    cost_.learn(*start);
+    spent_before_ += start->startup_seconds;
+    if (!start->started) {
+      ended_.insert({start->ctx, start->chats});
+    }
+  } else if (const auto* lost = std::get_if<Lost>(&record)) {
+    ended_.insert({lost->ctx, lost->chats});
+  } else if (const auto* plan = std::get_if<ConfigPlan>(&record)) {
+    plans_.insert_or_assign({plan->ctx, plan->chats}, *plan);
+  } else if (const auto* batch = std::get_if<Batch>(&record)) {
+    cost_.learn(*batch);
+    spent_before_ += batch->seconds;
+    if (batch->kind == "measure") {
+      done_.insert({batch->ctx, batch->chats, batch->depth, batch->repeat, batch->part});
+    } else if (batch->kind == "anchor") {
+      anchored_.insert({batch->anchor, batch->repeat, batch->part});
+    }
+  } else if (const auto* answer = std::get_if<AnswerRecord>(&record)) {
+    answers_.push_back(answer->line);
+  } else if (std::holds_alternative<QualityRecord>(record)) {
+    quality_done_ = true;
+  }
+}
+
+Status Walker::keep(Record record) {
+  FL_TRY(open_.journal.append(to_line(record)));
+  const double spent = spent_before_;
+  learn(record);
+  spent_before_ = spent;  // the clock of this process counts its own work
+  open_.records.push_back(std::move(record));
+  return {};
+}
+
+Status Walker::open(const ConfigSize& size, const std::vector<std::string>& more, Session& session) {
+  return open_session(options_, size, job_.manifest.model.path, job_.api_key, more, job_.cancel, session);
+}
+
+Status Walker::open_url() {
+  Session session;
+  FL_TRY(open({}, {}, session));
+  if (!facts_) {
+    FL_ASSIGN(Facts facts,
+              ask_server(session.endpoint, options_, seed_of(run_id_, "calibration"), job_.cancel));
+    return keep(std::move(facts));
+  }
+  FL_ASSIGN(const Facts now, describe_server(session.endpoint, options_, job_.cancel));
+  const auto same = [](const Facts& f) {
+    return std::tie(f.name, f.version, f.model, f.model_path, f.window, f.n_slots);
+  };
+  if (same(now) != same(*facts_)) {
+    return fail(
+        ErrorCode::invalid_argument,
+        fmt::format("the server at {} is not the one that was measured: {} {} with {} ({} tokens, {} slots) "
+                    "then, {} {} with {} ({} tokens, {} slots) now",
+                    options_.url, facts_->name, facts_->version, facts_->model, facts_->window,
+                    facts_->n_slots, now.name, now.version, now.model, now.window, now.n_slots));
+  }
+  return {};
+}
+
+Result<std::vector<ConfigSize>> Walker::sizes() const {
+  std::vector<ConfigSize> out;
+  std::vector<int64_t> rows = options_.ctx;
+  const bool own_rows = options_.kind == "url" && rows.empty();
+  if (own_rows) {
+    if (facts_->window <= 0) {
+      return fail(ErrorCode::invalid_argument,
+                  fmt::format("the server at {} does not say how large its context is; say it with --ctx",
+                              options_.url));
+    }
+    rows = {facts_->window * std::max<int64_t>(1, facts_->n_slots)};
+  }
+  for (const int64_t ctx : rows) {
+    for (const int64_t chats : options_.chats) {
+      out.push_back({ctx, chats, own_rows ? facts_->window : ctx / chats});
+    }
+  }
+  return out;
+}
+
+std::string Walker::misfit(const ConfigSize& size, const Facts& facts) const {
+  if (facts.n_slots > 0 && facts.n_slots < size.chats) {
+    return fmt::format("the server has {} slots for {} chats", facts.n_slots, size.chats);
+  }
+  if (facts.window > 0 && facts.window < size.window) {
+    return fmt::format("the server gives each chat {} tokens, fewer than asked{}", facts.window,
+                       facts.ctx_train && *facts.ctx_train <= facts.window
+                           ? " (the length that the model was trained for)"
+                           : "");
+  }
+  if (size.window < kLeastWindow) {
+    return fmt::format("{} tokens for each chat are too few to measure", size.window);
+  }
+  return "";
+}
+
+Status Walker::cut_all(const ConfigSize& size, const std::string& reason) {
+  ConfigPlan plan{size.ctx, size.chats, {}, 0, 0, {}, 1};
+  for (const std::string& depth : options_.depths) {
+    plan.cut.push_back({depth, reason});
+  }
+  return keep(std::move(plan));
+}
+
+Status Walker::walk_configuration(size_t i) {
+  const ConfigSize& size = sizes_[i];
+  if (ended_.contains({size.ctx, size.chats})) {
+    return {};
+  }
+  if (const auto known = plans_.find({size.ctx, size.chats});
+      known != plans_.end() && steps_of(known->second, done_).empty()) {
+    return {};
+  }
+  if (job_.cancel->load()) {
+    return fail(ErrorCode::unavailable, "interrupted");
+  }
+  // With the first server's speeds known, what does not fit is not started.
+  if (facts_ && !plans_.contains({size.ctx, size.chats})) {
+    if (const std::string reason = options_.kind == "url" ? misfit(size, *facts_) : ""; !reason.empty()) {
+      return cut_all(size, reason);
+    }
+    FL_ASSIGN(const ConfigPlan plan, plan_for(i));
+    if (plan.depths.empty()) {
+      return {};
+    }
+  }
+  Session session;
+  // Once a run our server measures what the device can do at most.
+  std::vector<std::string> more;
+  if (options_.kind == "model" && !facts_ && !job_.ceilings) {
+    more.emplace_back("--measure-limits");
+  }
+  Status opened = open(size, more, session);
+  if (!opened && opened.error().code == ErrorCode::unavailable) {
+    return opened;
+  }
+  Start start{
+      size.ctx, size.chats, size.window, session.command, opened.has_value(), "", session.startup_seconds,
+      {}};
+  if (!opened) {
+    start.error = opened.error().message;
+    say(fmt::format("{} x {}: {}", short_tokens(size.ctx), size.chats, start.error));
+    return keep(std::move(start));
+  }
+  Facts now;
+  if (const auto asked = ask(session)) {
+    now = *asked;
+  } else if (asked.error().code == ErrorCode::unavailable || options_.kind == "url") {
+    return tl::unexpected(asked.error());
+  } else {
+    FL_TRY(keep(std::move(start)));
+    return lose(size, session, asked.error());
+  }
+  start.parts = now.parts;
+  FL_TRY(keep(std::move(start)));
+  if (const std::string reason = misfit(size, now); !reason.empty()) {
+    return cut_all(size, reason);
+  }
+  FL_ASSIGN(const ConfigPlan plan, plan_for(i));
+  return walk_steps(i, steps_of(plan, done_), session);
+}
+
+Result<Facts> Walker::ask(const Session& session) {
+  if (facts_) {
+    return describe_server(session.endpoint, options_, job_.cancel);
+  }
+  FL_ASSIGN(Facts facts,
+            ask_server(session.endpoint, options_, seed_of(run_id_, "calibration"), job_.cancel));
+  FL_TRY(keep(facts));
+  return facts;
+}
+
+Status Walker::lose(const ConfigSize& size, Session& session, const Error& error) {
+  constexpr size_t kLogLines = 8;
+  std::string text = error.message;
+  if (session.process && !session.process->running()) {
+    text = "the server ended while it was measured: " + session.process->log_tail(kLogLines);
+  }
+  say(fmt::format("{} x {}: {}", short_tokens(size.ctx), size.chats, text));
+  return keep(Lost{size.ctx, size.chats, text});
+}
+
+Status Walker::walk_steps(size_t i, std::vector<Step> steps, Session& session) {
+  const ConfigSize& size = sizes_[i];
+  std::set<std::string> dropped;
+  for (size_t s = 0; s < steps.size(); ++s) {
+    const Step step = steps[s];
+    if (step.kind == "fill" && step.only == 0) {
+      FL_ASSIGN(const bool drop, drop_depth(i, step.depth, steps));
+      if (drop) {
+        dropped.insert(step.depth);
+      }
+    }
+    if (dropped.contains(step.depth)) {
+      continue;
+    }
+    show(i, steps, s);
+    bool lost = false;
+    FL_TRY(walk_step(size, step, 0, session, lost));
+    if (lost) {
+      return {};
+    }
+    if (step.kind == "measure" && step.repeat >= options_.repeats && step.part == size.parts &&
+        wants_more(i, steps, s)) {
+      for (int64_t part = 1; part <= size.parts; ++part) {
+        steps.insert(steps.begin() + static_cast<std::ptrdiff_t>(s) + part,
+                     {step.depth, "measure", step.repeat + 1, -1, false, part});
+      }
+    }
+  }
+  show(i, steps, steps.size());
+  return {};
+}
+
+Status Walker::walk_step(const ConfigSize& size, const Step& step, int64_t anchor, Session& session,
+                         bool& lost) {
+  const double predicted = step_seconds(size, step);
+  const BatchSpec spec{size.ctx,  size.chats,  step.depth,
+                       step.kind, step.repeat, step.part,
+                       anchor,    step.only,   shape_for(size, step),
+                       run_id_};
+  auto batch =
+      measure(session.endpoint, *facts_, options_, spec, texts_, nvml_.get(), session.pid, job_.cancel);
+  if (!batch && batch.error().code == ErrorCode::network && options_.kind != "url") {
+    lost = true;
+    return lose(size, session, batch.error());
+  }
+  if (!batch) {
+    return tl::unexpected(batch.error());
+  }
+  taken_ = kForget * taken_ + batch->seconds;
+  predicted_ = kForget * predicted_ + predicted;
+  rate_ = batch->decode_total.value_or(rate_);
+  const bool none = std::none_of(batch->samples.begin(), batch->samples.end(),
+                                 [](const Sample& sample) { return sample.status == "ok"; });
+  n_failed_ = !none ? 0 : n_failed_ + (step.kind == "measure" ? 1 : 0);
+  const std::string error = batch->samples.empty() ? "" : batch->samples.front().error;
+  FL_TRY(keep(std::move(*batch)));
+  if (n_failed_ >= kMaxFailedBatches) {
+    return fail(ErrorCode::network,
+                fmt::format("{} repeats in a row had no good answer; the last one: {}", n_failed_, error));
+  }
+  return {};
+}
+
+}  // namespace fl::report

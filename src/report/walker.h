@@ -1,0 +1,115 @@
+// One run of the matrix: what is known from the journal, what is done next. Internal to the room.
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "report/journal_file.h"
+#include "report/plan.h"
+#include "report/runner.h"
+#include "report/session.h"
+#include "report/steps.h"
+
+namespace fl::report {
+
+// So many configurations have an anchor in their middle, too.
+inline constexpr size_t kLongRun = 6;
+
+class Walker {
+ public:
+  Walker(const RunJob& job, OpenJournal& open);
+  /// Everything that is left to do.
+  Status walk();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  // Every record passes here, fresh or from the journal.
+  void learn(const Record& record);
+  // On disk first: what is not kept did not happen.
+  Status keep(Record record);
+  double spent() const;
+  Status open(const ConfigSize& size, const std::vector<std::string>& more, Session& session);
+  // A running server is asked before anything: its window decides the matrix.
+  Status open_url();
+  Result<std::vector<ConfigSize>> sizes() const;
+  // Why a configuration cannot be what was asked; empty: it can.
+  std::string misfit(const ConfigSize& size, const Facts& facts) const;
+  Status cut_all(const ConfigSize& size, const std::string& reason);
+  // The plan for a configuration that begins now; chooses for the later ones too, for the time left.
+  Result<ConfigPlan> plan_for(size_t i);
+  Shape shape_for(const ConfigSize& size, const Step& step) const;
+  double step_seconds(const ConfigSize& size, const Step& step) const;
+  // Of the matrix, from step `at` of configuration `i` on.
+  double seconds_left(size_t i, const std::vector<Step>& steps, size_t at) const;
+  void show(size_t i, const std::vector<Step>& steps, size_t at);
+  // What the last batches took against their estimates.
+  double correction() const;
+  double quality_estimate() const;
+  // Measures one configuration. An error ends the run; a server that fails ends the configuration.
+  Status walk_configuration(size_t i);
+  // What this start of the server says; the first one is asked everything.
+  Result<Facts> ask(const Session& session);
+  Status lose(const ConfigSize& size, Session& session, const Error& error);
+  // The machine may have become slower since the plan: a filling that does not fit any more is left out
+  // before it is begun. True: it was.
+  Result<bool> drop_depth(size_t i, const std::string& depth, const std::vector<Step>& steps);
+  Status walk_steps(size_t i, std::vector<Step> steps, Session& session);
+  // Sends one batch and keeps it. `lost`: the server failed, which is kept.
+  Status walk_step(const ConfigSize& size, const Step& step, int64_t anchor, Session& session, bool& lost);
+  // A cell whose repeats spread gets more of them, up to twice as many, while the time has room.
+  bool wants_more(size_t i, const std::vector<Step>& steps, size_t at) const;
+  // The first configuration that was measured, again: a machine that became slower or faster shows.
+  std::optional<ConfigSize> anchor_size() const;
+  // Of the anchors that are still to come.
+  double anchor_seconds() const;
+  Status walk_anchor(size_t n_before);
+  // The coding tasks run with the most chats for which each has room for a long answer.
+  ConfigSize quality_size() const;
+  Status walk_quality();
+
+  void say(const std::string& line) const {
+    if (job_.say) {
+      job_.say(line);
+    }
+  }
+
+  static constexpr int64_t kLeastWindow = 256;
+  static constexpr const char* kAnchorDepth = "empty";
+
+  const RunJob& job_;
+  const Options& options_;
+  OpenJournal& open_;
+  std::unique_ptr<Nvml> nvml_;
+  Clock::time_point begun_;
+
+  std::string run_id_;
+  bool has_run_ = false;
+  std::optional<Facts> facts_;
+  CostModel cost_;
+  TextSizes texts_;
+  std::vector<ConfigSize> sizes_;
+  std::vector<std::vector<std::string>> chosen_;
+  std::map<std::pair<int64_t, int64_t>, ConfigPlan> plans_;
+  std::set<std::pair<int64_t, int64_t>> ended_;
+  DoneBatches done_;
+  std::set<std::tuple<int64_t, int64_t, int64_t>> anchored_;  // after so many configurations, repeat, part
+  size_t anchors_walked_ = 0;
+  double rate_ = 0;
+  std::vector<std::string> answers_;
+  bool quality_done_ = false;
+  double quality_reserve_ = 0;
+  double spent_before_ = 0;
+  double taken_ = 0;
+  double predicted_ = 0;
+  int n_failed_ = 0;
+};
+
+}  // namespace fl::report
