@@ -47,6 +47,20 @@ TEST(Routes, ATemplateThatCannotRenderIsSaidAtTheStart) {
   EXPECT_EQ(server.get("/health").status, 503);
 }
 
+TEST(Routes, PropsHoldTheLimitsWhenTheyWereMeasured) {
+  World world;
+  world.load = false;
+  TestServer server(world);
+  LoadedModel model = server.loaded();
+  model.limits = {3e12, 5e14};
+  ASSERT_TRUE(server.server().set_model(std::move(model)).has_value());
+  const Json limits = server.get("/props").json()["limits"];
+  EXPECT_EQ(limits["read_bytes_per_second"], 3e12);
+  EXPECT_EQ(limits["operations_per_second"], 5e14);
+  EXPECT_NE(limits["device"], "");
+  EXPECT_EQ(TestServer().get("/props").json()["limits"], Json::object());
+}
+
 TEST(Routes, APortInUseIsSaidBeforeAnyModel) {
   const TestServer server;
   ServerOptions options;
