@@ -3,7 +3,7 @@
 // without the library. CSV on stdout: what, tokens, kernel, milliseconds (median), bytes of weights, GB/s,
 // share of the read bandwidth that the same run measures, TFLOP/s.
 //
-// usage: bench_cuda_matmul [sweep|shapes|prompt]... [--layers N] [--plain TOKENS]
+// usage: bench_cuda_matmul [sweep|shapes|prompt|prompt_shapes]... [--layers N] [--plain TOKENS]
 // --plain: one sweep without graph and overlap, for a profiler
 #include <algorithm>
 #include <cstdio>
@@ -311,12 +311,17 @@ void run_prompt(const DeviceInfo& device, const Model& model, std::byte* workspa
     }
     weights += static_cast<double>(kHidden) * kInner + 3.0 * kFf * kHidden;
   }
-  for (const MatmulOptions& options : {MatmulOptions{.library_from_tokens = 65},
-                                       MatmulOptions{.prompt_kernel = false, .library_from_tokens = 65},
-                                       MatmulOptions{.prompt_kernel = false, .library = false}}) {
-    Matmul m(device, workspace, bytes, options);
+  struct Variant {
+    MatmulOptions options;
+    int most;
+  };
+  for (const Variant& v : {Variant{{.library_from_tokens = 65}, 4096},
+                           {{.prompt_kernel = false, .library_from_tokens = 65}, 4096},
+                           {{.prompt_kernel = false, .library = false}, 256},
+                           {{.library = false, .prompt = PromptProducts::int8}, 4096}}) {
+    Matmul m(device, workspace, bytes, v.options);
     for (const int n : {65, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096}) {
-      if (!options.prompt_kernel && !options.library && n > 256) {
+      if (n > v.most) {
         break;
       }
       State s(n);
@@ -324,6 +329,63 @@ void run_prompt(const DeviceInfo& device, const Model& model, std::byte* workspa
       const float ms = median_ms(stream, 3, [&] { sweep(m, stream, model, s, false); });
       line("prompt", n, m.describe().c_str(), ms, model.bytes - model.head.bytes, 2 * weights * n);
     }
+  }
+}
+
+// Each shape of a prompt alone, in int8: all layers of it, one after the other.
+void run_prompt_shapes(const DeviceInfo& device, const Model& model, std::byte* workspace, uint64_t bytes) {
+  Matmul m(device, workspace, bytes, {.library = false, .prompt = PromptProducts::int8});
+  for (const int n : {128, 512, 2048}) {
+    State s(n);
+    Stream stream;
+    const auto time = [&](const char* name,
+                          const std::function<std::vector<const PackedMatrix*>(size_t)>& run) {
+      double weights = 0;
+      uint64_t read = 0;
+      int launches = 0;
+      const auto all = [&] {
+        weights = 0, read = 0, launches = 0;
+        for (size_t i = 0; i < model.layers.size(); ++i) {
+          const std::vector<const PackedMatrix*> used = run(i);
+          launches += used.empty() ? 0 : 1;
+          for (const PackedMatrix* w : used) {
+            weights += static_cast<double>(w->rows) * w->cols;
+            read += w->bytes;
+          }
+        }
+      };
+      const float ms = median_ms(stream, 5, all);
+      if (launches > 0) {
+        line(name, n, "int8, mean of a launch", static_cast<double>(ms) / launches,
+             read / static_cast<uint64_t>(launches), 2 * weights / launches * n);
+      }
+    };
+    using Used = std::vector<const PackedMatrix*>;
+    time("gdn_in", [&](size_t i) {
+      const Layer& layer = model.layers[i];
+      if (i % 4 == 3) {
+        return Used{};
+      }
+      project(m, stream, layer, s, false);
+      return Used{&layer.in[0], &layer.in[1], &layer.in[2], &layer.in[3]};
+    });
+    time("gate_up", [&](size_t i) {
+      m.swiglu(stream, s.x, model.layers[i].gate, model.layers[i].up, s.h, {});
+      return Used{&model.layers[i].gate, &model.layers[i].up};
+    });
+    for (const PackedType type : {PackedType::q4_k, PackedType::q6_k}) {
+      time(type == PackedType::q4_k ? "down q4_k" : "down q6_k", [&](size_t i) {
+        if (model.layers[i].down.type != type) {
+          return Used{};
+        }
+        join(m, stream, s.h, model.layers[i].down, s);
+        return Used{&model.layers[i].down};
+      });
+    }
+    time("out", [&](size_t i) {
+      join(m, stream, s.a, model.layers[i].out, s);
+      return Used{&model.layers[i].out};
+    });
   }
 }
 
@@ -352,18 +414,22 @@ int main(int argc, char** argv) {
   try {
     const DeviceInfo device = use_device(0);
     const Model model = build(n_layers);
-    const uint64_t bytes = std::max(Matmul::workspace_bytes(4096, kFf, kFf),
-                                    Matmul::workspace_bytes(4096, kFf, kFf, {.prompt_kernel = false}));
+    const uint64_t bytes =
+        std::max({Matmul::workspace_bytes(4096, kFf, kFf),
+                  Matmul::workspace_bytes(4096, kFf, kFf, {.prompt_kernel = false}),
+                  Matmul::workspace_bytes(4096, kFf, kFf, {.prompt = PromptProducts::int8})});
     const DeviceBuffer workspace(bytes);
     Stream stream;
     const Queue queue{stream, false};
     ceiling = measure_read_bandwidth(queue, model.arena.data(),
                                      std::min<uint64_t>(model.bytes, uint64_t{4} << 30), device.n_sms);
     std::printf(
-        "# %s, sm_%d, %d SMs; read bandwidth %.0f GB/s; f16 products by mma.sync %.0f TFLOP/s; weights %.3f "
+        "# %s, sm_%d, %d SMs; read bandwidth %.0f GB/s; products by mma.sync: f16 %.0f TFLOP/s, int8 %.0f "
+        "TOP/s; weights %.3f "
         "GB\n",
         device.name.c_str(), device.arch, device.n_sms, ceiling * 1e-9,
-        measure_matrix_peak(queue, device.n_sms) * 1e-12, static_cast<double>(model.bytes) * 1e-9);
+        measure_matrix_peak(queue, device.n_sms) * 1e-12, measure_int8_peak(queue, device.n_sms) * 1e-12,
+        static_cast<double>(model.bytes) * 1e-9);
     std::printf("what,tokens,kernel,ms,bytes,GB/s,share of read bandwidth,TFLOP/s\n");
     if (plain > 0) {  // for a profiler
       Matmul m(device, workspace.data(), bytes, {.prompt_kernel = false, .library = false, .overlap = false});
@@ -380,6 +446,9 @@ int main(int argc, char** argv) {
     }
     if (wanted("prompt")) {
       run_prompt(device, model, workspace.data(), bytes);
+    }
+    if (wanted("prompt_shapes")) {
+      run_prompt_shapes(device, model, workspace.data(), bytes);
     }
   } catch (const DeviceFailure& failure) {
     std::fprintf(stderr, "%s\n", failure.what());

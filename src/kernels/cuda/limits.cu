@@ -58,6 +58,22 @@ __global__ void __launch_bounds__(kMmaThreads) multiply(float* never) {
   }
 }
 
+__global__ void __launch_bounds__(kMmaThreads) multiply_int8(uint32_t* never) {
+  IntSums c[kMmaChains] = {};
+  const uint32_t a[4] = {threadIdx.x, threadIdx.x + 1, threadIdx.x + 2, threadIdx.x + 3};
+  for (int i = 0; i < kMmaRounds; ++i) {
+#pragma unroll
+    for (int j = 0; j < kMmaChains; ++j) {
+      c[j] = mma_int8(c[j], a, threadIdx.x, threadIdx.x + j);
+    }
+  }
+  if (never != nullptr) {
+    for (int j = 0; j < kMmaChains; ++j) {
+      never[j] = c[j].c[0] + c[j].c[1] + c[j].c[2] + c[j].c[3];
+    }
+  }
+}
+
 template <typename Start>
 double best_seconds(cudaStream_t stream, Start&& start) {
   Event begin(true);
@@ -76,6 +92,18 @@ double best_seconds(cudaStream_t stream, Start&& start) {
   return best;
 }
 
+template <typename T>
+double measure_peak(const Queue& queue, int n_sms, void (*kernel)(T*), double operations) {
+  const Queue serial{queue.stream, false};
+  const int blocks = 4 * n_sms;
+  const double seconds = best_seconds(queue.stream, [&] {
+    launch(serial, kernel, static_cast<unsigned>(blocks), kMmaThreads, 0, "multiply",
+           static_cast<T*>(nullptr));
+  });
+  const double products = static_cast<double>(blocks) * (kMmaThreads / kWarp) * kMmaRounds * kMmaChains;
+  return seconds > 0 ? products * operations / seconds : 0;
+}
+
 }  // namespace
 
 double measure_read_bandwidth(const Queue& queue, const void* data, uint64_t bytes, int n_sms) {
@@ -89,14 +117,11 @@ double measure_read_bandwidth(const Queue& queue, const void* data, uint64_t byt
 }
 
 double measure_matrix_peak(const Queue& queue, int n_sms) {
-  const Queue serial{queue.stream, false};
-  const int blocks = 4 * n_sms;
-  const double seconds = best_seconds(queue.stream, [&] {
-    launch(serial, multiply, static_cast<unsigned>(blocks), kMmaThreads, 0, "multiply",
-           static_cast<float*>(nullptr));
-  });
-  const double products = static_cast<double>(blocks) * (kMmaThreads / kWarp) * kMmaRounds * kMmaChains;
-  return seconds > 0 ? products * 2.0 * 16 * 8 * 16 / seconds : 0;
+  return measure_peak(queue, n_sms, multiply, 2.0 * 16 * 8 * 16);
+}
+
+double measure_int8_peak(const Queue& queue, int n_sms) {
+  return measure_peak(queue, n_sms, multiply_int8, 2.0 * 16 * 8 * 32);
 }
 
 }  // namespace fl::cuda

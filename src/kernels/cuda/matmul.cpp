@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <optional>
+#include <vector>
 
 #include "base/result.h"
 #include "kernels/cuda/library_matmul.h"
+#include "kernels/cuda/matmul_int8.h"
 #include "kernels/cuda/matmul_params.h"
 #include "kernels/cuda/matmul_prompt.h"
 #include "kernels/cuda/slices.h"
@@ -65,6 +67,24 @@ uint64_t aligned(uint64_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
+// Chips on which 16-bit products with f32 sums run at a quarter of the int8 rate: GeForce and workstation
+// cards. On an A100 both are equal to our int8 product, which is limited by its f32 instructions there, so
+// that only a missing library decides for it.
+constexpr bool rations_f16(int arch) {
+  return arch == 86 || arch == 87 || arch == 89 || arch >= 120;
+}
+bool wants_int8(const MatmulOptions& options, int arch, bool library) {
+  switch (options.prompt) {
+    case PromptProducts::f16:
+      return false;
+    case PromptProducts::int8:
+      return true;
+    case PromptProducts::automatic:
+      return rations_f16(arch) || (arch < 90 && !library);
+  }
+  return false;
+}
+
 constexpr int kMaxTickets = 8192;  // groups of 128 rows in a launch
 constexpr uint64_t kTicketBytes = kMaxTickets * 4;
 
@@ -108,6 +128,7 @@ struct Matmul::Impl {
   uint64_t workspace_size = 0;
   std::unique_ptr<LibraryMatmul> library;
   bool prompt_kernel = false;
+  bool int8_prompts = false;
 
   bool overlap() const { return options.overlap && device.arch >= 90; }
 
@@ -299,6 +320,41 @@ struct Matmul::Impl {
     }
   }
 
+  bool use_int8(const Activations& x, const PackedMatrix& w) const {
+    return int8_prompts && x.layout() == ActivationLayout::rows && has_int8_product(w.type);
+  }
+
+  /// The activations in int8, at the start of the workspace.
+  Int8Product quantized(cudaStream_t stream, const Activations& x, const RmsScale& scale) const {
+    FL_CHECK(scale.sum_of_squares == nullptr, "long prompts are normalised before the product");
+    FL_CHECK(int8_activation_bytes(x.n_tokens, x.cols) <= workspace_size,
+             "the workspace holds the quantised activations");
+    quantize_activations(stream, overlap(), x, workspace);
+    return {workspace, x.n_tokens, x.cols, device.n_sms, overlap()};
+  }
+
+  /// The products of `outputs` that int8 takes, type by type; the others come back.
+  std::vector<Output> store_int8(cudaStream_t stream, const Activations& x, std::span<const Output> outputs,
+                                 const RmsScale& scale) const {
+    std::vector<Output> left(outputs.begin(), outputs.end());
+    std::optional<Int8Product> quantized_x;
+    while (true) {
+      const auto next =
+          std::find_if(left.begin(), left.end(), [&](const Output& o) { return use_int8(x, *o.w); });
+      if (next == left.end()) {
+        return left;
+      }
+      const PackedType type = next->w->type;
+      const auto same =
+          std::stable_partition(left.begin(), left.end(), [&](const Output& o) { return o.w->type != type; });
+      if (!quantized_x) {
+        quantized_x = quantized(stream, x, scale);
+      }
+      int8_store(stream, *quantized_x, {same, left.end()}, false);
+      left.erase(same, left.end());
+    }
+  }
+
   bool use_prompt_kernel(const Activations& x, const RmsScale& scale) const {
     FL_CHECK(!prompt_kernel || x.layout() == ActivationLayout::records || scale.sum_of_squares == nullptr,
              "long prompts are normalised before the product");
@@ -343,10 +399,13 @@ uint64_t Matmul::workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_
   check(cudaGetDevice(&device), "current device");
   check(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device), "number of SMs");
   const int32_t columns = std::min(max_tokens, int32_t{kMaxColumns});
-  const bool prompt = options.prompt_kernel && max_tokens > kMaxColumns && has_prompt_kernel(arch_of(device));
+  const int arch = arch_of(device);
+  const bool prompt = options.prompt_kernel && max_tokens > kMaxColumns && has_prompt_kernel(arch);
   const uint64_t sums = std::max(shared_sums_bytes(n_sms, columns), prompt ? prompt_scratch_bytes(n_sms) : 0);
-  const uint64_t own =
-      slices_bytes(kMaxColumns, max_cols) + sums + gate_and_up_bytes(max_tokens, swiglu_rows);
+  uint64_t own = slices_bytes(kMaxColumns, max_cols) + sums + gate_and_up_bytes(max_tokens, swiglu_rows);
+  if (max_tokens > kMaxColumns && wants_int8(options, arch, false)) {
+    own = std::max(own, int8_activation_bytes(max_tokens, max_cols));
+  }
   const bool library = !prompt && options.library && max_tokens >= options.library_from_tokens;
   return aligned(kTicketBytes + (library ? LibraryMatmul::workspace_bytes(max_tokens, own) : own));
 }
@@ -364,6 +423,7 @@ Matmul::Matmul(const DeviceInfo& device, std::byte* workspace, uint64_t bytes, M
   if (options.library && !impl_->prompt_kernel) {
     impl_->library = LibraryMatmul::open(device, impl_->workspace, impl_->workspace_size);
   }
+  impl_->int8_prompts = wants_int8(options, device.arch, impl_->library != nullptr);
 }
 
 Matmul::~Matmul() = default;
@@ -373,10 +433,10 @@ bool Matmul::overlap() const {
 }
 
 std::string Matmul::describe() const {
-  if (impl_->prompt_kernel) {
-    return "tiles + wgmma";
-  }
-  return impl_->library != nullptr ? "tiles + " + impl_->library->describe() : "tiles";
+  std::string what = "tiles";
+  what += impl_->int8_prompts ? " + int8 prompts" : "";
+  what += impl_->prompt_kernel ? " + wgmma" : "";
+  return impl_->library != nullptr ? what + " + " + impl_->library->describe() : what;
 }
 
 void Matmul::store(cudaStream_t stream, const Activations& x, std::span<const Output> outputs,
@@ -384,6 +444,19 @@ void Matmul::store(cudaStream_t stream, const Activations& x, std::span<const Ou
   FL_CHECK(!outputs.empty() && outputs.size() <= static_cast<size_t>(kMaxOutputs), "1 to 6 outputs");
   for (const Output& o : outputs) {
     FL_CHECK(o.w->cols == x.cols, "the matrix takes these activations");
+  }
+  if (std::any_of(outputs.begin(), outputs.end(),
+                  [&](const Output& o) { return impl_->use_int8(x, *o.w); })) {
+    // What int8 has no kernel for goes in slices: whatever the prompt's cut, a token's bits stay the same.
+    const std::vector<Output> left = impl_->store_int8(stream, x, outputs, scale);
+    MatmulParams p = impl_->params(x, Epilogue::store, scale);
+    for (const Output& o : left) {
+      impl_->add_segment(p, *o.w, nullptr, o.y, o.stride);
+    }
+    if (!left.empty()) {
+      impl_->run_any(stream, x, p);
+    }
+    return;
   }
   if (impl_->use_prompt_kernel(x, scale)) {
     PromptLaunch launch(x, PromptEpilogue::store);
@@ -410,6 +483,11 @@ void Matmul::store(cudaStream_t stream, const Activations& x, std::span<const Ou
 void Matmul::add(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* residual,
                  int64_t stride) {
   FL_CHECK(w.cols == x.cols, "the matrix takes these activations");
+  if (impl_->use_int8(x, w)) {
+    const Output output{&w, residual, stride};
+    int8_store(stream, impl_->quantized(stream, x, {}), {&output, 1}, true);
+    return;
+  }
   if (impl_->use_prompt_kernel(x, {})) {
     PromptLaunch launch(x, PromptEpilogue::add);
     launch.add_segment(w, nullptr, residual, stride);
@@ -450,6 +528,10 @@ void Matmul::swiglu(cudaStream_t stream, const Activations& x, const PackedMatri
   if (out.cols % kSuperblock != 0) {  // the padding of the records must be zero
     check(cudaMemsetAsync(out.data, 0, activation_bytes(out.n_tokens, out.cols), stream),
           "clear activations");
+  }
+  if (impl_->use_int8(x, gate) && gate.type == up.type) {
+    int8_swiglu(stream, impl_->quantized(stream, x, scale), gate, up, out);
+    return;
   }
   if (impl_->use_prompt_kernel(x, scale)) {
     impl_->prompt_swiglu(stream, x, gate, up, out);

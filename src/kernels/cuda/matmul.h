@@ -8,11 +8,11 @@
 //                      result has the same bits alone and beside others (the order of every sum is fixed by
 //                      the matrix's shape, not by the number of tokens or the chip)
 //   more               on sm_90 a kernel of its own (matmul_prompt.h): repeated runs give the same bits, and
-//   a token's
-//                      do not depend on the others' values, but on how many there are; elsewhere
-//                      expand + library product when cuBLASLt is found and wanted, else the first kernel over
-//                      slices of kMaxColumns tokens (weights read once a slice): that path equals the first
-//                      bit for bit
+//                      a token's do not depend on the others' values, but on how many there are; where the
+//                      chip rations 16-bit products, or where asked for, int8 products (matmul_int8.h), whose
+//                      bits depend on nothing beside the token; elsewhere expand + library product when
+//                      cuBLASLt is found and wanted, else the first kernel over slices of kMaxColumns tokens
+//                      (weights read once a slice): that path equals the first bit for bit
 // Accuracy: about 3e-4 relative to the exact product (16-bit activations; weights exact but for f16 storage
 // of types without tiles of their own, below).
 #pragma once
@@ -111,12 +111,17 @@ constexpr int32_t rms_partials(int64_t rows) {
 /// bits everywhere.
 enum class ActivationPlacement : uint8_t { automatic, l2, staged };
 
+/// How prompts of more than kMaxColumns tokens are multiplied. automatic: int8 where 16-bit products with f32
+/// sums are slow beside it (see docs/decisions/0075), f16 elsewhere.
+enum class PromptProducts : uint8_t { automatic, f16, int8 };
+
 struct MatmulOptions {
   bool prompt_kernel = true;  ///< where the device has it, for all prompts of more than kMaxColumns tokens
   bool library = true;        ///< use cuBLASLt for long prompts when it can be loaded
   int library_from_tokens = 129;  ///< prompts from this length on (measured; see docs/decisions)
   ActivationPlacement placement = ActivationPlacement::automatic;
   bool overlap = true;  ///< where the device can: kernels start while their predecessors end
+  PromptProducts prompt = PromptProducts::automatic;
 };
 
 /// Products on one device. Holds no weights. Not thread-safe; calls only enqueue (and can be captured in a

@@ -64,6 +64,37 @@ __device__ __forceinline__ void mma_split(float (&c)[4], const SplitA& a, const 
   mma_tf32(c, a.high, b.high[0], b.high[1]);
 }
 
+/// c += a b, 16x8x8. a: (g, 2t..), (g+8, 2t..); b: (2t.., g).
+__device__ __forceinline__ void mma_f16_k8(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a0), "r"(a1), "r"(b));
+}
+
+/// Integer accumulators, by the same places.
+struct IntSums {
+  uint32_t c[4];
+};
+/// start + a b, 16x8x32 in int8. a: (g, 4t..), (g+8, 4t..), (g, 16+4t..), (g+8, 16+4t..); b: (4t.., g),
+/// (16+4t.., g).
+__device__ __forceinline__ IntSums mma_int8(const IntSums& start, const uint32_t (&a)[4], uint32_t b0,
+                                            uint32_t b1) {
+  IntSums d;
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%10,%11,%12,%13};"
+      : "=r"(d.c[0]), "=r"(d.c[1]), "=r"(d.c[2]), "=r"(d.c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(start.c[0]), "r"(start.c[1]),
+        "r"(start.c[2]), "r"(start.c[3]));
+  return d;
+}
+/// 16x8x16.
+__device__ __forceinline__ IntSums mma_int8_half(const IntSums& start, uint32_t a0, uint32_t a1, uint32_t b) {
+  IntSums d;
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%8,%9,%10};"
+      : "=r"(d.c[0]), "=r"(d.c[1]), "=r"(d.c[2]), "=r"(d.c[3])
+      : "r"(a0), "r"(a1), "r"(b), "r"(start.c[0]), "r"(start.c[1]), "r"(start.c[2]), "r"(start.c[3]));
+  return d;
+}
 /// Four 8x8 matrices of halves; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));

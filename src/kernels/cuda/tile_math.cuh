@@ -77,8 +77,7 @@ struct RowHeader {
   float d;
   float dmin;
 };
-__device__ __forceinline__ RowHeader row_header(const uint8_t* p) {
-  const uint4 h = load16(p);
+__device__ __forceinline__ RowHeader row_header(const uint4& h) {
   RowHeader r;
   r.d = half_to_float(h.x & 0xFFFFU);
   r.dmin = half_to_float(h.x >> 16);
@@ -87,6 +86,9 @@ __device__ __forceinline__ RowHeader row_header(const uint8_t* p) {
   r.scales[1] = (h.w & 0x0F0F0F0FU) | ((h.y >> 2) & 0x30303030U);
   r.mins[1] = ((h.w >> 4) & 0x0F0F0F0FU) | ((h.z >> 2) & 0x30303030U);
   return r;
+}
+__device__ __forceinline__ RowHeader row_header(const uint8_t* p) {
+  return row_header(load16(p));
 }
 
 inline constexpr uint32_t kMagic = 0x64006400U;  // (1024, 1024)

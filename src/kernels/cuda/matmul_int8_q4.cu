@@ -1,0 +1,9 @@
+#include "kernels/cuda/matmul_int8.cuh"
+
+namespace fl::cuda {
+
+void launch_int8_q4(cudaStream_t stream, bool overlap, int groups, int grid, const Int8Params& p) {
+  launch_int8<PackedType::q4_k>(stream, overlap, groups, grid, p);
+}
+
+}  // namespace fl::cuda
