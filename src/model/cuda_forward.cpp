@@ -121,6 +121,21 @@ struct CudaForward::Work {
 
 namespace {
 
+cuda::MatmulOptions matmul_options(const RunnerOptions& o) {
+  cuda::MatmulOptions options;
+  switch (o.prompt_products) {
+    case PromptProducts::automatic:
+      break;
+    case PromptProducts::f16:
+      options.prompt = cuda::PromptProducts::f16;
+      break;
+    case PromptProducts::int8:
+      options.prompt = cuda::PromptProducts::int8;
+      break;
+  }
+  return options;
+}
+
 struct WorkspaceSizes {
   uint64_t products = 0;
   uint64_t partial = 0;
@@ -134,7 +149,8 @@ WorkspaceSizes workspace_sizes(const Config& c, const RunnerOptions& o) {
                 int64_t{c.n_heads} * 2 * c.head_dim + 2 * c.kv_width(), int64_t{c.n_embd}});
   const int64_t most_cols = std::max(int64_t{c.n_embd}, widest_product_input(c));
   WorkspaceSizes sizes;
-  sizes.products = align(cuda::Matmul::workspace_bytes(table_tokens(o), most_rows, most_cols, {}));
+  sizes.products =
+      align(cuda::Matmul::workspace_bytes(table_tokens(o), most_rows, most_cols, matmul_options(o)));
   const int32_t sequences = std::max(o.max_slices, largest_bucket(o));
   sizes.partial = align(static_cast<uint64_t>(cuda::attention_partial_floats(attention_shape(c), sequences)) *
                         sizeof(float));
@@ -195,7 +211,8 @@ CudaForward::CudaForward(const CudaWeights& weights, const RunnerOptions& option
   host_logits_ = cuda::PinnedBuffer(kCudaInFlight * static_cast<uint64_t>(options.max_rows) *
                                     static_cast<uint64_t>(config_.n_vocab) * sizeof(float));
   const WorkspaceSizes sizes = workspace_sizes(config_, options);
-  matmul_ = std::make_unique<cuda::Matmul>(device, workspace_.data(), sizes.products);
+  matmul_ =
+      std::make_unique<cuda::Matmul>(device, workspace_.data(), sizes.products, matmul_options(options));
   overlap_ = matmul_->overlap();
   check(cudaMemsetAsync(workspace_.data() + sizes.products + sizes.partial, 0, sizes.arrived, stream_),
         "clearing the counters of attention");

@@ -19,6 +19,11 @@ namespace fl::model {
 class Weights;
 
 /// Everything is reserved when the runner is made; a step allocates nothing.
+/// How a GPU multiplies prompts of more than 64 tokens: with activations as 16-bit floats, or as int8 with a
+/// scale for each 32. automatic: int8 on chips that ration 16-bit products (docs/decisions/0075). The CPU
+/// always has int8.
+enum class PromptProducts : uint8_t { automatic, f16, int8 };
+
 struct RunnerOptions {
   int32_t n_threads = 0;  ///< 0: one per physical core
   int32_t n_blocks = 0;   ///< KV blocks of kBlockTokens tokens
@@ -28,6 +33,7 @@ struct RunnerOptions {
   int32_t max_rows = 1;          ///< rows with logits of one step
   DType kv_type_k = DType::f16;  ///< f32, f16, bf16 or q8_0
   DType kv_type_v = DType::f16;
+  PromptProducts prompt_products = PromptProducts::automatic;
   uint64_t memory_limit = 0;  ///< bytes on the device that runs the model; 0: no limit but the machine's
 };
 

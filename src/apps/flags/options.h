@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "model/runner.h"
 #include "server/server.h"
 
 namespace fl::apps {
@@ -22,7 +23,8 @@ struct Options {
   std::string mmproj;  ///< empty: none
   std::string device = "auto";
   int64_t n_gpu_layers = kAutoLayers;
-  uint64_t vram_limit = 0;    ///< bytes of the GPU that may be used; 0: all
+  uint64_t vram_limit = 0;  ///< bytes of the GPU that may be used; 0: all
+  model::PromptProducts prompt_products = model::PromptProducts::automatic;
   int64_t threads = 0;        ///< 0: one per physical core
   int64_t threads_batch = 0;  ///< 0: as `threads`
   std::string load_mode = "auto";

@@ -99,6 +99,23 @@ const std::array kModel{
            FL_ASSIGN(o.vram_limit, parse_bytes(v.text));
            return {};
          }},
+    Flag{.names = "--prompt-products",
+         .value = "TYPE",
+         .kind = Kind::choice,
+         .words = "auto|f16|int8",
+         .fallback = "auto",
+         .group = Group::model,
+         .commands = kLoad,
+         .doc =
+             "what the GPU multiplies prompts of more than 64 tokens in; int8 is faster on chips that ration "
+             "16-bit products and rounds activations as the CPU does; auto: int8 on those chips, f16 on "
+             "others",
+         .set =
+             [](Options& o, const FlagValue& v) {
+               o.prompt_products = v.text == "f16"    ? model::PromptProducts::f16
+                                   : v.text == "int8" ? model::PromptProducts::int8
+                                                      : model::PromptProducts::automatic;
+             }},
     Flag{.names = "-t,--threads",
          .env = "LLAMA_ARG_THREADS",
          .value = "N",

@@ -102,6 +102,7 @@ model::RunnerOptions runner_options(const Options& options, const ContextPlan& c
   base.n_threads = static_cast<int32_t>(options.threads);
   base.kv_type_k = options.cache_type_k;
   base.kv_type_v = options.cache_type_v;
+  base.prompt_products = options.prompt_products;
   model::RunnerOptions out = engine::runner_options(engine_options(options, context, cuda), base);
   if (context.unified) {
     out.n_blocks = static_cast<int32_t>(round_up(context.n_ctx, model::kBlockTokens) / model::kBlockTokens);
