@@ -117,7 +117,8 @@ TEST_F(CudaMatmulInt8, SeveralMatricesOfDifferentTypes) {
     matmul_->store(nullptr, in.activations, outputs);
     check(cudaDeviceSynchronize(), "product");
     EXPECT_EQ(a.download(), run(qkv, in));
-    EXPECT_EQ(c.download(), run(alpha, in));
+    // f16 weights beside int8 products go in slices of 64 tokens
+    EXPECT_LT(error(alpha, in, c.download()), test::kHalfActivations) << n;
     EXPECT_EQ(d.download(), run(beta, in));
     const std::vector<float> wide = b.download();
     const std::vector<float> narrow = run(z, in);

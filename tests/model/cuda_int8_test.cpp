@@ -1,6 +1,5 @@
 // Prompts in int8 products (RunnerOptions::prompt_products), through a whole model.
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <fstream>
 
@@ -46,8 +45,8 @@ std::vector<double> log_probabilities(const std::vector<float>& logits) {
 
 class CudaInt8Model : public test::DeviceTest {};
 
-// The trained demo model on text of its own kind: what int8 changes in the probabilities of the next token.
-TEST_F(CudaInt8Model, PerplexityIsThatOfF16) {
+// The trained demo model on its golden prompts: what int8 changes in the probabilities of the next token.
+TEST_F(CudaInt8Model, ProbabilitiesAreThoseOfF16) {
   std::ifstream text(FL_SOURCE_DIR "/tests/golden/demo.json");
   ASSERT_TRUE(text) << "tests/golden/demo.json is part of the repository";
   const nlohmann::json golden = nlohmann::json::parse(text);
@@ -65,28 +64,22 @@ TEST_F(CudaInt8Model, PerplexityIsThatOfF16) {
     logits.push_back(test::step(**runner, {test::Feed{&s, tokens, {}}})[0]);
   }
   double divergence = 0;
-  std::array<double, 2> loss{};
   size_t same_choice = 0;
-  const size_t n = tokens.size() - 1;
-  for (size_t i = 0; i < n; ++i) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
     const std::vector<double> p = log_probabilities(logits[0].at(i));
     const std::vector<double> q = log_probabilities(logits[1].at(i));
-    const auto next = static_cast<size_t>(tokens[i + 1]);
-    loss[0] -= p.at(next) / static_cast<double>(n);
-    loss[1] -= q.at(next) / static_cast<double>(n);
     for (size_t t = 0; t < p.size(); ++t) {
-      divergence += std::exp(p[t]) * (p[t] - q[t]) / static_cast<double>(n);
+      divergence += std::exp(p[t]) * (p[t] - q[t]) / static_cast<double>(tokens.size());
     }
     same_choice +=
         std::max_element(p.begin(), p.end()) - p.begin() == std::max_element(q.begin(), q.end()) - q.begin()
             ? 1
             : 0;
   }
-  std::printf("loss f16 %.5f, int8 %.5f; mean divergence %.2e; same most likely token %zu of %zu\n", loss[0],
-              loss[1], divergence, same_choice, n);
-  EXPECT_NE(loss[0], loss[1]) << "int8 products did not run";
-  EXPECT_LT(std::abs(loss[1] - loss[0]), 0.01);
-  EXPECT_LT(divergence, 2e-3);
+  std::printf("mean divergence %.2e; same most likely token %zu of %zu\n", divergence, same_choice,
+              tokens.size());
+  EXPECT_NE(logits[0], logits[1]) << "int8 products did not run";
+  EXPECT_LT(divergence, 2e-3);  // seen: 5.7e-4
 }
 
 // Chunks of more than 64 tokens: not only close, as with f16 products, but to the last bit.
