@@ -142,6 +142,11 @@ bool Walker::wants_more(size_t i, const std::vector<Step>& steps, size_t at) con
   if (options_.sample_seconds <= 0 || step.repeat >= kMostRepeats * options_.repeats) {
     return false;
   }
+  // Cells come before more repeats of one.
+  if (std::any_of(chosen_.begin() + static_cast<std::ptrdiff_t>(i), chosen_.end(),
+                  [&](const auto& depths) { return depths.size() < options_.depths.size(); })) {
+    return false;
+  }
   const std::vector<double> rates = repeat_rates(open_.records, size.ctx, size.chats, step.depth);
   if (stat_of(rates).cv <= kMaxCv) {
     return false;

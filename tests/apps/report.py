@@ -99,7 +99,8 @@ class Report(unittest.TestCase):
 
     def test_a_repeat_writes_for_a_while(self):
         with FakeServer() as server:
-            done = self.run_report("--url", server.url, *ONE_CELL, "--sample-seconds", "0.1", "--tasks", "none")
+            done = self.run_report("--url", server.url, "--tokens", "16", "--quiet", "--chats", "1", "--depth", "empty",
+                                   "--sample-seconds", "0.1", "--tasks", "none")
             self.assertEqual(done.returncode, 0, done.stderr)
         cell = self.document()["cells"][0]
         self.assertGreaterEqual(cell["n_repeats"], 3)

@@ -78,6 +78,7 @@ Result<int> check_profile(const Flags& flags, const std::string& program, rep::R
   }
   FL_ASSIGN(job.manifest, manifest_for(flags, program, document, profile, *cell));
   job.fresh = true;
+  job.ceilings = document.ceilings;
   job.write = [&](const rep::Document& again) { return rep::write_report(job.out_dir, again); };
   FL_ASSIGN(const rep::RunOutcome outcome, rep::run_matrix(job));
   const rep::Cell* again = rep::find_cell(outcome.document, profile.ctx, profile.chats, cell->depth);
