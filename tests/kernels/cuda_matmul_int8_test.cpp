@@ -1,5 +1,4 @@
 // The int8 products of prompts against double precision on the host.
-#include <cstdlib>
 
 #include <gtest/gtest.h>
 

@@ -2,7 +2,6 @@
 #include "kernels/cuda/matmul_int8.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "base/result.h"
 #include "kernels/cuda/matmul_int8_params.h"

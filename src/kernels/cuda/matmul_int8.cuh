@@ -4,11 +4,9 @@
 //
 // What costs is not the matrix instruction (16 clocks of a quarter of an SM on compute capability 8.6
 // and 8.9) but what turns its integers into scaled f32 sums. That is two instructions a sum here:
-// * Its integer accumulator starts at the bits of 1.5 * 2^23, so the result's bits are the float 1.5 * 2^23 +
-// sum.
-// * fma(result, w, -1.5 * 2^23 * w) is sum * w, rounded once: the scale w of a row has at most 19 bits, so
-// the
-//   third operand is exact. A second fma multiplies by the token's scale and accumulates.
+// * Its integer accumulator starts at the bits of 1.5 * 2^23 = M: the result's bits are the float M + sum.
+// * fma(result, w, -M w) is sum * w, rounded once: the scale w of a row has at most 19 bits, so that M w is
+//   exact. A second fma multiplies by the token's scale and accumulates.
 // Weights keep the high bits of a byte, with the sign bit flipped: a nibble becomes 16 (q - 8) by one logical
 // operation, and the middle of its range becomes 0. What Q4_K and Q5_K then still have as an offset is small;
 // it comes in with one f16 product a superblock (offsets by sums of activations), into the same accumulators.
@@ -35,8 +33,10 @@ __device__ __forceinline__ float sum_plus_magic(const IntSums& s, int i) {
 
 /// What the sums start from, in registers that stay: the compiler would load a constant again for every
 /// product. What comes from shared memory by a volatile load it has to keep.
-__device__ __forceinline__ IntSums magic_sums(uint32_t* shared_word) {
-  *shared_word = kMagicSum;  // every thread the same
+__device__ __forceinline__ IntSums magic_sums(uint32_t* shared_word, int lane) {
+  if (lane == 0) {
+    *shared_word = kMagicSum;
+  }
   __syncwarp();
   IntSums s;
 #pragma unroll
@@ -289,7 +289,7 @@ __global__ void __launch_bounds__(kInt8Threads, 1) int8_kernel(const __grid_cons
   constexpr int kStageBytes = kGroups * kInt8GroupBytes;
   constexpr int kTileBytes = tile_bytes(kType);
   extern __shared__ __align__(128) uint8_t shared[];
-  __shared__ uint32_t magic;
+  __shared__ uint32_t magic[kInt8Warps];
   let_next_start();
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
@@ -327,7 +327,7 @@ __global__ void __launch_bounds__(kInt8Threads, 1) int8_kernel(const __grid_cons
   };
   copy_stage(0);
 
-  const IntSums start = magic_sums(&magic);
+  const IntSums start = magic_sums(magic + warp, lane);
   Int8Accumulators<NT> acc;
 #pragma unroll
   for (int nt = 0; nt < NT; ++nt) {
