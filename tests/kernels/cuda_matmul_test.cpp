@@ -363,6 +363,32 @@ TEST_F(CudaMatmul, PromptKernelAgreesWithDoublePrecision) {
   std::printf("worst relative error %.2e\n", worst);
 }
 
+// More blocks of tokens than neighbouring rows take in turn: every output is written, by the right rows and
+// tokens.
+TEST_F(CudaMatmul, PromptKernelTakesManyTokens) {
+  const auto matmul = make({});
+  if (matmul->describe() != "tiles + wgmma") {
+    GTEST_SKIP() << "prompts of this device take another way";
+  }
+  const Matrix w(DType::q4_k, 1000, 768, 63);
+  for (const int n : {1100, 1500, 2300}) {
+    const Inputs in(n, 768, 64);
+    const std::vector<float> got = run(*matmul, w, in);
+    std::vector<double> want;
+    std::vector<float> sampled;
+    for (int64_t i = 0; i < 20000; ++i) {
+      const int64_t row = i * 7919 % 1000;
+      const int64_t token = i * 31 % n;
+      want.push_back(dot(w, row, in.x.data() + token * 768));
+      sampled.push_back(got[static_cast<size_t>(token * 1000 + row)]);
+    }
+    EXPECT_LT(relative_error(want, sampled), kTolerance) << n;
+    for (const float v : got) {
+      ASSERT_TRUE(std::isfinite(v));
+    }
+  }
+}
+
 TEST_F(CudaMatmul, PromptKernelTakesSeveralMatricesAndAdds) {
   const auto matmul = make({});
   const Matrix qkv(DType::q6_k, 1000, 1024, 31);
