@@ -1,4 +1,5 @@
 // The figures at the top, and what was measured, on which machine and how.
+#include <algorithm>
 #include <optional>
 
 #include <fmt/format.h>
@@ -69,6 +70,11 @@ Figure quality_figure(const Document& document) {
   }
   const Quality& quality = *document.quality;
   if (!quality.measured) {
+    if (document.model.random_weights) {
+      figure.value = "random weights";
+      figure.detail = "an answer would mean nothing";
+      return figure;
+    }
     figure.detail = one_line(quality.reason);
     return figure;
   }
@@ -205,10 +211,13 @@ std::string model_name(const Document& document) {
 
 std::vector<Figure> figures(const Document& document) {
   const Headline& headline = document.headline;
-  std::vector<Figure> out{
-      rate_figure(document, "One chat", headline.decode_one_chat, headline.decode_one_chat_cell),
-      rate_figure(document, "All chats, at best", headline.decode_best_total,
-                  headline.decode_best_total_cell)};
+  const auto alone = std::find_if(document.cells.begin(), document.cells.end(),
+                                  [&](const Cell& cell) { return cell.id == headline.decode_one_chat_cell; });
+  const bool several = alone != document.cells.end() && alone->chats > 1;
+  std::vector<Figure> out{rate_figure(document, several ? "Each chat" : "One chat", headline.decode_one_chat,
+                                      headline.decode_one_chat_cell),
+                          rate_figure(document, "All chats, at best", headline.decode_best_total,
+                                      headline.decode_best_total_cell)};
   Figure first{"First token", "not measured", "", "", {}};
   if (headline.ttft_seconds) {
     first = {"First token", format_seconds(*headline.ttft_seconds), "", "median, one chat, empty window",

@@ -245,9 +245,10 @@ Headline summarize(const Document& document) {
   const char* judgement = speed >= kInteractive    ? "faster than anyone reads"
                           : speed >= kReadingSpeed ? "about as fast as people read"
                                                    : "slower than people read";
-  out.verdict = fmt::format("{} runs {} at {} tok/s for {}, {}", device, model, rate(speed),
-                            chats_word(one->chats), judgement);
-  if (best != nullptr && best->chats > one->chats && *out.decode_best_total > speed * (1 + kGain)) {
+  out.verdict =
+      fmt::format("{} runs {} at {} tok/s for {}, {}", device, model, rate(speed),
+                  one->chats == 1 ? "one chat" : fmt::format("each of {} chats", one->chats), judgement);
+  if (best != nullptr && best->chats > 1 && *out.decode_best_total > speed * (1 + kGain)) {
     out.verdict += fmt::format(", and at {} tok/s for {} together", rate(*out.decode_best_total),
                                chats_word(best->chats));
   }
