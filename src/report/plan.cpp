@@ -174,7 +174,7 @@ int64_t parts_for(const CostModel& cost, const ConfigSize& size, double seconds,
   const Shape shape = shape_of("empty", size.window, options, facts);
   const double one = cost.decode(shape.answer, size.chats, 0);
   const auto most = static_cast<double>(kMostParts);
-  return one > 0 ? static_cast<int64_t>(std::clamp(std::ceil(seconds / one), 1.0, most)) : 1;
+  return one > 0 ? static_cast<int64_t>(std::clamp(std::round(seconds / one), 1.0, most)) : 1;
 }
 
 double fill_seconds(const CostModel& cost, const ConfigSize& size, int64_t from, int64_t to) {

@@ -59,7 +59,7 @@ struct ConfigSize {
 /// Of one repeat.
 inline constexpr int64_t kMostParts = 16;
 
-/// How many batches of that size write for `seconds`.
+/// How many batches of that size write for about `seconds`: at least two thirds of them.
 int64_t parts_for(const CostModel& cost, const ConfigSize& size, double seconds, const Options& options,
                   const Facts& facts);
 
