@@ -91,13 +91,21 @@ struct Repeat {
   double foreign_seconds = 0;
 };
 
-// Foreign load over a whole repeat: over one short batch it would be the ticks of two clocks.
+// Foreign load over a whole repeat, or over all of them: over one short batch it would be the ticks of two
+// clocks.
 void judge_load(Cell& cell, const std::map<int64_t, Repeat>& repeats) {
   double most = 0;
-  for (const auto& [n, repeat] : repeats) {
+  Repeat all;
+  const auto judge = [&](const Repeat& repeat) {
     most =
         repeat.seconds >= kLeastLoadSeconds ? std::max(most, repeat.foreign_seconds / repeat.seconds) : most;
+  };
+  for (const auto& [n, repeat] : repeats) {
+    judge(repeat);
+    all.seconds += repeat.seconds;
+    all.foreign_seconds += repeat.foreign_seconds;
   }
+  judge(all);
   if (most > kMaxForeignCpu) {
     cell.flags.push_back({"cpu_load", fmt::format("other programs used {:.0f} % of the CPU", 100 * most)});
   }

@@ -53,18 +53,21 @@ TEST(Repeats, PartsCountByTheirTime) {
 // Two clocks that tick apart cancel over the parts of a repeat; load that stays does not.
 TEST(Repeats, ForeignLoadIsJudgedOverAWholeRepeat) {
   const World world = one_cell();
-  const auto flagged = [&](double first, double second) {
+  const auto flagged = [&](double first, double second, double seconds) {
     std::vector<Record> records{test::records_of(world)[0]};
-    for (int64_t part = 1; part <= 2; ++part) {
-      Batch batch = test::batch_of(world, 16384, 1, "empty", 1);
-      batch.part = part;
-      batch.foreign_cpu = part == 1 ? first : second;
+    for (int64_t i = 0; i < 6; ++i) {
+      Batch batch = test::batch_of(world, 16384, 1, "empty", 1 + i / 2);
+      batch.part = 1 + i % 2;
+      batch.seconds = seconds;
+      batch.foreign_cpu = i % 2 == 0 ? first : second;
       records.push_back(batch);
     }
     return has_flag(assemble(test::manifest_of(world), records, "").cells.front().flags, "cpu_load");
   };
-  EXPECT_FALSE(flagged(0.12, -0.10));
-  EXPECT_TRUE(flagged(0.12, 0.02));
+  EXPECT_FALSE(flagged(0.12, -0.10, 1));
+  EXPECT_TRUE(flagged(0.12, 0.02, 1));
+  EXPECT_TRUE(flagged(0.12, 0.02, 0.2));    // three short repeats together
+  EXPECT_FALSE(flagged(0.12, 0.02, 0.05));  // too short to tell
 }
 
 TEST(Drift, AMachineThatBecameSlowerIsAWarningOfTheRun) {
