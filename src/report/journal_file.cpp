@@ -62,7 +62,7 @@ Result<OpenJournal> open_journal(const std::string& dir, const Manifest& manifes
     ended = ended || std::holds_alternative<EndRecord>(*record);
     out.records.push_back(std::move(*record));
   }
-  if (!ended && !fresh) {
+  if (!ended && (!fresh || out.records.empty())) {
     if (expected == wanted) {
       out.resumed = !out.records.empty();
       return out;

@@ -268,6 +268,7 @@ class Report(unittest.TestCase):
         with FakeServer(mode="nousage", tokenizer=False, window=8192) as server:
             done = self.run_report("--url", server.url, *SMALL, "--fresh")
             self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual([path.name for path in self.out.glob("journal*")], ["journal.jsonl"])
         document = self.document()
         self.assertEqual(document["server"]["token_counts"], "chunks")
         self.assertIn("sends no usage", json.dumps(document["server"]["notes"]))

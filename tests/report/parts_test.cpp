@@ -222,8 +222,9 @@ TEST(Plan, KnowsTheTimeLeftAfterATenth) {
   std::vector<ConfigSize> sizes;
   for (const int64_t ctx : {16384, 32768, 65536, 98304, 131072}) {
     for (const int64_t chats : {1, 2, 4}) {
-      sizes.push_back({ctx, chats, ctx / chats});
-      for (const Step& one : steps_of({ctx, chats, options.depths, 3, 0, {}}, {})) {
+      const int64_t parts = chats == 1 ? 2 : 1;
+      sizes.push_back({ctx, chats, ctx / chats, parts});
+      for (const Step& one : steps_of({ctx, chats, options.depths, 3, 0, {}, parts}, {})) {
         all.push_back({sizes.back(), one});
       }
     }
