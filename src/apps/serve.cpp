@@ -43,8 +43,13 @@ void say_what_loaded(const Loaded& loaded) {
     items += fmt::format("{}{} {:.1f}", items.empty() ? "" : ", ", item.name,
                          static_cast<double>(item.bytes) / kMiB);
   }
+  spdlog::info("{}", loaded.reading);
   spdlog::info("device: {}", loaded.device);
-  spdlog::info("memory: {:.1f} MiB ({})", static_cast<double>(total_bytes(loaded.memory)) / kMiB, items);
+  const double device = static_cast<double>(device_bytes(loaded.memory)) / kMiB;
+  const double all = static_cast<double>(total_bytes(loaded.memory)) / kMiB;
+  spdlog::info("memory: {}{:.1f} MiB of the machine ({})",
+               device > 0 ? fmt::format("{:.1f} MiB of the device, ", device) : std::string(), all - device,
+               items);
   const ContextPlan& context = loaded.context;
   spdlog::info("slots: {}, each with a context of {} tokens ({})", context.n_slots, context.n_ctx_slot,
                context.unified ? fmt::format("from one pool of {}", context.n_ctx)
@@ -100,6 +105,9 @@ int serve(Options& options) {
   }
   spdlog::info("ready: {}", std::filesystem::path(*model_path).filename().string());
   const int signal = server.wait();
+  if (server.device_lost()) {
+    return report_error("serve", {ErrorCode::device, "the device is lost"});
+  }
   spdlog::info("stopped{}", signal != 0 ? fmt::format(" by signal {}", signal) : std::string());
   return kOk;
 }

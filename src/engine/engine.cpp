@@ -9,6 +9,7 @@
 #include <mutex>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "engine/loop.h"
 
@@ -28,7 +29,8 @@ int64_t blocks_for(int64_t n_tokens) {
 
 model::RunnerOptions runner_options(const EngineOptions& options, model::RunnerOptions base) {
   base.n_blocks = static_cast<int32_t>(options.n_slots * blocks_for(options.n_ctx_slot));
-  base.n_state_rows = options.n_slots + options.n_checkpoints;
+  base.n_state_rows = options.n_slots;
+  base.n_spare_rows = options.n_checkpoints;
   base.max_tokens = std::max(options.max_step_tokens, options.n_slots + model::kBlockTokens);
   base.max_slices = options.n_slots;
   base.max_rows = options.n_slots;
@@ -124,6 +126,14 @@ class Engine::Impl {
     woken_ = true;
     wake_.notify_all();
     changed_.wait(lock, empty);
+  }
+
+  void on_device_lost(std::function<void()> call) {
+    const std::scoped_lock lock(lost_mutex_);
+    on_lost_ = std::move(call);
+    if (told_lost_ && on_lost_) {
+      on_lost_();
+    }
   }
 
   std::vector<SlotInfo> slots() const {
@@ -303,11 +313,25 @@ class Engine::Impl {
 
   void settle() {
     loop_.publish(static_cast<int32_t>(waiting_.size()));
-    const std::scoped_lock lock(mutex_);
-    n_held_ = static_cast<int32_t>(waiting_.size() + inbox_.size()) + loop_.n_busy();
-    lost_ = loop_.lost();
-    if (n_held_ == 0) {
-      changed_.notify_all();
+    bool gone = false;
+    {
+      const std::scoped_lock lock(mutex_);
+      n_held_ = static_cast<int32_t>(waiting_.size() + inbox_.size()) + loop_.n_busy();
+      lost_ = loop_.lost();
+      gone = lost_ && n_held_ == 0;
+      if (n_held_ == 0) {
+        changed_.notify_all();
+      }
+    }
+    if (gone) {
+      tell_lost();
+    }
+  }
+
+  void tell_lost() {
+    const std::scoped_lock lock(lost_mutex_);
+    if (!std::exchange(told_lost_, true) && on_lost_) {
+      on_lost_();
     }
   }
 
@@ -331,6 +355,10 @@ class Engine::Impl {
   bool lost_ = false;
   bool exited_ = false;
 
+  std::mutex lost_mutex_;  ///< held while on_lost_ runs
+  std::function<void()> on_lost_;
+  bool told_lost_ = false;
+
   std::thread thread_;
 };
 
@@ -349,6 +377,9 @@ Result<int32_t> Engine::erase_slot(int32_t slot) {
 }
 void Engine::wake() {
   impl_->wake();
+}
+void Engine::on_device_lost(std::function<void()> call) {
+  impl_->on_device_lost(std::move(call));
 }
 std::vector<SlotInfo> Engine::slots() const {
   return impl_->slots();

@@ -145,6 +145,7 @@ struct EngineStats {
   double busy_slots_per_step = 0;  ///< mean
   int32_t max_context = 0;         ///< largest sequence seen
   double last_step_age_s = 0;
+  bool device_lost = false;  ///< no step can work any more: submit() refuses
 };
 
 /// The blocks and state rows that these options need, so that a runner can be made for them.
@@ -169,6 +170,10 @@ class Engine {
   /// A sink became ready again. Optional: paused sequences are looked at every few milliseconds anyway. Any
   /// thread.
   void wake();
+
+  /// Called once, on the engine thread, when the device is lost and all requests have heard of it; at once when
+  /// that has happened. An empty function takes the last one back: it does not run afterwards.
+  void on_device_lost(std::function<void()> call);
 
   std::vector<SlotInfo> slots() const;
   EngineStats stats() const;

@@ -27,7 +27,7 @@ Loop::Loop(std::unique_ptr<model::Runner> runner, const EngineOptions& options)
     : runner_(std::move(runner)),
       options_(options),
       blocks_(runner_->capacity().n_blocks),
-      rows_(runner_->capacity().n_state_rows),
+      rows_(runner_->capacity().n_state_rows, runner_->capacity().n_spare_rows),
       prefix_(blocks_, rows_),
       scratch_(runner_->capacity().n_vocab) {
   const model::Capacity& capacity = runner_->capacity();
@@ -348,6 +348,7 @@ void Loop::publish(int32_t queued) {
   stats_.free_blocks = blocks_.free();
   stats_.total_blocks = blocks_.total();
   stats_.free_state_rows = rows_.free();
+  stats_.device_lost = lost_;
   stats_.busy_slots_per_step =
       n_steps_ == 0 ? 0.0 : static_cast<double>(busy_sum_) / static_cast<double>(n_steps_);
   const std::scoped_lock lock(board_.mutex);

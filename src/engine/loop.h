@@ -103,7 +103,12 @@ class Loop {
   void jump(Sequence& seq);
 
   int32_t allocate_block();
-  int32_t allocate_row(int32_t spared);
+  /// A row for a sequence that runs, whatever the cache keeps there but for the row `spared` (or -1).
+  int32_t allocate_step_row(int32_t spared);
+  /// A row for a checkpoint, at the cost of the least recently used one; -1 when there are no spare rows.
+  int32_t allocate_spare_row();
+  /// Moves a state that the cache keeps in a step row to a spare row; forgets it when those hold newer ones.
+  void set_aside(int32_t row);
   void sink_failed(Sequence& seq, const char* what);
   /// Calls the sink; one that throws has gone away. False when that ended the sequence.
   template <typename F>

@@ -284,28 +284,65 @@ bool PrefixCache::evict_block() {
   return false;
 }
 
-bool PrefixCache::evict_row(int32_t spared) {
-  int32_t node = kNone;
-  int32_t tail = kNone;
+int32_t PrefixCache::tail_of(int32_t row) const {
+  const auto found =
+      std::ranges::find_if(tails_, [row](const Tail& tail) { return tail.n_tokens > 0 && tail.row == row; });
+  return found == tails_.end() ? kNone : static_cast<int32_t>(found - tails_.begin());
+}
+
+uint64_t PrefixCache::row_used(int32_t row) const {
+  const int32_t node = row_node_.at(row);
+  if (node != kNone) {
+    return nodes_[node].row_used;
+  }
+  const int32_t tail = tail_of(row);
+  FL_CHECK(tail != kNone, "the cache does not hold this row");
+  return tails_[tail].used;
+}
+
+int32_t PrefixCache::oldest_row(bool spare, int32_t left_out) const {
+  int32_t oldest = -1;
   uint64_t best = UINT64_MAX;
-  for (const int32_t owner : row_node_) {
-    if (owner != kNone && nodes_[owner].row != spared && nodes_[owner].row_used < best) {
-      best = nodes_[owner].row_used;
-      node = owner;
+  const auto consider = [&](int32_t row, uint64_t used) {
+    if (rows_.is_spare(row) == spare && row != left_out && used < best) {
+      best = used;
+      oldest = row;
+    }
+  };
+  for (const int32_t node : row_node_) {
+    if (node != kNone) {
+      consider(nodes_[node].row, nodes_[node].row_used);
     }
   }
-  for (size_t i = 0; i < tails_.size(); ++i) {
-    if (tails_[i].n_tokens > 0 && tails_[i].row != spared && tails_[i].used < best) {
-      best = tails_[i].used;
-      tail = static_cast<int32_t>(i);
+  for (const Tail& tail : tails_) {
+    if (tail.n_tokens > 0) {
+      consider(tail.row, tail.used);
     }
   }
-  if (tail != kNone) {
-    drop_tail(tail);
-  } else if (node != kNone) {
+  return oldest;
+}
+
+void PrefixCache::drop_row(int32_t row) {
+  if (const int32_t node = row_node_.at(row); node != kNone) {
     rows_.release(take_checkpoint(node));
+    return;
   }
-  return best != UINT64_MAX;
+  const int32_t tail = tail_of(row);
+  FL_CHECK(tail != kNone, "the cache does not hold this row");
+  drop_tail(tail);
+}
+
+void PrefixCache::move_row(int32_t from, int32_t to) {
+  if (const int32_t node = row_node_.at(from); node != kNone) {
+    take_checkpoint(node);
+    nodes_[node].row = to;
+    row_node_[to] = node;
+  } else {
+    const int32_t tail = tail_of(from);
+    FL_CHECK(tail != kNone, "the cache does not hold this row");
+    tails_[tail].row = to;
+  }
+  rows_.release(from);
 }
 
 int32_t PrefixCache::erase(std::span<const int32_t> tokens, uint64_t salt) {

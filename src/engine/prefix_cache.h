@@ -70,13 +70,22 @@ class PrefixCache {
     int32_t block = kNone;
     int32_t row = kNone;
   };
+  int32_t tail_row(int32_t tail) const { return tails_[tail].row; }
+  void touch_tail(int32_t tail) { tails_[tail].used = ++clock_; }
   /// Removes the tail and hands over what it held.
   Parked take_tail(int32_t tail);
 
   /// Frees the least recently used block (with what depends on it). False when all are pinned.
   bool evict_block();
-  /// Frees the least recently used row, sparing `spared` (a row, or -1). False when there is none.
-  bool evict_row(int32_t spared);
+  /// The least recently used of the cache's spare rows, or of its step rows, leaving out `left_out` (a row,
+  /// or -1); -1 when there is none.
+  int32_t oldest_row(bool spare, int32_t left_out) const;
+  /// When a row of the cache was used last, on its own clock.
+  uint64_t row_used(int32_t row) const;
+  /// Forgets the state in a row of the cache and frees the row.
+  void drop_row(int32_t row);
+  /// The state in row `from` of the cache is now in `to`, which the caller hands over; frees `from`.
+  void move_row(int32_t from, int32_t to);
   /// Forgets the longest path for these tokens as far as nothing else depends on it; returns the tokens
   /// forgotten.
   int32_t erase(std::span<const int32_t> tokens, uint64_t salt);
@@ -121,6 +130,8 @@ class PrefixCache {
   void unlink(int32_t node);
   void remove(int32_t node);
   void drop_tail(int32_t tail);
+  /// The tail that holds the row, or kNone.
+  int32_t tail_of(int32_t row) const;
   bool below(int32_t node, int32_t ancestor) const;
 
   KvCache& blocks_;

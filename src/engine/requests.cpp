@@ -42,11 +42,41 @@ int32_t Loop::allocate_block() {
   return blocks_.allocate();
 }
 
-int32_t Loop::allocate_row(int32_t spared) {
-  if (rows_.free() == 0) {
-    prefix_.evict_row(spared);
+int32_t Loop::allocate_step_row(int32_t spared) {
+  if (rows_.free_step() == 0) {
+    const int32_t row = prefix_.oldest_row(false, spared);
+    if (row >= 0) {
+      set_aside(row);
+    }
   }
-  return rows_.allocate();
+  return rows_.allocate_step();
+}
+
+int32_t Loop::allocate_spare_row() {
+  int32_t row = rows_.allocate_spare();
+  if (row < 0) {
+    const int32_t oldest = prefix_.oldest_row(true, -1);
+    if (oldest >= 0) {
+      prefix_.drop_row(oldest);
+      row = rows_.allocate_spare();
+    }
+  }
+  return row;
+}
+
+void Loop::set_aside(int32_t row) {
+  int32_t to = rows_.allocate_spare();
+  if (to < 0) {
+    const int32_t oldest = prefix_.oldest_row(true, -1);
+    if (oldest < 0 || prefix_.row_used(oldest) > prefix_.row_used(row)) {
+      prefix_.drop_row(row);
+      return;
+    }
+    prefix_.drop_row(oldest);
+    to = rows_.allocate_spare();
+  }
+  prefix_.move_row(row, to);  // first, so that a failing copy does not leak the row
+  runner_->copy_state(row, to);
 }
 
 int32_t Loop::choose_slot(const Ticket& ticket) const {
@@ -142,15 +172,27 @@ void Loop::resume(Sequence& seq) {
       prefix_.acquire(match.node, seq.path, seq.blocks);
       seq.exact = match.exact;
       if (match.tail != PrefixCache::kNone) {
+        prefix_.touch_tail(match.tail);  // the newest: making room does not touch it
+        const bool spare = rows_.is_spare(prefix_.tail_row(match.tail));
+        if (spare) {
+          seq.row = allocate_step_row(-1);
+        }
         const PrefixCache::Parked parked = prefix_.take_tail(match.tail);
         seq.blocks.push_back(parked.block);
-        seq.row = parked.row;
+        if (spare) {
+          rows_.release(
+              parked.row);  // first, so that a failing copy does not leak it; nothing takes it before
+          runner_->copy_state(parked.row, seq.row);
+        } else {
+          seq.row = parked.row;
+        }
       } else {
         const int32_t source = prefix_.checkpoint(match.node);
         prefix_.touch_checkpoint(match.node);
-        seq.row = allocate_row(source);
+        seq.row = allocate_step_row(source);
         if (seq.row < 0) {
-          seq.row = prefix_.take_checkpoint(match.node);  // the last row there is: go on in it
+          set_aside(source);  // it lies in the last step row there is: go on in it
+          seq.row = rows_.allocate_step();
         } else {
           runner_->copy_state(source, seq.row);
         }
@@ -160,7 +202,7 @@ void Loop::resume(Sequence& seq) {
     }
   }
   if (seq.row < 0) {
-    seq.row = allocate_row(-1);
+    seq.row = allocate_step_row(-1);
   }
   FL_CHECK(seq.row >= 0, "no state row for a slot");
   if (seq.cached) {
@@ -244,7 +286,7 @@ void Loop::take_checkpoint(Sequence& seq) {
     prefix_.touch_checkpoint(node);
     return;
   }
-  const int32_t row = allocate_row(-1);
+  const int32_t row = allocate_spare_row();
   if (row >= 0) {
     prefix_.set_checkpoint(node, row, seq.exact);  // first, so that a failing copy does not leak the row
     runner_->copy_state(seq.row, row);

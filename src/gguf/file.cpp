@@ -153,6 +153,7 @@ Result<std::vector<fs::path>> part_paths(const fs::path& path) {
 struct File::Impl {
   fs::path path;
   std::vector<Part> parts;
+  std::vector<fs::path> paths;  ///< of the parts
   std::vector<Tensor> tensors;
   std::unordered_map<std::string_view, const RawEntry*> entries;
   std::unordered_map<std::string_view, const Tensor*> by_name;
@@ -192,6 +193,7 @@ Result<File> File::open(const fs::path& path) {
       return fail(std::move(part.error()), fmt::format("'{}'", paths[i].string()));
     }
     impl->parts.push_back(std::move(*part));
+    impl->paths.push_back(paths[i]);
   }
   for (const RawEntry& entry : impl->main().entries) {
     impl->entries.emplace(entry.key, &entry);
@@ -231,6 +233,14 @@ uint64_t File::file_bytes() const {
     bytes += part.file.bytes().size();
   }
   return bytes;
+}
+
+std::vector<File::Mapping> File::mappings() const {
+  std::vector<Mapping> all;
+  for (size_t i = 0; i < impl_->paths.size(); ++i) {
+    all.push_back({impl_->paths[i], impl_->parts[i].file.bytes()});
+  }
+  return all;
 }
 
 bool File::has(std::string_view key) const {

@@ -88,6 +88,13 @@ class File {
   /// The raw value, for copying a file's metadata to another.
   Result<Value> value(std::string_view key) const;
 
+  /// The shards as they are mapped: where the bytes of `view.data` come from.
+  struct Mapping {
+    std::filesystem::path path;
+    std::span<const std::byte> bytes;
+  };
+  std::vector<Mapping> mappings() const;
+
   std::span<const Tensor> tensors() const;
   const Tensor* find(std::string_view name) const;
 

@@ -31,7 +31,7 @@ struct Slice {
   int32_t n_tokens = 0;  ///< >= 1
   int32_t n_cached =
       0;  ///< tokens already in the caches = cache index of the first token; 0 means: state is zero
-  int32_t state_row = 0;            ///< row of the recurrent state, [0, Capacity::n_state_rows)
+  int32_t state_row = 0;  ///< row of the recurrent state, [0, Capacity::n_state_rows): not a spare one
   std::span<const int32_t> blocks;  ///< KV blocks holding cache indices [0, n_cached + n_tokens)
 };
 

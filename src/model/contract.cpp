@@ -25,6 +25,7 @@ Status check_options(const Config& config, const RunnerOptions& o) {
   FL_TRY(check_option("threads", o.n_threads, 0, kMaxThreads));
   FL_TRY(check_option("KV blocks", o.n_blocks, 1, kMaxBlocks));
   FL_TRY(check_option("state rows", o.n_state_rows, 1, kMaxStepTokens));
+  FL_TRY(check_option("spare state rows", o.n_spare_rows, 0, kMaxStepTokens));
   FL_TRY(check_option("tokens of a step", o.max_tokens, 1, kMaxStepTokens));
   FL_TRY(check_option("sequences of a step", o.max_slices, 1, o.max_tokens));
   FL_TRY(check_option("rows of a step", o.max_rows, 1, o.max_tokens));
@@ -57,6 +58,11 @@ void BatchCheck::operator()(const Batch& batch) {
   for (const Row& row : batch.rows) {
     sampled_.push_back(row.sampling.mode != DeviceSampling::Mode::none);
   }
+}
+
+void check_copy(const Capacity& capacity, int32_t from_row, int32_t to_row) {
+  const int32_t n_rows = capacity.n_state_rows + capacity.n_spare_rows;
+  FL_CHECK(from_row >= 0 && from_row < n_rows && to_row >= 0 && to_row < n_rows, "state row out of range");
 }
 
 void BatchCheck::check_tokens(const Batch& batch) const {

@@ -13,6 +13,9 @@ namespace fl::model {
 /// Errors name the option, the expected and the found value.
 Status check_options(const Config& config, const RunnerOptions& options);
 
+/// Throws std::logic_error when a row of copy_state does not exist.
+void check_copy(const Capacity& capacity, int32_t from_row, int32_t to_row);
+
 class BatchCheck {
  public:
   explicit BatchCheck(const Capacity& capacity);

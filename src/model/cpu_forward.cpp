@@ -78,8 +78,10 @@ CpuMemoryPlan plan_cpu_memory(const Config& c, const RunnerOptions& options, int
                            static_cast<uint64_t>(options.n_blocks) * static_cast<uint64_t>(c.n_kv_heads);
   plan.kv_cache = token_heads * static_cast<uint64_t>(kv_head_bytes(options.kv_type_k, c.head_dim) +
                                                       kv_head_bytes(options.kv_type_v, c.head_dim));
-  plan.state = static_cast<uint64_t>(state_stride(c)) * sizeof(float) *
-               static_cast<uint64_t>(c.n_delta_layers()) * static_cast<uint64_t>(options.n_state_rows);
+  const uint64_t row =
+      static_cast<uint64_t>(state_stride(c)) * sizeof(float) * static_cast<uint64_t>(c.n_delta_layers());
+  plan.state = row * static_cast<uint64_t>(options.n_state_rows);
+  plan.spare_state = row * static_cast<uint64_t>(options.n_spare_rows);
   plan.activations =
       static_cast<uint64_t>(plan_buffers(c, options.max_tokens, n_threads).total) * sizeof(float) +
       cpu::Activations::reserved_bytes(options.max_tokens, widest_input(c));
@@ -100,7 +102,7 @@ CpuForward::CpuForward(const CpuWeights& weights, const RunnerOptions& options, 
                             config_.rope_scaling_factor, config_.rope_original_ctx)) {
   const CpuMemoryPlan plan = plan_cpu_memory(config_, options, pool.size());
   kv_ = HostBuffer(plan.kv_cache);
-  state_ = HostBuffer(plan.state);
+  state_ = HostBuffer(plan.state + plan.spare_state);
   logits_ = HostBuffer(plan.logits);
   const BufferPlan at = plan_buffers(config_, options.max_tokens, pool.size());
   buffers_ = HostBuffer(static_cast<uint64_t>(at.total) * sizeof(float));
@@ -130,7 +132,11 @@ CpuForward::CpuForward(const CpuWeights& weights, const RunnerOptions& options, 
 }
 
 CpuMemoryPlan CpuForward::reserved() const {
-  return {kv_.bytes(), state_.bytes(), buffers_.bytes() + activations_.bytes(), logits_.bytes()};
+  const uint64_t rows =
+      static_cast<uint64_t>(options_.n_state_rows) + static_cast<uint64_t>(options_.n_spare_rows);
+  const uint64_t steps = state_.bytes() / rows * static_cast<uint64_t>(options_.n_state_rows);
+  return {kv_.bytes(), steps, state_.bytes() - steps, buffers_.bytes() + activations_.bytes(),
+          logits_.bytes()};
 }
 
 float* CpuForward::state_of(int32_t row, int64_t delta_index) const {

@@ -20,7 +20,8 @@ namespace fl::model {
 /// Bytes of everything but the weights, from the configuration alone.
 struct CpuMemoryPlan {
   uint64_t kv_cache = 0;
-  uint64_t state = 0;
+  uint64_t state = 0;        ///< of the rows that steps use
+  uint64_t spare_state = 0;  ///< of the spare rows, behind them
   uint64_t activations = 0;
   uint64_t logits = 0;
 };

@@ -20,6 +20,7 @@ Capacity capacity_of(const RunnerOptions& options, const Config& config) {
   Capacity capacity;
   capacity.n_blocks = options.n_blocks;
   capacity.n_state_rows = options.n_state_rows;
+  capacity.n_spare_rows = options.n_spare_rows;
   capacity.max_tokens = options.max_tokens;
   capacity.max_slices = options.max_slices;
   capacity.max_rows = options.max_rows;
@@ -28,11 +29,10 @@ Capacity capacity_of(const RunnerOptions& options, const Config& config) {
 }
 
 std::vector<MemoryItem> memory_items(const CpuWeightBytes& bytes, const CpuMemoryPlan& plan) {
-  std::vector<MemoryItem> items{{"weights", bytes.trunk, false},
-                                {"kv cache", plan.kv_cache, false},
-                                {"recurrent state", plan.state, false},
-                                {"activations", plan.activations, false},
-                                {"logits", plan.logits, false}};
+  std::vector<MemoryItem> items{
+      {"weights", bytes.trunk, false},          {"kv cache", plan.kv_cache, false},
+      {"recurrent state", plan.state, false},   {"state checkpoints", plan.spare_state, false},
+      {"activations", plan.activations, false}, {"logits", plan.logits, false}};
   if (bytes.mtp > 0) {
     items.insert(items.begin() + 1, {"weights of the draft block", bytes.mtp, false});
   }
@@ -91,9 +91,7 @@ class CpuRunner final : public Runner {
   }
 
   void copy_state(int32_t from_row, int32_t to_row) override {
-    FL_CHECK(
-        from_row >= 0 && from_row < capacity_.n_state_rows && to_row >= 0 && to_row < capacity_.n_state_rows,
-        "state row out of range");
+    check_copy(capacity_, from_row, to_row);
     forward_.copy_state(from_row, to_row);
   }
 
@@ -126,15 +124,15 @@ Result<std::unique_ptr<Runner>> make_cpu_runner(const Weights& weights, const Ru
   auto pool = std::make_unique<cpu::ThreadPool>(options.n_threads);
   const CpuMemoryPlan plan = plan_cpu_memory(weights.config, options, pool->size());
   const CpuWeightBytes bytes = cpu_weight_bytes(weights, isa);
-  const uint64_t total =
-      bytes.trunk + bytes.mtp + plan.kv_cache + plan.state + plan.activations + plan.logits;
+  const uint64_t total = bytes.trunk + bytes.mtp + plan.kv_cache + plan.state + plan.spare_state +
+                         plan.activations + plan.logits;
   const auto sizes = [&] {
     const auto mib = [](uint64_t b) { return static_cast<double>(b) / kMiB; };
     return fmt::format(
-        "weights {:.1f} MiB, kv cache {:.1f} MiB, recurrent state {:.1f} MiB, activations {:.1f} MiB, logits "
-        "{:.1f} MiB",
-        mib(bytes.trunk + bytes.mtp), mib(plan.kv_cache), mib(plan.state), mib(plan.activations),
-        mib(plan.logits));
+        "weights {:.1f} MiB, kv cache {:.1f} MiB, recurrent state {:.1f} MiB, state checkpoints {:.1f} MiB, "
+        "activations {:.1f} MiB, logits {:.1f} MiB",
+        mib(bytes.trunk + bytes.mtp), mib(plan.kv_cache), mib(plan.state), mib(plan.spare_state),
+        mib(plan.activations), mib(plan.logits));
   };
   const uint64_t available = options.memory_limit > 0 ? options.memory_limit : available_memory();
   if (available > 0 && total > available) {

@@ -41,27 +41,23 @@ AttentionShape attention_shape(const Config& c) {
   return {c.n_heads, c.n_kv_heads, c.head_dim, c.attention_scale};
 }
 
-// One layer of one row of state: S, then the convolution's ring (kernels/cuda/gated_delta.h), in floats.
-int64_t ring_offset(const Config& c) {
-  return (c.state_floats() + 3) / 4 * 4;
-}
-int64_t layer_state(const Config& c) {
-  return (ring_offset(c) + int64_t{c.conv_kernel} * c.conv_channels() + 3) / 4 * 4;
-}
-
 // Bytes of activations for any number of tokens up to n: the two forms differ in size.
 uint64_t any_activations(int32_t n, int64_t cols) {
   return align(std::max(cuda::activation_bytes(n, cols),
                         cuda::activation_bytes(std::min(n, cuda::kMaxColumns), cols)));
 }
 
+int64_t widest_mixer_output(const Config& c) {
+  return std::max(int64_t{c.v_channels()}, int64_t{c.n_heads} * c.head_dim);
+}
 int64_t widest_product_input(const Config& c) {
-  return std::max({int64_t{c.n_ff}, int64_t{c.v_channels()}, int64_t{c.n_heads} * c.head_dim});
+  return std::max(int64_t{c.n_ff}, widest_mixer_output(c));
 }
 
 }  // namespace
 
-// Offsets into the buffer of activations; the layers' parts share one region.
+// Offsets into the buffer of activations. What a DeltaNet mixer, an attention mixer and a feed-forward
+// network need for themselves shares one region: none of it outlives them.
 struct CudaForward::Work {
   explicit Work(const Config& c, const RunnerOptions& o) {
     const int64_t n = table_tokens(o);
@@ -73,7 +69,7 @@ struct CudaForward::Work {
     const auto floats = [&](int64_t count) { return take(static_cast<uint64_t>(count) * sizeof(float)); };
     x = floats(n * c.n_embd);
     narrow = take(any_activations(static_cast<int32_t>(n), c.n_embd));
-    wide = take(any_activations(static_cast<int32_t>(n), widest_product_input(c)));
+    mixer = take(any_activations(static_cast<int32_t>(n), widest_mixer_output(c)));
     sums = floats(int64_t{cuda::kMaxColumns} * cuda::rms_partials(c.n_embd));
     angles = floats(n * c.rope_dims);
     frequency = floats(c.rope_dims / 2);
@@ -105,15 +101,16 @@ struct CudaForward::Work {
     const uint64_t attention_end = bytes_;
     bytes_ = shared;
     gathered = floats(int64_t{o.max_rows} * c.n_embd);
+    hidden = take(any_activations(static_cast<int32_t>(n), c.n_ff));
     bytes_ = std::max({bytes_, delta_end, attention_end});
   }
 
   uint64_t bytes() const { return bytes_; }
 
-  uint64_t x, narrow, wide, sums, angles, frequency, axis, candidates, sampled;
+  uint64_t x, narrow, mixer, sums, angles, frequency, axis, candidates, sampled;
   uint64_t qkv, z, alpha, beta, mixed, y = 0;
   uint64_t q, k, v, attended = 0;
-  uint64_t gathered;
+  uint64_t gathered, hidden;
 
  private:
   uint64_t bytes_ = 0;
@@ -143,14 +140,10 @@ struct WorkspaceSizes {
 };
 
 WorkspaceSizes workspace_sizes(const Config& c, const RunnerOptions& o) {
-  const int64_t most_rows =
-      std::max({int64_t{c.n_vocab}, 2 * int64_t{c.n_ff},
-                int64_t{c.conv_channels()} + c.v_channels() + 2 * c.n_value_heads,
-                int64_t{c.n_heads} * 2 * c.head_dim + 2 * c.kv_width(), int64_t{c.n_embd}});
   const int64_t most_cols = std::max(int64_t{c.n_embd}, widest_product_input(c));
   WorkspaceSizes sizes;
   sizes.products =
-      align(cuda::Matmul::workspace_bytes(table_tokens(o), most_rows, most_cols, matmul_options(o)));
+      align(cuda::Matmul::workspace_bytes(table_tokens(o), c.n_ff, most_cols, matmul_options(o)));
   const int32_t sequences = std::max(o.max_slices, largest_bucket(o));
   sizes.partial = align(static_cast<uint64_t>(cuda::attention_partial_floats(attention_shape(c), sequences)) *
                         sizeof(float));
@@ -172,8 +165,8 @@ CudaMemoryPlan plan_cuda_memory(const Config& c, const RunnerOptions& o) {
       static_cast<uint64_t>(c.n_full_layers()) * static_cast<uint64_t>(o.n_blocks) *
       static_cast<uint64_t>(c.n_kv_heads) *
       static_cast<uint64_t>(kv_head_bytes(o.kv_type_k, c.head_dim) + kv_head_bytes(o.kv_type_v, c.head_dim));
-  plan.state = static_cast<uint64_t>(layer_state(c)) * sizeof(float) *
-               static_cast<uint64_t>(c.n_delta_layers()) * static_cast<uint64_t>(o.n_state_rows);
+  plan.state = cuda_state_row_bytes(c) * static_cast<uint64_t>(o.n_state_rows);
+  plan.spare_state = cuda_state_row_bytes(c) * static_cast<uint64_t>(o.n_spare_rows);
   plan.activations = CudaForward::Work(c, o).bytes();
   const auto rows = static_cast<uint64_t>(std::max(o.max_rows, largest_bucket(o)));
   const uint64_t row = static_cast<uint64_t>(c.n_vocab) * sizeof(float);
@@ -197,8 +190,8 @@ CudaForward::CudaForward(const CudaWeights& weights, const RunnerOptions& option
       chunked_(cuda::delta_chunked_supported(delta_shape_)),
       rope_(make_rope_table(config_.rope_dims / 2, config_.rope_base, config_.rope_sections,
                             config_.rope_scaling_factor, config_.rope_original_ctx)),
+      state_(config_, options.n_state_rows, options.n_spare_rows),
       kv_(plan_.kv_cache),
-      state_(plan_.state),
       buffers_(plan_.activations),
       logits_(plan_.logits),
       workspace_(plan_.workspace),
@@ -273,11 +266,14 @@ void CudaForward::enqueue(const Batch& batch, int slot) {
   fill_step(batch, chunked_, bucket, counts, StepTable::at(host, counts, &bytes));
   check(cudaMemcpyAsync(tables_.data(), host, bytes, cudaMemcpyHostToDevice, stream_),
         "copy of the step's table");
+  state_.begin_step(batch.slices);
   if (decode) {
+    state_.wait_all(stream_);
     graphs_.at(bucket).launch(stream_);
   } else {
     launches(counts, StepTable::at(tables_.data(), counts));
   }
+  state_.end_step();
 
   const auto rows = static_cast<uint64_t>(std::max(options_.max_rows, largest_bucket(options_)));
   if (!batch.rows.empty()) {
@@ -315,16 +311,6 @@ std::span<const float> CudaForward::logits(int slot, int32_t i) const {
   const size_t row =
       static_cast<size_t>(slot) * static_cast<size_t>(options_.max_rows) + static_cast<size_t>(i);
   return {host_logits_.as<float>() + row * width, width};
-}
-
-void CudaForward::copy_state(int32_t from_row, int32_t to_row) {
-  const auto row = static_cast<uint64_t>(layer_state(config_) * config_.n_delta_layers()) * sizeof(float);
-  if (from_row != to_row && row > 0) {
-    check(cudaMemcpyAsync(state_.data() + static_cast<uint64_t>(to_row) * row,
-                          state_.data() + static_cast<uint64_t>(from_row) * row, row,
-                          cudaMemcpyDeviceToDevice, stream_),
-          "copy of a state row");
-  }
 }
 
 Activations CudaForward::activations(std::byte* data, int32_t n_tokens, int64_t cols) const {
@@ -372,7 +358,7 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
     const bool last = i + 1 == layers.size();
     const bool full = layer.kind == LayerKind::full_attention;
     const Activations mixed =
-        activations(base + work_->wide, counts.n_tokens,
+        activations(base + work_->mixer, counts.n_tokens,
                     full ? int64_t{config_.n_heads} * config_.head_dim : config_.v_channels());
     if (full) {
       attention_layer(layer.attention, attention_index++, in, counts, table, mixed);
@@ -393,7 +379,7 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
     } else {
       in = add_and_norm(mixed, out, x, layer.ffn.norm);
     }
-    const Activations hidden = activations(base + work_->wide, in.activations.n_tokens, config_.n_ff);
+    const Activations hidden = activations(base + work_->hidden, in.activations.n_tokens, config_.n_ff);
     matmul_->swiglu(stream_, in.activations, layer.ffn.gate, layer.ffn.up, hidden, in.scale);
     in = add_and_norm(hidden, layer.ffn.down, x, last ? weights_.output_norm : norm_of(layers[i + 1]));
   }
@@ -420,12 +406,12 @@ void CudaForward::delta_layer(const CudaDeltaNet& w, int64_t index, const Normed
   matmul_->store(stream_, in.activations, inputs, in.scale);
 
   const cuda::DeltaWeights weights{w.conv, w.a, w.dt, w.o_norm, config_.conv_kernel, config_.rms_eps};
-  const cuda::DeltaState state{state_.as<float>() + index * layer_state(config_),
-                               layer_state(config_) * config_.n_delta_layers(), ring_offset(config_)};
+  const bool waits = state_.wait_layer(stream_, index);
+  const cuda::DeltaState state = state_.layer(index);
   const cuda::DeltaProjections projections{qkv, z, alpha, beta, n_heads};
   const bool fuses = cuda::delta_fuses(delta_shape_);
   const cuda::DeltaOutput to{fuses ? nullptr : floats(work_->y), out};
-  const cuda::Queue q = queue();
+  const cuda::Queue q{stream_.get(), overlap_ && !waits};
   cuda::gated_delta_step(q, delta_shape_, weights, state, projections, table.decode_runs, counts.n_decode,
                          to);
   if (counts.n_runs > 0) {

@@ -19,6 +19,7 @@
 #include "kernels/cuda/matmul.h"
 #include "kernels/rope.h"
 #include "model/batch.h"
+#include "model/cuda_state.h"
 #include "model/cuda_step.h"
 #include "model/cuda_weights.h"
 #include "model/runner.h"
@@ -28,12 +29,13 @@ namespace fl::model {
 /// Device bytes of everything but the weights, from the configuration alone.
 struct CudaMemoryPlan {
   uint64_t kv_cache = 0;
-  uint64_t state = 0;
+  uint64_t state = 0;  ///< of the rows that steps use
   uint64_t activations = 0;
   uint64_t logits = 0;
   uint64_t workspace = 0;  ///< of the products and of attention's partial results
   uint64_t tables = 0;
-  uint64_t host = 0;  ///< page-locked: results and tables in flight
+  uint64_t spare_state = 0;  ///< page-locked host memory: the rows that only hold copies
+  uint64_t host = 0;         ///< page-locked: results and tables in flight
   uint64_t device() const { return kv_cache + state + activations + logits + workspace + tables; }
 };
 CudaMemoryPlan plan_cuda_memory(const Config& config, const RunnerOptions& options);
@@ -58,7 +60,7 @@ class CudaForward {
   int32_t token(int slot, int32_t row) const;
   std::span<const float> logits(int slot, int32_t i) const;
 
-  void copy_state(int32_t from_row, int32_t to_row);
+  void copy_state(int32_t from_row, int32_t to_row) { state_.copy(stream_, from_row, to_row); }
   CudaMemoryPlan reserved() const { return plan_; }
   std::string describe_products() const { return matmul_->describe(); }
   cuda::Stream& stream() { return stream_; }
@@ -97,7 +99,8 @@ class CudaForward {
   bool overlap_ = false;
 
   cuda::Stream stream_;
-  cuda::DeviceBuffer kv_, state_, buffers_, logits_, workspace_, tables_;
+  CudaState state_;
+  cuda::DeviceBuffer kv_, buffers_, logits_, workspace_, tables_;
   cuda::PinnedBuffer host_tables_, host_tokens_, host_logits_;
   std::unique_ptr<cuda::Matmul> matmul_;
   std::vector<KvCache> caches_;

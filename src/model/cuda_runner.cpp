@@ -9,6 +9,7 @@
 #include "kernels/cuda/limits.h"
 #include "model/contract.h"
 #include "model/cuda_forward.h"
+#include "model/host_buffer.h"
 #include "model/runners.h"
 
 namespace fl::model {
@@ -23,6 +24,7 @@ Capacity capacity_of(const RunnerOptions& options, const Config& config) {
   Capacity capacity;
   capacity.n_blocks = options.n_blocks;
   capacity.n_state_rows = options.n_state_rows;
+  capacity.n_spare_rows = options.n_spare_rows;
   capacity.max_tokens = options.max_tokens;
   capacity.max_slices = options.max_slices;
   capacity.max_rows = options.max_rows;
@@ -49,6 +51,7 @@ std::vector<MemoryItem> memory_items(uint64_t weights, uint64_t embeddings, cons
           {"workspace", plan.workspace, true},
           {"step tables", plan.tables, true},
           {"token embeddings (page-locked)", embeddings, false},
+          {"state checkpoints (page-locked)", plan.spare_state, false},
           {"results in flight (page-locked)", plan.host, false}};
 }
 
@@ -147,9 +150,7 @@ class CudaRunner final : public Runner {
   }
 
   void copy_state(int32_t from_row, int32_t to_row) override {
-    FL_CHECK(
-        from_row >= 0 && from_row < capacity_.n_state_rows && to_row >= 0 && to_row < capacity_.n_state_rows,
-        "state row out of range");
+    check_copy(capacity_, from_row, to_row);
     try {
       forward_.copy_state(from_row, to_row);
     } catch (const cuda::DeviceFailure& failure) {
@@ -247,8 +248,18 @@ Result<std::unique_ptr<Runner>> make_cuda_runner(const Weights& weights, const R
               mib(plan.workspace + plan.tables),
               what_fits(weights.config, options, weight_bytes, available)));
     }
-    return std::make_unique<CudaRunner>(CudaWeights::load(weights, device, progress, context), options,
-                                        device, in_use);
+    const uint64_t embeddings = weights.token_embd.bytes();
+    const uint64_t locked = embeddings + plan.spare_state + plan.host;
+    if (const uint64_t host = available_memory(); host > 0 && locked > host) {
+      return fail(
+          ErrorCode::does_not_fit,
+          fmt::format("the model needs {:.1f} MiB of page-locked memory beside the device's and {:.1f} MiB "
+                      "are available: token embeddings {:.1f} MiB, state checkpoints {:.1f} MiB, results "
+                      "in flight {:.1f} MiB; fewer checkpoints need less",
+                      mib(locked), mib(host), mib(embeddings), mib(plan.spare_state), mib(plan.host)));
+    }
+    return std::make_unique<CudaRunner>(
+        CudaWeights::load(weights, device, options.direct_io, progress, context), options, device, in_use);
   } catch (const cuda::DeviceFailure& failure) {
     return fail(failure.out_of_memory ? ErrorCode::does_not_fit : ErrorCode::device, failure.what());
   }

@@ -1,8 +1,5 @@
 #include "model/cuda_upload.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <condition_variable>
@@ -16,19 +13,9 @@
 namespace fl::model {
 namespace {
 
-// Asks for a mapped range's pages at once: from a cold file that is one long read instead of a fault every
-// few pages. Advice only: anonymous memory and old kernels refuse it, and the copy below does without.
-void populate(const std::byte* from, uint64_t bytes) {
-#ifdef MADV_POPULATE_READ
-  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(from) / page * page;
-  const auto end = reinterpret_cast<uintptr_t>(from) + bytes;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ);
-#endif
-}
-
 struct Buffer {
   cuda::PinnedBuffer host;
+  const std::byte* begin = nullptr;  ///< of the piece in it
   cuda::DeviceBuffer device;
   cuda::Event copied;
   cuda::Event used;
@@ -47,14 +34,15 @@ void CudaUpload::to_host(const std::byte* from, uint64_t bytes, std::byte* to) {
   }
 }
 
-void CudaUpload::run(const cuda::DeviceInfo& device, Progress progress, void* context) {
+void CudaUpload::run(const cuda::DeviceInfo& device, const WeightReader& reader, Progress progress,
+                     void* context) {
   uint64_t total = 0;
   for (const Piece& piece : pieces_) {
     total += piece.bytes;
   }
   std::array<Buffer, kBuffers> buffers;
   for (Buffer& b : buffers) {
-    b.host = cuda::PinnedBuffer(kPieceBytes);
+    b.host = cuda::PinnedBuffer(WeightReader::room(kPieceBytes));
     b.device = cuda::DeviceBuffer(kPieceBytes);
   }
   cuda::Stream copies;
@@ -87,13 +75,14 @@ void CudaUpload::run(const cuda::DeviceInfo& device, Progress progress, void* co
           }
         }
         const Piece& piece = pieces_[i];
-        populate(piece.from, piece.bytes);
+        Buffer& b = buffers[i % kBuffers];
+        b.copied.synchronize();  // of the piece before in this buffer
+        b.begin = reader.read(piece.from, piece.bytes, b.host.data());
         if (piece.host != nullptr) {
-          std::memcpy(piece.host, piece.from, piece.bytes);
-        } else {
-          Buffer& b = buffers[i % kBuffers];
-          b.copied.synchronize();  // of the piece before in this buffer
+          std::memcpy(piece.host, b.begin, piece.bytes);
+        } else if (b.begin == piece.from) {
           std::memcpy(b.host.data(), piece.from, piece.bytes);
+          b.begin = b.host.data();
         }
         {
           const std::lock_guard lock(mutex);
@@ -137,9 +126,8 @@ void CudaUpload::run(const cuda::DeviceInfo& device, Progress progress, void* co
       if (piece.host == nullptr) {
         Buffer& b = buffers[i % kBuffers];
         copies.wait(b.used);
-        cuda::check(
-            cudaMemcpyAsync(b.device.data(), b.host.data(), piece.bytes, cudaMemcpyHostToDevice, copies),
-            "upload of weights");
+        cuda::check(cudaMemcpyAsync(b.device.data(), b.begin, piece.bytes, cudaMemcpyHostToDevice, copies),
+                    "upload of weights");
         b.copied.record(copies);
         work.wait(b.copied);
         piece.use(work, b.device.data());

@@ -1,6 +1,5 @@
-// Host bytes to the device, fast: several threads read (a mapped file's pages come in where they are touched)
-// into page-locked buffers, copies run behind them, and what shall happen with a piece on the device follows
-// its copy.
+// Host bytes to the device, fast: several threads read into page-locked buffers, copies run behind them, and
+// what shall happen with a piece on the device follows its copy.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +9,7 @@
 
 #include "core/cuda/runtime.h"
 #include "model/runners.h"
+#include "model/weight_reader.h"
 
 namespace fl::model {
 
@@ -28,7 +28,7 @@ class CudaUpload {
 
   /// Does everything added, in order; returns when the device is done. `progress` is called with (bytes done,
   /// bytes in all). Throws cuda::DeviceFailure.
-  void run(const cuda::DeviceInfo& device, Progress progress, void* context);
+  void run(const cuda::DeviceInfo& device, const WeightReader& reader, Progress progress, void* context);
 
  private:
   struct Piece {

@@ -90,8 +90,8 @@ uint64_t cuda_weight_bytes(const Weights& weights) {
   return total;
 }
 
-CudaWeights CudaWeights::load(const Weights& weights, const cuda::DeviceInfo& device, Progress progress,
-                              void* context) {
+CudaWeights CudaWeights::load(const Weights& weights, const cuda::DeviceInfo& device, bool direct_io,
+                              Progress progress, void* context) {
   CudaWeights to;
   to.config = weights.config;
   to.layers.resize(weights.layers.size());
@@ -113,7 +113,7 @@ CudaWeights CudaWeights::load(const Weights& weights, const cuda::DeviceInfo& de
         next += placed_bytes(t, false);
       });
   upload.to_host(weights.token_embd.data, weights.token_embd.bytes(), to.table_.data());
-  upload.run(device, progress, context);
+  upload.run(device, WeightReader(weights.sources, direct_io), progress, context);
   to.embedding = {to.table_.data(), weights.token_embd.type, weights.config.n_vocab, weights.config.n_embd};
   return to;
 }

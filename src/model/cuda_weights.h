@@ -46,8 +46,8 @@ class CudaWeights {
  public:
   /// Copies and repacks everything; throws cuda::DeviceFailure. `progress` is called with (bytes done, bytes
   /// in all).
-  static CudaWeights load(const Weights& weights, const cuda::DeviceInfo& device, Progress progress,
-                          void* context);
+  static CudaWeights load(const Weights& weights, const cuda::DeviceInfo& device, bool direct_io,
+                          Progress progress, void* context);
 
   Config config;
   cuda::EmbeddingTable embedding;

@@ -18,28 +18,32 @@ namespace fl::model {
 
 class Weights;
 
-/// Everything is reserved when the runner is made; a step allocates nothing.
 /// How a GPU multiplies prompts of more than 64 tokens: with activations as 16-bit floats, or as int8 with a
 /// scale for each 32. automatic: int8 on chips that ration 16-bit products (docs/decisions/0075). The CPU
 /// always has int8.
 enum class PromptProducts : uint8_t { automatic, f16, int8 };
 
+/// Everything is reserved when the runner is made; a step allocates nothing.
 struct RunnerOptions {
-  int32_t n_threads = 0;  ///< 0: one per physical core
-  int32_t n_blocks = 0;   ///< KV blocks of kBlockTokens tokens
-  int32_t n_state_rows = 1;
+  int32_t n_threads = 0;         ///< 0: one per physical core
+  int32_t n_blocks = 0;          ///< KV blocks of kBlockTokens tokens
+  int32_t n_state_rows = 1;      ///< that steps use: one for each sequence that runs
+  int32_t n_spare_rows = 0;      ///< that only hold copies; the device's runner keeps them in host memory
   int32_t max_tokens = 512;      ///< tokens of one step
   int32_t max_slices = 1;        ///< sequences of one step
   int32_t max_rows = 1;          ///< rows with logits of one step
   DType kv_type_k = DType::f16;  ///< f32, f16, bf16 or q8_0
   DType kv_type_v = DType::f16;
   PromptProducts prompt_products = PromptProducts::automatic;
+  /// Weights that are not in the page cache: read past it (a device's runner), not through the mapping.
+  bool direct_io = false;
   uint64_t memory_limit = 0;  ///< bytes on the device that runs the model; 0: no limit but the machine's
 };
 
 struct Capacity {
   int32_t n_blocks = 0;
   int32_t n_state_rows = 0;
+  int32_t n_spare_rows = 0;
   int32_t max_tokens = 0;
   int32_t max_slices = 0;
   int32_t max_rows = 0;
@@ -86,8 +90,10 @@ class Runner {
   /// Waits for the oldest submitted step. When it throws, that step is no longer in flight.
   virtual std::span<const RowResult> collect() = 0;
 
-  /// Copies S and the convolution window of every DeltaNet layer; ordered after all submitted steps. This is
-  /// how a checkpoint is taken (live row to spare row) and restored.
+  /// Copies S and the convolution window of every DeltaNet layer. Rows [0, n_state_rows) are the steps';
+  /// [n_state_rows, n_state_rows + n_spare_rows) only hold copies, and no slice may name them. This is how a
+  /// checkpoint is taken (a step's row to a spare one) and restored. The copy happens, for whoever looks,
+  /// between the steps and copies asked for before and those asked for after; a device runs it beside them.
   virtual void copy_state(int32_t from_row, int32_t to_row) = 0;
 };
 

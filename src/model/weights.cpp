@@ -206,6 +206,9 @@ Result<Weights> Weights::bind(const gguf::File& file) {
   if (bind.error) {
     return tl::unexpected(*bind.error);
   }
+  for (const gguf::File::Mapping& mapping : file.mappings()) {
+    w.sources.push_back({mapping.path.string(), mapping.bytes});
+  }
   return w;
 }
 

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <optional>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -76,6 +78,13 @@ class Weights {
   TensorView output;       ///< [n_embd, n_vocab]; equal to token_embd when tied
   std::vector<Layer> layers;
   std::optional<MtpBlock> mtp;
+
+  /// The files behind the views: one that reads past the mapping finds its bytes there.
+  struct Source {
+    std::string path;
+    std::span<const std::byte> bytes;
+  };
+  std::vector<Source> sources;
 
   uint64_t bytes() const;  ///< of all tensors bound, a tied embedding once
 };

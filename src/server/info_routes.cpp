@@ -64,6 +64,9 @@ std::string token_text(const Context& context, int32_t id) {
 
 Reply Service::health(const Context& context) const {
   const engine::EngineStats stats = context.engine().stats();
+  if (stats.device_lost) {
+    return reply(unavailable("the device is lost; the server ends", 1));
+  }
   if (stats.busy_slots > 0 && stats.last_step_age_s > kStuckSeconds) {
     return reply(unavailable(fmt::format("no step has ended for {:.0f} seconds", stats.last_step_age_s), 1));
   }
@@ -97,9 +100,12 @@ Reply Service::models(const Context& context, const Admitted& admitted) const {
 }
 
 Reply Service::props(const Context& context) const {
-  Json memory = Json::object();  // ours: what the runner reserved, in bytes
+  Json memory = Json::object();  // ours: what the runner reserved, in bytes, and where it lies
+  uint64_t on_device = 0;
+  uint64_t on_host = 0;
   for (const model::MemoryItem& item : context.engine().runner().memory()) {
     memory[item.name] = memory.value(item.name, uint64_t{0}) + item.bytes;
+    (item.on_device ? on_device : on_host) += item.bytes;
   }
   const tokenizer::Tokenizer& tokenizer = context.tokenizer();
   const GenerationRequest request = defaults(context, Api::completion);
@@ -129,6 +135,7 @@ Reply Service::props(const Context& context) const {
       {"build_info", options_.build_info},
       {"memory", std::move(memory)},
       {"limits", std::move(limits)},
+      {"memory_total", {{"device", on_device}, {"host", on_host}}},
       {"is_sleeping", false},
       {"cors_proxy_enabled", false},
   });

@@ -136,7 +136,13 @@ class Server::Impl {
 
   Status set_model(LoadedModel model) {
     FL_ASSIGN(auto context, Context::make(options(), hub_->service.metrics(), std::move(model)));
+    engine::Engine& engine = context->engine();
     hub_->service.set_context(std::move(context));
+    engine.on_device_lost([this] {
+      device_lost_ = true;
+      spdlog::error("the device is lost: stopping");
+      request_stop();
+    });
     return {};
   }
 
@@ -166,6 +172,7 @@ class Server::Impl {
     [[maybe_unused]] const auto n = ::write(stop_event_, &one, sizeof one);
   }
   bool stopping() const noexcept { return stop_requested_; }
+  bool device_lost() const noexcept { return device_lost_; }
 
   uint16_t port() const { return port_; }
   const std::vector<std::string>& addresses() const { return addresses_; }
@@ -355,6 +362,9 @@ class Server::Impl {
       thread.join();
     }
     threads_.clear();
+    if (const auto context = hub_->service.context()) {
+      context->engine().on_device_lost({});
+    }
     hub_->service.set_context(nullptr);
     for (const std::string& path : unix_paths_) {
       ::unlink(path.c_str());
@@ -374,6 +384,7 @@ class Server::Impl {
   std::optional<asio::posix::stream_descriptor> stop_watch_;
   std::optional<asio::signal_set> signals_;
   std::atomic<bool> stop_requested_{false};
+  std::atomic<bool> device_lost_{false};
   std::atomic<int> signal_{0};
   std::mutex mutex_;
   std::condition_variable stopped_;
@@ -406,6 +417,9 @@ int Server::wait() {
 }
 void Server::request_stop() noexcept {
   impl_->request_stop();
+}
+bool Server::device_lost() const noexcept {
+  return impl_->device_lost();
 }
 bool Server::stopping() const noexcept {
   return impl_->stopping();

@@ -46,13 +46,14 @@ FakeRunner::FakeRunner(const FakeModel& model, const model::RunnerOptions& optio
     : model_(model) {
   capacity_.n_blocks = options.n_blocks;
   capacity_.n_state_rows = options.n_state_rows;
+  capacity_.n_spare_rows = options.n_spare_rows;
   capacity_.max_tokens = options.max_tokens;
   capacity_.max_slices = options.max_slices;
   capacity_.max_rows = options.max_rows;
   capacity_.n_vocab = model.n_vocab();
   capacity_.max_in_flight = in_flight;
   capacity_.max_device_top_k = device_top_k;
-  rows_.resize(options.n_state_rows);
+  rows_.resize(int64_t{options.n_state_rows} + options.n_spare_rows);
   blocks_.resize(options.n_blocks);
 }
 
@@ -76,6 +77,7 @@ void FakeRunner::submit(const model::Batch& batch) {
   for (const model::Slice& slice : batch.slices) {
     FL_CHECK(slice.n_tokens >= 1 && slice.first >= 0 && slice.first + slice.n_tokens <= batch.n_tokens(),
              "slice range");
+    FL_CHECK(slice.state_row >= 0 && slice.state_row < capacity_.n_state_rows, "a step's state row");
     FL_CHECK(state_rows.insert(slice.state_row).second, "two slices with one state row");
     const int32_t end = slice.n_cached + slice.n_tokens;
     FL_CHECK(static_cast<int32_t>(slice.blocks.size()) * kBlockTokens >= end, "too few blocks");

@@ -67,9 +67,11 @@ TEST(EngineFaults, ALostDeviceRefusesAllLaterRequests) {
     }
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   };
-  Engine& engine = world.start();
+  std::atomic<int> told = 0;
   Call running(prompt(10), -1);
   Call queued(prompt(11), -1);
+  Engine& engine = world.start();
+  engine.on_device_lost([&] { told += running.sink->ended() && queued.sink->ended() ? 1 : 100; });
   running.submit(engine);
   queued.submit(engine);
   armed = true;
@@ -82,6 +84,11 @@ TEST(EngineFaults, ALostDeviceRefusesAllLaterRequests) {
     const auto id = engine.submit(late.request);
     return !id && id.error().code == ErrorCode::unavailable;
   }));
+  EXPECT_TRUE(eventually([&] { return told == 1; }));
+  EXPECT_TRUE(engine.stats().device_lost);
+  engine.on_device_lost([&] { told += 10; });  // it has happened: called at once
+  EXPECT_EQ(told, 11);
+  engine.on_device_lost({});
 }
 
 TEST(EngineFaults, BrokenInvariantsDoNotKillTheThread) {

@@ -53,6 +53,10 @@ struct Recorder final : engine::Sink {
     done = event;
     changed.notify_all();
   }
+  bool ended() {
+    const std::scoped_lock lock(mutex);
+    return n_done > 0;
+  }
   /// Waits for the end; false after a minute.
   bool wait() {
     std::unique_lock lock(mutex);

@@ -9,7 +9,7 @@ namespace {
 
 struct World {
   KvCache blocks{16};
-  StateCache rows{6};
+  StateCache rows{2, 6};
   PrefixCache cache{blocks, rows};
 
   /// Publishes the full blocks of `tokens` as one sequence that ends at once; a checkpoint after the last if
@@ -33,13 +33,21 @@ struct World {
       parent = node;
     }
     if (state) {
-      cache.set_checkpoint(parent, rows.allocate(), exact);
+      cache.set_checkpoint(parent, rows.allocate_spare(), exact);
     }
     cache.unpin(path);
     return parent;
   }
   int32_t park(int32_t node, const std::vector<int32_t>& tail, uint64_t salt = 0) {
-    return cache.park(node, tail, blocks.allocate(), rows.allocate(), salt);
+    return cache.park(node, tail, blocks.allocate(), rows.allocate_spare(), salt);
+  }
+  /// Frees the least recently used spare row but for `left_out`.
+  bool evict_row(int32_t left_out = -1) {
+    const int32_t row = cache.oldest_row(true, left_out);
+    if (row >= 0) {
+      cache.drop_row(row);
+    }
+    return row >= 0;
   }
   ~World() {
     cache.clear();
@@ -161,13 +169,39 @@ TEST(PrefixCache, RowsGoByLastUse) {
   const int32_t b = w.add(text(64, 200), true);
   w.park(PrefixCache::kRoot, text(5, 400));
   w.cache.touch_checkpoint(a);
-  ASSERT_TRUE(w.cache.evict_row(-1));
+  ASSERT_TRUE(w.evict_row());
   EXPECT_EQ(w.cache.checkpoint(b), -1);
-  ASSERT_TRUE(w.cache.evict_row(-1));  // the tail: older than the touch
+  ASSERT_TRUE(w.evict_row());  // the tail: older than the touch
   EXPECT_EQ(w.cache.find(text(6, 400), 0).n_tokens, 0);
-  EXPECT_FALSE(w.cache.evict_row(w.cache.checkpoint(a)));
-  ASSERT_TRUE(w.cache.evict_row(-1));
-  EXPECT_FALSE(w.cache.evict_row(-1));
+  EXPECT_FALSE(w.evict_row(w.cache.checkpoint(a)));
+  ASSERT_TRUE(w.evict_row());
+  EXPECT_FALSE(w.evict_row());
+}
+
+TEST(PrefixCache, StatesMoveFromStepRowsToSpareOnes) {
+  World w;
+  const int32_t node = w.add(text(64), false);
+  const int32_t ended = w.rows.allocate_step();
+  w.cache.set_checkpoint(node, ended, true);
+  const int32_t parked = w.rows.allocate_step();
+  w.cache.park(node, text(5, 64), w.blocks.allocate(), parked, 0);
+  EXPECT_EQ(w.cache.oldest_row(true, -1), -1);
+  EXPECT_EQ(w.cache.oldest_row(false, -1), ended);
+  EXPECT_EQ(w.cache.oldest_row(false, ended), parked);
+  EXPECT_LT(w.cache.row_used(ended), w.cache.row_used(parked));
+  EXPECT_EQ(w.rows.free_step(), 0);
+  for (const int32_t row : {ended, parked}) {
+    const int32_t spare = w.rows.allocate_spare();
+    ASSERT_TRUE(w.rows.is_spare(spare));
+    w.cache.move_row(row, spare);
+  }
+  EXPECT_EQ(w.rows.free_step(), 2);
+  EXPECT_EQ(w.cache.oldest_row(false, -1), -1);
+  EXPECT_EQ(w.cache.oldest_row(true, -1), w.cache.checkpoint(node));
+  const PrefixCache::Match match = w.cache.find(text(70), 0);
+  EXPECT_EQ(match.n_tokens, 69);
+  EXPECT_TRUE(w.rows.is_spare(w.cache.tail_row(match.tail)));
+  EXPECT_EQ(w.cache.find(text(69), 0).n_tokens, 64);
 }
 
 TEST(PrefixCache, AnotherBlockTakesTheStatesBelowWithIt) {

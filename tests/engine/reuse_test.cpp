@@ -106,6 +106,19 @@ TEST_F(Reuse, TwoConversationsInOneSlotKeepBoth) {
   }
 }
 
+TEST_F(Reuse, AStateIsSetAsideOnlyWhenItsRowIsNeeded) {
+  std::vector<int32_t> a = text(60, 1);
+  run(a, 3);
+  a = a + answer_ + text(20, 4);
+  EXPECT_EQ(run(a, 3), 62);
+  EXPECT_EQ(fake_->n_copies, 1);  // a checkpoint at 64; going on costs none
+  a = a + answer_;
+  EXPECT_EQ(run(text(50, 2), 3), 0);
+  EXPECT_EQ(fake_->n_copies, 2);  // the first one's state set aside
+  EXPECT_EQ(run(a + text(20, 5), 3), static_cast<int32_t>(a.size()) - 1);
+  EXPECT_EQ(fake_->n_copies, 4);  // the other one's set aside, this one's back
+}
+
 TEST_F(Reuse, ASharedSystemPromptIsFoundByTheThird) {
   const auto system = text(640, 1);
   EXPECT_EQ(run(system + text(200, 2)), 0);

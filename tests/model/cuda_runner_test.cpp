@@ -1,6 +1,8 @@
 // The model on the device: against the official implementation and the CPU, and the equalities of batch.h.
 #include <cmath>
+#include <cstdlib>
 
+#include "kernels/cuda/rms_norm.h"
 #include "tests/model/golden.h"
 #include "tests/model/harness.h"
 #include "tests/support/device_guarded.h"
@@ -178,22 +180,40 @@ TEST_F(CudaModel, AChatsBitsDoNotDependOnItsNeighbours) {
 }
 
 TEST_F(CudaModel, ResumedIsCold) {
+  // The checkpoint in a row of the steps, and in a spare one: in host memory, written while steps go on in
+  // the row that it comes from, a chunked prompt and then recorded graphs, and read while others compute.
   const test::TinyModel m = wide();
   const auto r = runner(m, DType::q4_k, test::tiny_options());
   ASSERT_NE(r, nullptr);
   const auto tokens = test::tiny_prompt(m, 300);
-  Sequence cold = test::sequence(0);
-  test::run(*r, cold, test::part(tokens, 0, 128));
-  r->copy_state(0, 5);
-  const Sequence checkpoint = cold;
-  Logits want = test::run(*r, cold, test::part(tokens, 128, 170));
-  want.push_back(test::run(*r, cold, {tokens[298]})[0]);
-  Sequence resumed = checkpoint;
-  resumed.state_row = 3;
-  r->copy_state(5, 3);
-  Logits got = test::run(*r, resumed, test::part(tokens, 128, 170));
-  got.push_back(test::run(*r, resumed, {tokens[298]})[0]);
-  EXPECT_EQ(got, want);
+  for (const int32_t kept : {5, 6, 7}) {
+    Sequence cold = test::sequence(0);
+    test::run(*r, cold, test::part(tokens, 0, 128));
+    r->copy_state(0, kept);
+    const Sequence checkpoint = cold;
+    Logits want = test::run(*r, cold, test::part(tokens, 128, 170));
+    r->copy_state(0, kept == 6 ? 7 : 6);
+    want.push_back(test::run(*r, cold, {tokens[298]})[0]);
+    Sequence resumed = checkpoint;
+    resumed.state_row = 3;
+    r->copy_state(kept, 3);
+    Logits got = test::run(*r, resumed, test::part(tokens, 128, 170));
+    got.push_back(test::run(*r, resumed, {tokens[298]})[0]);
+    EXPECT_EQ(got, want) << "row " << kept;
+    if (kept != 5) {
+      r->copy_state(kept, kept == 6 ? 7 : 6);  // host to host
+      r->copy_state(kept == 6 ? 7 : 6, 1);
+      resumed = checkpoint;
+      resumed.state_row = 1;
+      r->copy_state(1, 2);  // waits for the copy that fills the row
+      resumed.state_row = 2;
+      got = test::run(*r, resumed, {tokens[128]});
+      EXPECT_EQ(got[0].size(), want[0].size());
+      resumed = checkpoint;
+      resumed.state_row = 1;
+      EXPECT_EQ(test::run(*r, resumed, {tokens[128]}), got);
+    }
+  }
 }
 
 TEST_F(CudaModel, TokensStayOnTheDevice) {
@@ -276,6 +296,28 @@ TEST_F(CudaModel, MemoryIsAccountedAndLimited) {
       << refused.error().message;
   options.memory_limit = on_device + (uint64_t{64} << 20);
   EXPECT_TRUE(load_cuda(draft, options));
+}
+
+TEST_F(CudaModel, ALostDeviceIsSaid) {
+  // A kernel with a wild pointer takes the context down: in a process of its own.
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  constexpr int kLost = 7;
+  EXPECT_EXIT(
+      {
+        const auto r = runner(wide(), DType::q4_k, test::tiny_options());
+        cuda::gather_rows({nullptr, false}, reinterpret_cast<const float*>(256),
+                          reinterpret_cast<const int32_t*>(256), 1, 256, reinterpret_cast<float*>(256));
+        int code = 0;
+        try {
+          Sequence s = test::sequence(0);
+          test::run(*r, s, {1, 2, 3});
+          test::run(*r, s, {4});
+        } catch (const model::DeviceError& error) {
+          code = error.lost ? kLost : 1;
+        }
+        std::_Exit(code);
+      },
+      testing::ExitedWithCode(kLost), "");
 }
 
 TEST_F(CudaModel, ALongRunStaysFinite) {

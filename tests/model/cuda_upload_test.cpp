@@ -58,7 +58,7 @@ TEST_F(CudaUploadTest, BytesArriveInOrder) {
   upload.to_host(bytes_.data(), bytes_.size(), table.data());
   std::pair<uint64_t, uint64_t> last{0, 0};
   upload.run(
-      device_,
+      device_, WeightReader({}, false),
       [](void* context, uint64_t done, uint64_t total) {
         auto* seen = static_cast<std::pair<uint64_t, uint64_t>*>(context);
         EXPECT_GT(done, seen->first);
@@ -83,7 +83,7 @@ TEST_F(CudaUploadTest, AFailureEndsIt) {
       }
     });
   });
-  EXPECT_THROW(upload.run(device_, nullptr, nullptr), std::runtime_error);
+  EXPECT_THROW(upload.run(device_, WeightReader({}, false), nullptr, nullptr), std::runtime_error);
   EXPECT_EQ(uses, 20);
 }
 

@@ -131,7 +131,7 @@ TEST_P(Equalities, StraightIsCheckpointedAndRestored) {
 
   Sequence live = test::sequence(1);
   const Logits head = test::run(*r, live, test::part(tokens, 0, 128));
-  r->copy_state(live.state_row, 5);  // the checkpoint
+  r->copy_state(live.state_row, 6);  // the checkpoint
   const Sequence at_checkpoint = live;
   test::run(*r, live,
             test::part(tokens, 0, 64));  // the conversation takes another turn, over the same row and blocks
@@ -139,7 +139,7 @@ TEST_P(Equalities, StraightIsCheckpointedAndRestored) {
 
   Sequence resumed = at_checkpoint;
   resumed.state_row = 2;
-  r->copy_state(5, resumed.state_row);
+  r->copy_state(6, resumed.state_row);
   Logits got = head;
   for (auto& row : test::run(*r, resumed, test::part(tokens, 128, 62))) {
     got.push_back(std::move(row));

@@ -54,6 +54,7 @@ inline model::RunnerOptions tiny_options() {
   o.n_threads = 2;
   o.n_blocks = 40;
   o.n_state_rows = 6;
+  o.n_spare_rows = 2;
   o.max_tokens = 1024;
   o.max_slices = 8;
   o.max_rows = 1024;

@@ -268,6 +268,7 @@ TEST(Contract, ABrokenBatchThrows) {
   broken([](auto&, auto& s, auto&) { s[0].state_row = 6; });
   broken([](auto&, auto& s, auto&) { s[0].n_cached = 63; });
   broken([](auto&, auto& s, auto&) { s[0].n_cached = -1; });
+  broken([](auto&, auto& s, auto&) { s[0].state_row = 6; });  // a spare one
   const std::vector<int32_t> outside{40};
   broken([&](auto&, auto& s, auto&) { s[0].blocks = outside; });
   broken([](auto&, auto& s, auto&) {
@@ -278,7 +279,7 @@ TEST(Contract, ABrokenBatchThrows) {
   broken([](auto&, auto&, auto& r) { r[0].token = 2; });
   broken([](auto&, auto&, auto& r) { r[0].sampling.mode = model::DeviceSampling::Mode::greedy; });
   EXPECT_THROW((*runner)->collect(), std::logic_error);
-  EXPECT_THROW((*runner)->copy_state(0, 6), std::logic_error);
+  EXPECT_THROW((*runner)->copy_state(0, 8), std::logic_error);
 }
 
 }  // namespace

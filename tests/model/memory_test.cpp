@@ -104,6 +104,7 @@ TEST(Memory, ItemsFollowTheConfiguration) {
   // Three DeltaNet layers, 6 rows: 6 heads of 32 x 32 and 3 inputs of 2 * 64 + 192 channels, each a multiple
   // of 16.
   EXPECT_EQ(item(**runner, "recurrent state"), 3U * 6 * (6 * 32 * 32 + 3 * 320) * sizeof(float));
+  EXPECT_EQ(item(**runner, "state checkpoints"), 3U * 2 * (6 * 32 * 32 + 3 * 320) * sizeof(float));
   EXPECT_EQ(item(**runner, "logits"), 1024U * 200 * sizeof(float));
   EXPECT_GT(item(**runner, "weights of the draft block"), 0U);
 

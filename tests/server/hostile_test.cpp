@@ -273,6 +273,38 @@ TEST_F(Hostile, InternalErrorsShowNoInsides) {
   server_->controls().broken = false;
 }
 
+TEST(LostDevice, EndsRequestsWith500AndThenTheServer) {
+  World world;
+  world.scripts = {"fine"};
+  TestServer server(world);
+  ASSERT_EQ(server.get("/health").status, 200);
+  // Four run, one waits for a slot.
+  server.controls().held = true;
+  std::vector<std::unique_ptr<RawClient>> clients;
+  const std::string body = Json{{"prompt", "#0"}}.dump();
+  for (int i = 0; i < 5; ++i) {
+    clients.push_back(std::make_unique<RawClient>(server.port()));
+    ASSERT_TRUE(clients.back()->send("POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: " +
+                                     std::to_string(body.size()) + "\r\n\r\n" + body));
+  }
+  for (int i = 0; i < 5000 && server.busy_slots() == 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  ASSERT_GT(server.busy_slots(), 0);
+  server.controls().lost = true;
+  server.controls().held = false;
+  int failed = 0;
+  for (const auto& client : clients) {
+    const Response response = client->response();
+    EXPECT_TRUE(response.status == 500 || response.status == 503) << response.status;  // 503: came too late
+    EXPECT_THAT(response.body, testing::Not(HasSubstr("secret")));
+    failed += response.status == 500 ? 1 : 0;
+  }
+  EXPECT_GT(failed, 0);
+  EXPECT_EQ(server.join(), 0);  // nobody asked it to stop
+  EXPECT_TRUE(server.server().device_lost());
+}
+
 TEST(Connections, AreBounded) {
   World world;
   world.scripts = {"fine"};

@@ -14,11 +14,12 @@ ScriptRunner::ScriptRunner(Scripts scripts, const model::RunnerOptions& options,
   config_.n_embd = 64;
   capacity_.n_blocks = options.n_blocks;
   capacity_.n_state_rows = options.n_state_rows;
+  capacity_.n_spare_rows = options.n_spare_rows;
   capacity_.max_tokens = options.max_tokens;
   capacity_.max_slices = options.max_slices;
   capacity_.max_rows = options.max_rows;
   capacity_.n_vocab = scripts_.n_vocab;
-  rows_.resize(static_cast<size_t>(options.n_state_rows));
+  rows_.resize(static_cast<size_t>(options.n_state_rows + options.n_spare_rows));
 }
 
 int32_t ScriptRunner::next(State& state) const {
@@ -33,6 +34,9 @@ int32_t ScriptRunner::next(State& state) const {
 void ScriptRunner::submit(const model::Batch& batch) {
   while (controls_->held) {
     std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  if (controls_->lost) {
+    throw model::DeviceError("the script is lost at /secret/path", true);
   }
   if (controls_->broken) {
     throw model::DeviceError("the script broke at /secret/path", false);

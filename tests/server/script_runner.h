@@ -27,6 +27,7 @@ class ScriptRunner final : public model::Runner {
     std::atomic<int> step_us{0};      ///< a step takes this long
     std::atomic<bool> held{false};    ///< steps wait while this is set
     std::atomic<bool> broken{false};  ///< steps throw
+    std::atomic<bool> lost{false};    ///< steps throw: the device is lost
     std::atomic<int64_t> n_steps{0};
   };
 

@@ -15,6 +15,7 @@
 #include "apps/bench/plan.h"
 #include "apps/command.h"
 #include "apps/flags/flags.h"
+#include "apps/load/load.h"
 #include "apps/models/file_types.h"
 #include "gguf/gguf.h"
 #include "model/runners.h"
@@ -117,10 +118,14 @@ Result<std::unique_ptr<model::Runner>> make_runner(const BenchOptions& options, 
   if (cuda && !options.vram_limit.empty()) {
     FL_ASSIGN(runner_options.memory_limit, parse_bytes(options.vram_limit));
   }
-  auto runner = cuda ? model::make_cuda_runner(weights, runner_options)
-                     : model::make_cpu_runner(weights, runner_options);
+  ReadProgress progress("bench", options.models.front(), weights.bytes(), !options.progress);
+  auto runner = cuda ? model::make_cuda_runner(weights, runner_options, ReadProgress::on_read, &progress)
+                     : model::make_cpu_runner(weights, runner_options, ReadProgress::on_read, &progress);
   if (!runner) {
     return fail(std::move(runner.error()), fmt::format("{} ({})", options.models.front(), test.name()));
+  }
+  if (options.progress) {
+    fmt::print(stderr, "bench: {}\n", progress.summary());
   }
   return runner;
 }

@@ -248,6 +248,8 @@ model::RunnerOptions runner_options(const Test& test) {
   model::RunnerOptions options;
   options.n_threads = test.n_threads;
   options.n_blocks = blocks_for(test.context()) * test.n_parallel;
+  // The states at the depth lie in rows of steps, not in spare ones: a copy from the host's memory would
+  // count.
   options.n_state_rows = test.n_parallel * (test.n_depth > 0 ? 2 : 1);
   const int64_t longest = int64_t{std::max(test.n_prompt + test.n_depth, 1)} * test.n_parallel;
   options.max_tokens = static_cast<int32_t>(std::min<int64_t>(test.n_batch, longest));

@@ -28,6 +28,7 @@ struct Options {
   int64_t threads = 0;        ///< 0: one per physical core
   int64_t threads_batch = 0;  ///< 0: as `threads`
   std::string load_mode = "auto";
+  bool direct_io = false;
   bool list_devices = false;
   bool warmup = true;
   bool measure_limits = false;

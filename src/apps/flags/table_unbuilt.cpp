@@ -34,8 +34,6 @@ std::vector<Flag> make_flags() {
       "--no-mmproj-offload");
   add(kRefused, 'B', Group::model, "--image-min-tokens", "N", "LLAMA_ARG_IMAGE_MIN_TOKENS", kImages);
   add(kRefused, 'B', Group::model, "--image-max-tokens", "N", "LLAMA_ARG_IMAGE_MAX_TOKENS", kImages);
-  add(kRefused, 'B', Group::model, "-dio,--direct-io", "", "", "reading past the page cache is not built",
-      "-ndio,--no-direct-io");
   add(kNoEffect, 'B', Group::context, "--cache-reuse", "N", "LLAMA_ARG_CACHE_REUSE",
       "a recurrent state cannot be shifted, so displaced parts of a prompt cannot be reused in this family");
   add(kNoEffect, 'B', Group::context, "--context-shift", "", "LLAMA_ARG_CONTEXT_SHIFT",

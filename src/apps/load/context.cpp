@@ -11,7 +11,7 @@ namespace fl::apps {
 namespace {
 
 // Steps: a GPU wants wide ones, on a CPU they are slow and cancelling waits for their end.
-constexpr int64_t kCudaBatch = 2048, kCudaChunk = 512;
+constexpr int64_t kCudaBatch = 1024, kCudaChunk = 512;
 constexpr int64_t kCpuBatch = 512, kCpuChunk = 128;
 constexpr double kMiB = 1024.0 * 1024.0;
 
@@ -36,6 +36,14 @@ uint64_t total_bytes(const std::vector<model::MemoryItem>& items) {
   return sum;
 }
 
+uint64_t device_bytes(const std::vector<model::MemoryItem>& items) {
+  uint64_t sum = 0;
+  for (const model::MemoryItem& item : items) {
+    sum += item.on_device ? item.bytes : 0;
+  }
+  return sum;
+}
+
 Result<std::vector<model::MemoryItem>> plan_memory(const model::Weights& weights,
                                                    const model::RunnerOptions& options, bool cuda) {
   if (!cuda) {
@@ -43,8 +51,10 @@ Result<std::vector<model::MemoryItem>> plan_memory(const model::Weights& weights
   }
   auto items = model::plan_cuda_runner(weights, options);
   if (!items && items.error().code == ErrorCode::device) {
-    return model::plan_cpu_runner(weights,
-                                  options);  // a build without CUDA: layouts are as large within a per cent
+    // A build without CUDA: layouts are as large within a per cent, and spare rows are not on the device.
+    model::RunnerOptions device = options;
+    device.n_spare_rows = 0;
+    return model::plan_cpu_runner(weights, device);
   }
   if (items) {
     std::erase_if(*items, [](const model::MemoryItem& item) { return !item.on_device; });
@@ -109,6 +119,7 @@ model::RunnerOptions runner_options(const Options& options, const ContextPlan& c
   }
   if (cuda) {
     out.memory_limit = options.vram_limit;
+    out.direct_io = options.direct_io;
   }
   return out;
 }

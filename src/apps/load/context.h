@@ -46,6 +46,8 @@ Result<std::vector<model::MemoryItem>> plan_memory(const model::Weights& weights
                                                    const model::RunnerOptions& options, bool cuda);
 
 uint64_t total_bytes(const std::vector<model::MemoryItem>& items);
+/// Of the items on the device.
+uint64_t device_bytes(const std::vector<model::MemoryItem>& items);
 
 /// The context of the options, or with --fit the largest that `available` bytes have room for (0: unknown, no
 /// limit). does_not_fit when not even --fit-ctx has.

@@ -1,6 +1,7 @@
 #include "apps/load/load.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -73,10 +74,6 @@ Result<std::optional<chat::Template>> chat_template(const Options& options,
   }
   FL_ASSIGN(chat::Template compiled, chat::Template::compile(source));
   return std::optional<chat::Template>(std::move(compiled));
-}
-
-void on_read(void* context, uint64_t done, uint64_t /*total*/) {
-  static_cast<Progress*>(context)->set(done);
 }
 
 // One token in an empty context: pages, caches and kernels are warm. What it writes is never read.
@@ -281,6 +278,31 @@ Status check_projector(const std::string& path, int64_t n_embd) {
   return {};
 }
 
+ReadProgress::ReadProgress(std::string_view command, const std::string& path, uint64_t bytes, bool quiet)
+    : name_(fs::path(path).filename().string()),
+      line_(std::make_unique<Progress>(fmt::format("{}: reading {}", command, name_), bytes,
+                                       quiet || ::isatty(STDERR_FILENO) == 0)),
+      start_(std::chrono::steady_clock::now()),
+      last_(start_) {}
+
+ReadProgress::~ReadProgress() = default;
+
+void ReadProgress::on_read(void* context, uint64_t done, uint64_t /*total*/) {
+  auto& self = *static_cast<ReadProgress*>(context);
+  self.last_ = std::chrono::steady_clock::now();
+  self.bytes_ = done;
+  const double seconds = std::chrono::duration<double>(self.last_ - self.start_).count();
+  self.line_->set(done,
+                  fmt::format("{:.1f} GB/s", static_cast<double>(done) / 1e9 / std::max(seconds, 1e-3)));
+}
+
+std::string ReadProgress::summary() const {
+  const double seconds = std::max(std::chrono::duration<double>(last_ - start_).count(), 1e-3);
+  const double bytes = static_cast<double>(bytes_);
+  return fmt::format("read {}: {:.2f} GB in {:.1f} s, {:.1f} GB/s", name_, bytes / 1e9, seconds,
+                     bytes / 1e9 / seconds);
+}
+
 Result<Loaded> load_model(const Options& options, const std::string& path, std::string_view command,
                           bool quiet) {
   FL_ASSIGN(const bool cuda, choose_cuda(options));
@@ -313,11 +335,11 @@ Result<Loaded> load_model(const Options& options, const std::string& path, std::
   FL_ASSIGN(const ContextPlan context,
             choose_context(options, weights, cuda, memory_available(options, cuda)));
   const model::RunnerOptions runner_opts = runner_options(options, context, cuda);
-  Progress progress(std::string(command) + ": reading " + fs::path(path).filename().string(), weights.bytes(),
-                    quiet);
+  ReadProgress progress(command, path, weights.bytes(), quiet);
   FL_ASSIGN(std::unique_ptr<model::Runner> runner,
-            cuda ? model::make_cuda_runner(weights, runner_opts, on_read, &progress)
-                 : model::make_cpu_runner(weights, runner_opts, on_read, &progress));
+            cuda ? model::make_cuda_runner(weights, runner_opts, ReadProgress::on_read, &progress)
+                 : model::make_cpu_runner(weights, runner_opts, ReadProgress::on_read, &progress));
+  std::string reading = progress.summary();
   if (options.warmup) {
     warm_up(*runner);
   }
@@ -343,7 +365,7 @@ Result<Loaded> load_model(const Options& options, const std::string& path, std::
                              file_type_name(file.get_int("general.file_type").value_or(-1)),
                              limits,
                              !options.mmproj.empty()};
-  return Loaded{std::move(loaded), context, std::move(device), std::move(memory)};
+  return Loaded{std::move(loaded), context, std::move(device), std::move(memory), std::move(reading)};
 }
 
 }  // namespace fl::apps

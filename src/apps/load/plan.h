@@ -20,7 +20,7 @@ inline constexpr uint64_t kProgramBytes = 17ULL << 20;
 inline constexpr uint64_t kBytesPerToken = 18;
 inline constexpr uint64_t kBytesPerMerge = 56;
 /// The device's own context and kernels; typical, it depends on card and driver.
-inline constexpr uint64_t kDriverContextBytes = 500ULL << 20;
+inline constexpr uint64_t kDriverContextBytes = 300ULL << 20;
 
 struct MemoryPlan {
   ContextPlan context;

@@ -1,9 +1,48 @@
 #include "core/cuda/runtime.h"
 
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <thread>
+#include <vector>
+
 namespace fl::cuda {
 namespace {
 
 constexpr int kMinArch = 80;
+/// Bytes of a thread's stack on the device. The driver keeps this much for every thread that the chip can
+/// hold (1 KiB, its own choice, is 264 MiB on an H100) and makes it more when a kernel needs more.
+constexpr size_t kStackBytes = 16;
+constexpr uint64_t kLargePinned = uint64_t{64} << 20;
+constexpr unsigned kTouchThreads = 8;
+
+// Whether kernels find memory that was locked later under the host's address, as they do the driver's own.
+bool kernels_read_registered_memory() {
+  int device = 0;
+  int can = 0;
+  check(cudaGetDevice(&device), "current device");
+  check(cudaDeviceGetAttribute(&can, cudaDevAttrCanUseHostPointerForRegisteredMem, device),
+        "access to registered memory");
+  return can != 0;
+}
+
+// Gives every page its memory, from several threads: clearing pages is what costs.
+void touch(std::byte* memory, uint64_t bytes) {
+  constexpr uint64_t kPage = 4096;
+  const unsigned n = std::clamp(std::thread::hardware_concurrency(), 1U, kTouchThreads);
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < n; ++i) {
+    threads.emplace_back([=] {
+      const uint64_t end = bytes / n * (i + 1) + (i + 1 == n ? bytes % n : 0);
+      for (uint64_t at = bytes / n * i; at < end; at += kPage) {
+        *reinterpret_cast<volatile std::byte*>(memory + at) = std::byte{0};
+      }
+    });
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+}
 
 // After these the context is unusable: every later call returns the same error.
 bool is_sticky(cudaError_t status) {
@@ -58,6 +97,7 @@ int device_count() {
 
 DeviceInfo use_device(int device) {
   check(cudaSetDevice(device), "cudaSetDevice");
+  check(cudaDeviceSetLimit(cudaLimitStackSize, kStackBytes), "stack of the device's threads");
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
   DeviceInfo info;
@@ -89,15 +129,34 @@ DeviceBuffer::~DeviceBuffer() {
 }
 
 PinnedBuffer::PinnedBuffer(uint64_t bytes) : bytes_(bytes) {
-  if (bytes > 0) {
-    void* memory = nullptr;
-    check(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "page-locked memory");
-    data_ = static_cast<std::byte*>(memory);
+  if (bytes == 0) {
+    return;
   }
+  void* memory = nullptr;
+  registered_ = bytes >= kLargePinned && kernels_read_registered_memory();
+  if (!registered_) {
+    check(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "page-locked memory");
+  } else {
+    memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+      fail_call(cudaErrorMemoryAllocation, "page-locked memory");
+    }
+    madvise(memory, bytes, MADV_HUGEPAGE);  // advice only
+    touch(static_cast<std::byte*>(memory), bytes);
+    if (const cudaError_t status = cudaHostRegister(memory, bytes, cudaHostRegisterMapped);
+        status != cudaSuccess) {
+      munmap(memory, bytes);
+      fail_call(status, "page-locked memory");
+    }
+  }
+  data_ = static_cast<std::byte*>(memory);
 }
 
 PinnedBuffer::~PinnedBuffer() {
-  if (data_ != nullptr) {
+  if (registered_ && data_ != nullptr) {
+    cudaHostUnregister(data_);
+    munmap(data_, bytes_);
+  } else if (data_ != nullptr) {
     cudaFreeHost(data_);
   }
 }

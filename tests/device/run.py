@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""Everything that needs a CUDA device, in one call: the tests labelled gpu, the same under compute-sanitizer, the demo model against
+the CPU, the report's readings of the card, and a model of 27B. Usage:
+
+    run.py [--bin build/cuda] [--out FOLDER] [--model FILE] [PART...]
+
+PART: tests, sanitizers, answers, report, large (all of them when none is named), or one of large's: loading, memory, chats, long_context,
+refusal, depths, step_sizes. Programs are looked for in FOLDER/ and FOLDER/tests/, so that a folder of carried binaries will do. Exit
+code 1 when a check fails; timings are readings and never fail. Standard library only.
+"""
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.dont_write_bytecode = True
+import answers
+import large
+import report_readings
+from machine import Results
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DEMO = ROOT / "models/demo/freelunch-demo-q8_0.gguf"
+GROUPS = ("tests", "sanitizers", "answers", "report", "large")
+TESTS = ("test_kernels_cuda", "test_model_cuda", "test_engine_cuda")
+# Under a tool that makes each access ten to a hundred times as slow, the largest shapes and the longest runs stay out: every kernel
+# is in what is left.
+SLOW = "-*LargeMatrices:*LongContexts*:*RandomSchedules*:*ALongRun*:*ALostDevice*"
+SANITIZERS = (("memcheck", ("--leak-check", "no")), ("racecheck", ()), ("initcheck", ()))
+TEST_SECONDS, SANITIZER_SECONDS = 240, 150
+
+
+def find(folder, name):
+    for path in (folder / name, folder / "tests" / name):
+        if path.exists():
+            return str(path)
+    raise SystemExit(f"{name} is not in {folder}: ./dev build cuda")
+
+
+def n_passed(said):
+    found = re.search(r"\[  PASSED  \] (\d+) test", said)
+    return int(found[1]) if found else 0
+
+
+def run(command, log, seconds):
+    """Exit code (None: it ran out of time) and output, which also goes to the log."""
+    env = {**os.environ, "CI_GPU": "1"}
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, timeout=seconds, check=False)
+        code, out = done.returncode, done.stdout
+    except subprocess.TimeoutExpired as expired:
+        code, out = None, (expired.stdout or b"").decode(errors="replace")
+    log.write_text(out)
+    return code, out
+
+
+def tests(programs, results, out):
+    """Side by side: most of their time is the references on the host."""
+    def one(name):
+        started = time.monotonic()
+        return *run([find(programs, name)], out / f"{name}.log", TEST_SECONDS), time.monotonic() - started
+
+    with concurrent.futures.ThreadPoolExecutor(len(TESTS)) as pool:
+        for name, (code, said, seconds) in zip(TESTS, pool.map(one, TESTS)):
+            failed = " ".join(re.findall(r"^\[  FAILED  \] (\S+)$", said, re.M))
+            results.check(name, code == 0 and n_passed(said) > 0, f"{n_passed(said)} passed {failed} in {seconds:.0f} s", "all")
+
+
+def sanitizers(programs, results, out):
+    jobs = [(tool, options, name) for tool, options in SANITIZERS for name in TESTS[:2]]
+
+    def one(job):
+        tool, options, name = job
+        started = time.monotonic()
+        command = ["compute-sanitizer", "--tool", tool, *options, "--error-exitcode", "99", find(programs, name), f"--gtest_filter={SLOW}"]
+        return *run(command, out / f"{tool}-{name}.log", SANITIZER_SECONDS), time.monotonic() - started
+
+    with concurrent.futures.ThreadPoolExecutor(len(jobs)) as pool:
+        for (tool, _, name), (code, said, seconds) in zip(jobs, pool.map(one, jobs)):
+            summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", said)
+            done = n_passed(said) or f"not all, the last {(re.findall(r'RUN +. (.*)', said) or ['none'])[-1]}"
+            results.check(f"{tool} {name}", code == 0, f"tests: {done}, {summary[-1] if summary else 'no summary'}, {seconds:.0f} s", "clean")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/cuda")
+    parser.add_argument("--out", type=pathlib.Path, help="logs and the table; default: a folder that is removed")
+    parser.add_argument("--model", type=pathlib.Path, help="the large model; default: a synthetic one of --size in a folder that is removed")
+    parser.add_argument("--size", default="27B")
+    parser.add_argument("parts", nargs="*")
+    args = parser.parse_args()
+    wanted = args.parts or list(GROUPS)
+    chosen = [part for part in large.PARTS if part in wanted or "large" in wanted]
+    if unknown := set(wanted) - {*GROUPS, *large.PARTS}:
+        parser.error(f"no part {', '.join(sorted(unknown))}")
+    results = Results()
+    with tempfile.TemporaryDirectory() as folder:
+        out = args.out or pathlib.Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        if "tests" in wanted:
+            tests(args.bin, results, out)
+        if "sanitizers" in wanted:
+            sanitizers(args.bin, results, out)
+        program = find(args.bin, "freelunch")
+        if "answers" in wanted:
+            answers.compare(program, str(DEMO), results)
+        if "report" in wanted:
+            report_readings.look(program, str(DEMO), results, out)
+        if chosen:
+            model = args.model or large.make(program, folder, args.size)
+            for part in chosen:
+                started = time.monotonic()
+                try:
+                    large.PARTS[part](program, model, results)
+                except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                    results.check(f"{part}", False, error, "an answer")
+                print(f"({part}: {time.monotonic() - started:.0f} s)", flush=True)
+        (out / "device.txt").write_text("\n".join(results.lines) + "\n")
+    sys.exit(1 if results.failed() else 0)
+
+
+if __name__ == "__main__":
+    main()
