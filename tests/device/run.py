@@ -71,14 +71,14 @@ def tests(programs, results, out):
             results.check(name, code == 0 and n_passed(said) > 0, f"{n_passed(said)} passed {failed} in {seconds:.0f} s", "all")
 
 
-def sanitizers(programs, results, out):
+def sanitizers(programs, results, out, limit):
     jobs = [(tool, options, name) for tool, options in SANITIZERS for name in TESTS[:2]]
 
     def one(job):
         tool, options, name = job
         started = time.monotonic()
         command = ["compute-sanitizer", "--tool", tool, *options, "--error-exitcode", "99", find(programs, name), f"--gtest_filter={SLOW}"]
-        return *run(command, out / f"{tool}-{name}.log", SANITIZER_SECONDS), time.monotonic() - started
+        return *run(command, out / f"{tool}-{name}.log", limit), time.monotonic() - started
 
     with concurrent.futures.ThreadPoolExecutor(len(jobs)) as pool:
         for (tool, _, name), (code, said, seconds) in zip(jobs, pool.map(one, jobs)):
@@ -93,6 +93,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, help="logs and the table; default: a folder that is removed")
     parser.add_argument("--model", type=pathlib.Path, help="the large model; default: a synthetic one of --size in a folder that is removed")
     parser.add_argument("--size", default="27B")
+    parser.add_argument("--sanitizer-seconds", type=int, default=SANITIZER_SECONDS, help="after which a sanitizer's run has failed")
     parser.add_argument("parts", nargs="*")
     args = parser.parse_args()
     wanted = args.parts or list(GROUPS)
@@ -106,7 +107,7 @@ def main():
         if "tests" in wanted:
             tests(args.bin, results, out)
         if "sanitizers" in wanted:
-            sanitizers(args.bin, results, out)
+            sanitizers(args.bin, results, out, args.sanitizer_seconds)
         program = find(args.bin, "freelunch")
         if "answers" in wanted:
             answers.compare(program, str(DEMO), results)
