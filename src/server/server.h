@@ -133,8 +133,9 @@ class Server {
   /// request.
   Status set_model(LoadedModel model);
 
-  /// Blocks until request_stop(), a signal or the loss of the device, then drains: no new requests, running ones get `drain_seconds`,
-  /// then a final error event. Returns the signal, 0 without one. The engine is gone when it returns.
+  /// Blocks until request_stop(), a signal or the loss of the device, then drains: no new requests, running
+  /// ones get `drain_seconds`, then a final error event. Returns the signal, 0 without one. The engine is
+  /// gone when it returns.
   int wait();
   /// Why wait() returned by itself: the engine's device is lost. The requests it held have had their 500,
   /// /health has said it since, and nothing but another process can help.

@@ -13,6 +13,7 @@ import concurrent.futures
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,13 +51,15 @@ def n_passed(said):
 def run(command, log, seconds):
     """Exit code (None: it ran out of time) and output, which also goes to the log."""
     env = {**os.environ, "CI_GPU": "1"}
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, timeout=seconds, check=False)
-        code, out = done.returncode, done.stdout
-    except subprocess.TimeoutExpired as expired:
-        code, out = None, (expired.stdout or b"").decode(errors="replace")
-    log.write_text(out)
-    return code, out
+    with open(log, "w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        try:
+            code = process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # a sanitizer's program is a process of its own
+            process.wait()
+            code = None
+    return code, log.read_text(errors="replace")
 
 
 def tests(programs, results, out):
@@ -68,6 +71,7 @@ def tests(programs, results, out):
     with concurrent.futures.ThreadPoolExecutor(len(TESTS)) as pool:
         for name, (code, said, seconds) in zip(TESTS, pool.map(one, TESTS)):
             failed = " ".join(re.findall(r"^\[  FAILED  \] (\S+)$", said, re.M))
+            failed = failed or ("ran out of time" if code is None else "")
             results.check(name, code == 0 and n_passed(said) > 0, f"{n_passed(said)} passed {failed} in {seconds:.0f} s", "all")
 
 
@@ -83,7 +87,8 @@ def sanitizers(programs, results, out, limit):
     with concurrent.futures.ThreadPoolExecutor(len(jobs)) as pool:
         for (tool, _, name), (code, said, seconds) in zip(jobs, pool.map(one, jobs)):
             summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", said)
-            done = n_passed(said) or f"not all, the last {(re.findall(r'RUN +. (.*)', said) or ['none'])[-1]}"
+            errors = len(re.findall(r"^========= (?:Error|Invalid|Uninitialized|Race|Warning)", said, re.M))
+            done = n_passed(said) or f"{said.count('[       OK ]')} and not all ({errors} errors by then), the last {(re.findall(r'RUN +. (.*)', said) or ['none'])[-1]}"
             results.check(f"{tool} {name}", code == 0, f"tests: {done}, {summary[-1] if summary else 'no summary'}, {seconds:.0f} s", "clean")
 
 
