@@ -171,8 +171,8 @@ class Engine {
   /// thread.
   void wake();
 
-  /// Called once, on the engine thread, when the device is lost and all requests have heard of it; at once when
-  /// that has happened. An empty function takes the last one back: it does not run afterwards.
+  /// Called once, on the engine thread, when the device is lost and all requests have heard of it; at once
+  /// when that has happened. An empty function takes the last one back: it does not run afterwards.
   void on_device_lost(std::function<void()> call);
 
   std::vector<SlotInfo> slots() const;
