@@ -58,7 +58,7 @@ void product(benchmark::State& state, DType type, Shape shape, int64_t n_tokens)
   const cpu::MachineSpeed limits = cpu::measure_machine(cpu::best_isa(), pool());
   size_t next = 0;
   for (auto _ : state) {
-    in.set(pool(), x.data(), n_tokens, shape.cols, shape.cols);
+    in.set(x.data(), n_tokens, shape.cols, shape.cols);
     const cpu::MatmulTask task{&copies[next], y.data(), shape.rows, false};
     cpu::matmul(pool(), in, {&task, 1});
     next = (next + 1) % copies.size();

@@ -5,9 +5,9 @@
 //
 // The cache: blocks of kKvBlock tokens. In a block each KV head has its keys transposed
 // ([head_dim][kKvBlock], so that scores of 64 keys are independent sums over lanes) and its values as rows
-// ([kKvBlock][head_dim]). q8_0 keeps one f16 scale per 32 dims of a token: keys [head_dim / 32][kKvBlock]
-// scales behind the head's bytes, values [kKvBlock][head_dim / 32]. A value too large for f16 is stored as
-// the largest f16.
+// ([kKvBlock][head_dim]). q8_0 groups what one dot product of bytes adds: keys [head_dim / 4][kKvBlock][4
+// dims], plus 128, and values [kKvBlock / 4][head_dim][4 tokens]; one f16 scale per 32 dims of a token,
+// [head_dim / 32][kKvBlock] behind the head's bytes. A value too large for f16 is stored as the largest f16.
 #pragma once
 
 #include <cstddef>

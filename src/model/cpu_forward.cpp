@@ -14,7 +14,6 @@ namespace {
 
 constexpr int64_t kAlignFloats = 16;   // 64 bytes
 constexpr int64_t kConvColumns = 256;  // channels of one work item of the convolution
-constexpr int64_t kFfnColumns = 1024;  // columns of one work item of SwiGLU
 
 int64_t align(int64_t floats) {
   return (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats;
@@ -44,6 +43,21 @@ int64_t scratch_floats(const Config& c) {
 int64_t state_stride(const Config& c) {
   return align(c.state_floats()) + align(c.conv_floats());
 }
+
+/// y = norm of x, row by row, for Activations::set_made.
+struct NormRows {
+  cpu::Isa isa;
+  const float* x;
+  const float* w;
+  float eps;
+  int64_t n;
+  float* y;
+  void operator()(int64_t token, int64_t end_token, int64_t /*column*/, int64_t /*end_column*/) const {
+    for (; token < end_token; ++token) {
+      cpu::rms_norm(isa, x + token * n, w, eps, n, y + token * n);
+    }
+  }
+};
 
 struct BufferPlan {
   int64_t x, normed, work, angles, scratch, total;
@@ -126,6 +140,15 @@ CpuForward::CpuForward(const CpuWeights& weights, const RunnerOptions& options, 
     next += block_heads * kv_head_bytes(cache.type_v, config_.head_dim);
     caches_.push_back(cache);
   }
+  for (const CpuLayer& layer : weights.layers) {
+    const CpuDeltaNet& delta = layer.delta;
+    const CpuAttention& attention = layer.attention;
+    if (layer.kind == LayerKind::full_attention) {
+      mixer_inputs_.push_back({&attention.q, &attention.k, &attention.v});
+    } else {
+      mixer_inputs_.push_back({&delta.qkv, &delta.gate, &delta.alpha, &delta.beta});
+    }
+  }
   token_slice_.resize(static_cast<size_t>(options.max_tokens));
   tiles_.reserve(static_cast<size_t>(options.max_tokens));
   row_tokens_.reserve(static_cast<size_t>(options.max_rows));
@@ -162,17 +185,19 @@ void CpuForward::run(const Batch& batch) {
   int64_t attention_index = 0;
   for (const CpuLayer& layer : weights_.layers) {
     if (layer.kind == LayerKind::full_attention) {
-      attention_layer(batch, layer.attention, attention_index++);
+      attention_layer(batch, layer, attention_index++);
     } else {
-      delta_layer(batch, layer.delta, delta_index++);
+      delta_layer(batch, layer, delta_index++);
     }
     if (&layer != &weights_.layers.back()) {
-      feed_forward(layer.ffn, batch.n_tokens());
+      feed_forward(layer.ffn, batch.n_tokens(),
+                   mixer_inputs_[static_cast<size_t>(attention_index + delta_index)]);
     }
   }
   // Nothing after the last mixer mixes tokens: only the rows that are asked for go on.
   keep_rows();
-  feed_forward(weights_.layers.back().ffn, static_cast<int64_t>(row_tokens_.size()));
+  const std::array<const cpu::PackedMatrix*, 1> next{&weights_.output};
+  feed_forward(weights_.layers.back().ffn, static_cast<int64_t>(row_tokens_.size()), next);
   output_rows();
 }
 
@@ -219,16 +244,8 @@ void CpuForward::embed(const Batch& batch) {
   }
 }
 
-void CpuForward::norm_rows(const float* x, const std::vector<float>& w, float* y, int64_t n_rows) {
-  const int64_t n = config_.n_embd;
-  pool_.parallel_for(n_rows, 4, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t) {
-      cpu::rms_norm(isa_, x + t * n, w.data(), config_.rms_eps, n, y + t * n);
-    }
-  });
-}
-
-void CpuForward::delta_layer(const Batch& batch, const CpuDeltaNet& w, int64_t delta_index) {
+void CpuForward::delta_layer(const Batch& batch, const CpuLayer& layer, int64_t delta_index) {
+  const CpuDeltaNet& w = layer.delta;
   const int64_t n_tokens = batch.n_tokens();
   const int64_t channels = config_.conv_channels();
   const int64_t v_channels = config_.v_channels();
@@ -239,8 +256,8 @@ void CpuForward::delta_layer(const Batch& batch, const CpuDeltaNet& w, int64_t d
   float* alpha = y + n_tokens * v_channels;
   float* beta = alpha + n_tokens * n_heads;
 
-  norm_rows(x_, w.norm, normed_, n_tokens);
-  activations_.set(pool_, normed_, n_tokens, config_.n_embd, config_.n_embd);
+  NormRows norm{isa_, x_, w.norm.data(), config_.rms_eps, config_.n_embd, normed_};
+  activations_.set_made(normed_, n_tokens, config_.n_embd, config_.n_embd, true, norm);
   const std::array<cpu::MatmulTask, 4> inputs{{{&w.qkv, qkv, channels, false},
                                                {&w.gate, z, v_channels, false},
                                                {&w.alpha, alpha, n_heads, false},
@@ -260,6 +277,8 @@ void CpuForward::delta_layer(const Batch& batch, const CpuDeltaNet& w, int64_t d
     }
   });
 
+  const std::array<const cpu::PackedMatrix*, 1> next{&w.out};
+  cpu::read_ahead(pool_, next, n_tokens);
   pool_.parallel_for(n_slices * n_heads, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t item = begin; item < end; ++item) {
       const Slice& slice = batch.slices[static_cast<size_t>(item / n_heads)];
@@ -280,12 +299,14 @@ void CpuForward::delta_layer(const Batch& batch, const CpuDeltaNet& w, int64_t d
     }
   });
 
-  activations_.set(pool_, y, n_tokens, v_channels, v_channels);
+  activations_.set(y, n_tokens, v_channels, v_channels);
   const std::array<cpu::MatmulTask, 1> output{{{&w.out, x_, config_.n_embd, true}}};
-  cpu::matmul(pool_, activations_, output);
+  const std::array<const cpu::PackedMatrix*, 2> after{&layer.ffn.gate, &layer.ffn.up};
+  cpu::matmul(pool_, activations_, output, after);
 }
 
-void CpuForward::attention_layer(const Batch& batch, const CpuAttention& w, int64_t attention_index) {
+void CpuForward::attention_layer(const Batch& batch, const CpuLayer& layer, int64_t attention_index) {
+  const CpuAttention& w = layer.attention;
   const int64_t n_tokens = batch.n_tokens();
   const int64_t hd = config_.head_dim;
   const int64_t q_stride = int64_t{config_.n_heads} * 2 * hd;
@@ -297,8 +318,8 @@ void CpuForward::attention_layer(const Batch& batch, const CpuAttention& w, int6
   float* v = k + n_tokens * kv_stride;
   float* out = v + n_tokens * kv_stride;
 
-  norm_rows(x_, w.norm, normed_, n_tokens);
-  activations_.set(pool_, normed_, n_tokens, config_.n_embd, config_.n_embd);
+  NormRows norm{isa_, x_, w.norm.data(), config_.rms_eps, config_.n_embd, normed_};
+  activations_.set_made(normed_, n_tokens, config_.n_embd, config_.n_embd, true, norm);
   const std::array<cpu::MatmulTask, 3> inputs{
       {{&w.q, q, q_stride, false}, {&w.k, k, kv_stride, false}, {&w.v, v, kv_stride, false}}};
   cpu::matmul(pool_, activations_, inputs);
@@ -324,6 +345,8 @@ void CpuForward::attention_layer(const Batch& batch, const CpuAttention& w, int6
   });
 
   const auto n_tiles = static_cast<int64_t>(tiles_.size());
+  const std::array<const cpu::PackedMatrix*, 1> next{&w.out};
+  cpu::read_ahead(pool_, next, n_tokens);
   pool_.parallel_for(n_tiles * config_.n_kv_heads, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t item = begin; item < end; ++item) {
       // Late tiles see the most keys: they go first.
@@ -342,33 +365,34 @@ void CpuForward::attention_layer(const Batch& batch, const CpuAttention& w, int6
     }
   });
 
-  activations_.set(pool_, out, n_tokens, out_stride, out_stride);
+  activations_.set(out, n_tokens, out_stride, out_stride);
   const std::array<cpu::MatmulTask, 1> output{{{&w.out, x_, config_.n_embd, true}}};
-  cpu::matmul(pool_, activations_, output);
+  const std::array<const cpu::PackedMatrix*, 2> after{&layer.ffn.gate, &layer.ffn.up};
+  cpu::matmul(pool_, activations_, output, after);
 }
 
-void CpuForward::feed_forward(const CpuFeedForward& w, int64_t n_tokens) {
+void CpuForward::feed_forward(const CpuFeedForward& w, int64_t n_tokens,
+                              std::span<const cpu::PackedMatrix* const> next) {
   if (n_tokens == 0) {
     return;
   }
   const int64_t n = config_.n_ff;
   float* gate = work_;
   float* up = gate + n_tokens * n;
-  norm_rows(x_, w.norm, normed_, n_tokens);
-  activations_.set(pool_, normed_, n_tokens, config_.n_embd, config_.n_embd);
+  NormRows norm{isa_, x_, w.norm.data(), config_.rms_eps, config_.n_embd, normed_};
+  activations_.set_made(normed_, n_tokens, config_.n_embd, config_.n_embd, true, norm);
   const std::array<cpu::MatmulTask, 2> inputs{{{&w.gate, gate, n, false}, {&w.up, up, n, false}}};
-  cpu::matmul(pool_, activations_, inputs);
-  const int64_t pieces = (n + kFfnColumns - 1) / kFfnColumns;
-  pool_.parallel_for(n_tokens * pieces, 2, [&](int64_t begin, int64_t end, int) {
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item % pieces * kFfnColumns;
-      const int64_t at = item / pieces * n + first;
-      cpu::swiglu(isa_, gate + at, up + at, std::min(kFfnColumns, n - first), gate + at);
+  const std::array<const cpu::PackedMatrix*, 1> down{&w.down};
+  cpu::matmul(pool_, activations_, inputs, down);
+  auto product = [&](int64_t token, int64_t end_token, int64_t column, int64_t end_column) {
+    for (; token < end_token; ++token) {
+      const int64_t at = token * n + column;
+      cpu::swiglu(isa_, gate + at, up + at, std::min(end_column, n) - column, gate + at);
     }
-  });
-  activations_.set(pool_, gate, n_tokens, n, n);
+  };
+  activations_.set_made(gate, n_tokens, n, n, false, product);
   const std::array<cpu::MatmulTask, 1> output{{{&w.down, x_, config_.n_embd, true}}};
-  cpu::matmul(pool_, activations_, output);
+  cpu::matmul(pool_, activations_, output, next);
 }
 
 void CpuForward::output_rows() {
@@ -376,8 +400,8 @@ void CpuForward::output_rows() {
   if (n_rows == 0) {
     return;
   }
-  norm_rows(x_, weights_.output_norm, normed_, n_rows);
-  activations_.set(pool_, normed_, n_rows, config_.n_embd, config_.n_embd);
+  NormRows norm{isa_, x_, weights_.output_norm.data(), config_.rms_eps, config_.n_embd, normed_};
+  activations_.set_made(normed_, n_rows, config_.n_embd, config_.n_embd, true, norm);
   const std::array<cpu::MatmulTask, 1> output{{{&weights_.output, logits_.floats(), config_.n_vocab, false}}};
   cpu::matmul(pool_, activations_, output);
 }

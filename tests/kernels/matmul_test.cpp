@@ -2,11 +2,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/quants.h"
@@ -84,7 +88,7 @@ std::vector<float> random_input(int64_t n, unsigned seed) {
 std::vector<float> product(ThreadPool& pool, const PackedMatrix& w, const std::vector<float>& x, int64_t n) {
   Activations in;
   in.reserve(n, w.cols());
-  in.set(pool, x.data(), n, w.cols(), w.cols());
+  in.set(x.data(), n, w.cols(), w.cols());
   std::vector<float> y(static_cast<size_t>(n * w.rows()), std::numeric_limits<float>::quiet_NaN());
   const MatmulTask task{&w, y.data(), w.rows(), false};
   matmul(pool, in, {&task, 1});
@@ -281,7 +285,7 @@ TEST(Matmul, GroupOfMixedTypesAccumulatesInPlaceAndTouchesNothingElse) {
     }
     Activations in;
     in.reserve(kTokens, kCols);
-    in.set(pool, x.data(), kTokens, kCols, kCols);
+    in.set(x.data(), kTokens, kCols, kCols);
     matmul(pool, in, tasks);
     for (size_t i = 0; i < types.size(); ++i) {
       const std::vector<float> alone = product(pool, packed[i], x, kTokens);
@@ -323,11 +327,59 @@ TEST(Matmul, ReadsItsInputOnlyWhereItIs) {
       }
       Activations in;
       in.reserve(6, kCols);
-      in.set(pool, x.data(), 6, kCols, kStride);
+      in.set(x.data(), 6, kCols, kStride);
       std::vector<float> y(6 * 16);
       const MatmulTask task{&w, y.data(), 16, false};
       matmul(pool, in, {&task, 1});
       EXPECT_EQ(y, product(pool, w, dense, 6));
+    }
+  }
+}
+
+TEST(Matmul, AnInputMadeOnTheWayGivesTheSameBitsAndIsMadeOnce) {
+  constexpr int64_t kCols = 1536;  // more than one work item of the quantisation
+  ThreadPool pool(3);
+  std::mt19937 random(1);
+  const FileMatrix quantised(DType::q4_k, 40, kCols, 1);
+  const FileMatrix floats(DType::f16, 40, kCols, 2);
+  for (const Isa isa : test::runnable_isas()) {
+    const PackedMatrix a = PackedMatrix::pack(quantised.view, isa, pool);
+    const PackedMatrix b = PackedMatrix::pack(floats.view, isa, pool);
+    for (const int64_t n : {1, 3, 9}) {
+      std::vector<float> x(static_cast<size_t>(n * kCols));
+      for (float& v : x) {
+        v = static_cast<float>(random() % 1000) * 0.01F - 5;
+      }
+      for (const bool rows : {false, true}) {
+        for (const bool floats_first : {false, true}) {
+          Guarded<float> made(n * kCols);
+          std::vector<std::atomic<int>> times(x.size());
+          auto make = [&](int64_t token, int64_t end_token, int64_t column, int64_t end_column) {
+            EXPECT_TRUE(!rows || (column == 0 && end_column == kCols));
+            for (; token < end_token; ++token) {
+              for (int64_t c = column; c < end_column; ++c) {
+                const auto at = static_cast<size_t>(token * kCols + c);
+                made[token * kCols + c] = x[at];
+                ++times[at];
+              }
+            }
+          };
+          Activations in;
+          in.reserve(n, kCols);
+          in.set_made(made.data(), n, kCols, kCols, rows, make);
+          std::vector<float> ya(static_cast<size_t>(n * 40));
+          std::vector<float> yb(ya.size());
+          std::vector<MatmulTask> tasks{{&a, ya.data(), 40, false}, {&b, yb.data(), 40, false}};
+          if (floats_first) {
+            std::swap(tasks[0], tasks[1]);
+          }
+          const std::array<const PackedMatrix*, 2> next{&b, &a};
+          matmul(pool, in, tasks, next);
+          EXPECT_EQ(ya, product(pool, a, x, n));
+          EXPECT_EQ(yb, product(pool, b, x, n));
+          EXPECT_TRUE(std::all_of(times.begin(), times.end(), [](const auto& t) { return t == 1; }));
+        }
+      }
     }
   }
 }

@@ -34,12 +34,17 @@ FL_INLINE void decode_keys(DType type, const std::byte* head, int64_t head_dim, 
     }
     return;
   }
-  const auto* values = reinterpret_cast<const int8_t*>(head);
   const auto* scales = reinterpret_cast<const uint16_t*>(head + head_dim * kKvBlock);
-  for (int64_t d = d0; d < d0 + n; ++d) {
+  for (int64_t d = d0; d < d0 + n; d += 4) {
     const uint16_t* scale = scales + d / kKvQuantGroup * kKvBlock;
     for (int64_t j = 0; j < kKvBlock; j += kLanes) {
-      store(out + (d - d0) * kKvBlock + j, load_int8(values + d * kKvBlock + j) * load_half(scale + j));
+      vi line;
+      __builtin_memcpy(&line, head + d * kKvBlock + j * 4, sizeof(line));
+      const vf each = load_half(scale + j);
+      for (int b = 0; b < 4; ++b) {
+        const vi key = (line >> (8 * b) & 255) - 128;
+        store(out + (d + b - d0) * kKvBlock + j, __builtin_convertvector(key, vf) * each);
+      }
     }
   }
 }
@@ -47,31 +52,42 @@ FL_INLINE void decode_keys(DType type, const std::byte* head, int64_t head_dim, 
 /// Columns [c0, c0 + n) of the first n_keys values of a block as floats [n_keys][kPanel].
 FL_INLINE void decode_values(DType type, const std::byte* head, int64_t head_dim, int64_t n_keys, int64_t c0,
                              int64_t n, float* out) {
-  for (int64_t j = 0; j < n_keys; ++j) {
-    float* to = out + j * kPanel;
-    int64_t c = 0;
-    if (type == DType::f16 || type == DType::bf16) {
+  if (type == DType::f16 || type == DType::bf16) {
+    for (int64_t j = 0; j < n_keys; ++j) {
+      float* to = out + j * kPanel;
       const auto* p = reinterpret_cast<const uint16_t*>(head) + j * head_dim + c0;
+      int64_t c = 0;
       for (; c + kLanes <= n; c += kLanes) {
         store(to + c, type == DType::f16 ? load_half(p + c) : load_bfloat(p + c));
       }
       for (; c < n; ++c) {
         to[c] = type == DType::f16 ? half_to_float(p[c]) : bfloat_to_float(p[c]);
       }
-      continue;
     }
-    const auto* p = reinterpret_cast<const int8_t*>(head) + j * head_dim + c0;
-    const auto* scales =
-        reinterpret_cast<const uint16_t*>(head + head_dim * kKvBlock) + j * (head_dim / kKvQuantGroup);
-    for (; c < n; c += kLanes) {
-      store(to + c, load_int8(p + c) * half_to_float(scales[(c0 + c) / kKvQuantGroup]));
+    return;
+  }
+  const auto* scales = reinterpret_cast<const uint16_t*>(head + head_dim * kKvBlock);
+  for (int64_t j = 0; j < n_keys; j += 4) {  // the rest of the last four is decoded and not used
+    for (int64_t first = 0; first < n; first += kKvQuantGroup) {
+      const uint16_t* at = scales + (c0 + first) / kKvQuantGroup * kKvBlock + j;
+      const vf scale[4] = {splat(half_to_float(at[0])), splat(half_to_float(at[1])),
+                           splat(half_to_float(at[2])), splat(half_to_float(at[3]))};
+      for (int64_t c = first; c < first + kKvQuantGroup; c += kLanes) {
+        vi line;
+        __builtin_memcpy(&line, head + (j * head_dim + (c0 + c) * 4), sizeof(line));
+        for (int b = 0; b < 4; ++b) {
+          const vi value = line << (24 - 8 * b) >> 24;
+          store(out + (j + b) * kPanel + c, __builtin_convertvector(value, vf) * scale[b]);
+        }
+      }
     }
   }
 }
 
 static int64_t attention_scratch(const AttentionShape& shape) {
   const int64_t rows = kQueryTile * (shape.n_heads / shape.n_kv_heads);
-  return rows * (2 * shape.head_dim + kKvBlock + 2) + kPanel * kPanel + 2 * 16;
+  const int64_t query_bytes = shape.head_dim / 2 + 2 * (shape.head_dim / kKvQuantGroup) + 1;  // as floats
+  return rows * (2 * shape.head_dim + kKvBlock + 2 + query_bytes) + kPanel * kPanel + 2 * 16;
 }
 
 /// With this few query rows a block is decoded in registers; with more, once into a panel that all rows
@@ -95,27 +111,6 @@ FL_INLINE void score_block(DType type, const std::byte* keys, int64_t hd, int64_
           [=](int64_t p, int v)
               __attribute__((always_inline)) { return load_half(halves + p * kKvBlock + j + v * kLanes); },
           scores + j, kKvBlock);
-    }
-    return;
-  }
-  if (type == DType::q8_0 && rows <= kDirectRows) {
-    const auto* values = reinterpret_cast<const int8_t*>(keys);
-    const auto* scales = reinterpret_cast<const uint16_t*>(keys + hd * kKvBlock);
-    for (int64_t j = 0; j < kKvBlock; j += kWide) {
-      for (int64_t d0 = 0; d0 < hd; d0 += kKvQuantGroup) {
-        vf scale[4];
-        for (int v = 0; v < 4; ++v) {
-          scale[v] = load_half(scales + d0 / kKvQuantGroup * kKvBlock + j + v * kLanes);
-        }
-        const auto right = [&](int64_t p, int v) __attribute__((always_inline)) {
-          return load_int8(values + (d0 + p) * kKvBlock + j + v * kLanes) * scale[v];
-        };
-        if (d0 == 0) {
-          gemm_panel<4, Into::store>(rows, kKvQuantGroup, rows_of(q, hd), right, scores + j, kKvBlock);
-        } else {
-          gemm_panel<4, Into::add>(rows, kKvQuantGroup, rows_of(q + d0, hd), right, scores + j, kKvBlock);
-        }
-      }
     }
     return;
   }
@@ -146,25 +141,6 @@ FL_INLINE void add_values(DType type, const std::byte* values, int64_t hd, int64
           rows, n_keys, left,
           [=](int64_t p, int v)
               __attribute__((always_inline)) { return load_half(halves + p * hd + c + v * kLanes); },
-          o + c, hd);
-    }
-    return;
-  }
-  if (type == DType::q8_0 && direct) {
-    const auto* bytes = reinterpret_cast<const int8_t*>(values);
-    const int64_t groups = hd / kKvQuantGroup;
-    float* scales = panel;  // of the block's n_keys tokens, as float
-    const auto* halves = reinterpret_cast<const uint16_t*>(values + hd * kKvBlock);
-    for (int64_t i = 0; i < kKvBlock * groups; i += kLanes) {
-      store(scales + i, load_half(halves + i));
-    }
-    for (int64_t c = 0; c < hd; c += kWide) {
-      gemm_panel<4, Into::add>(
-          rows, n_keys, left,
-          [=](int64_t p, int v) __attribute__((always_inline)) {
-            return load_int8(bytes + p * hd + c + v * kLanes) *
-                   splat(scales[p * groups + (c + v * kLanes) / kKvQuantGroup]);
-          },
           o + c, hd);
     }
     return;
@@ -200,7 +176,7 @@ FL_INLINE float softmax_block(float* p, int64_t n_valid, float* maximum, float* 
     store(p + j, e);
     total = total + e;
   }
-  const float shrink = exp_v(splat(before - now))[0];
+  const float shrink = before == now ? 1.0F : exp_v(splat(before - now))[0];
   *maximum = now;
   *sum = *sum * shrink + sum_lanes(total);
   return shrink;
@@ -228,6 +204,16 @@ static void attention(const AttentionShape& shape, const KvCache& cache, const A
     maximum[r] = -__builtin_inff();
     sum[r] = 0.0F;
   }
+#ifdef FL_INTEGER_ATTENTION
+  QueryBytes query_bytes{};
+  if (cache.type_k == DType::q8_0) {
+    query_bytes.scale = panel + kPanel * kPanel;
+    query_bytes.starts = reinterpret_cast<int32_t*>(query_bytes.scale + rows);
+    query_bytes.high = reinterpret_cast<int8_t*>(query_bytes.starts + rows * (hd / kKvQuantGroup) * 2);
+    query_bytes.low = query_bytes.high + rows * hd;
+    quantise_queries(rows, hd, q, query_bytes);
+  }
+#endif
   const int64_t bytes_k = head_bytes(cache.type_k, hd);
   const int64_t bytes_v = head_bytes(cache.type_v, hd);
   const int64_t first_index = in.first_index + first;
@@ -241,15 +227,28 @@ static void attention(const AttentionShape& shape, const KvCache& cache, const A
     // Queries before this block see none of it.
     const int64_t skip = begin > first_index ? (begin - first_index) * group : 0;
     const int64_t live = rows - skip;
-    score_block(cache.type_k, keys, hd, live, q + skip * hd, scores + skip * kKvBlock, panel);
+#ifdef FL_INTEGER_ATTENTION
+    if (cache.type_k == DType::q8_0) {
+      score_block_q8(keys, hd, skip, live, query_bytes, scores + skip * kKvBlock);
+    } else
+#endif
+    {
+      score_block(cache.type_k, keys, hd, live, q + skip * hd, scores + skip * kKvBlock, panel);
+    }
     for (int64_t r = skip; r < rows; ++r) {
       const int64_t visible = first_index + r / group + 1 - begin;
       const float shrink =
           softmax_block(scores + r * kKvBlock, visible < kKvBlock ? visible : kKvBlock, maximum + r, sum + r);
-      for (int64_t d = 0; d < hd; ++d) {
-        o[r * hd + d] *= shrink;
+      if (shrink != 1.0F) {  // the maximum rarely moves
+        scale_row(o + r * hd, shrink, hd);
       }
     }
+#ifdef FL_INTEGER_ATTENTION
+    if (cache.type_v == DType::q8_0) {
+      add_values_q8(values, hd, in_block, live, scores + skip * kKvBlock, o + skip * hd);
+      continue;
+    }
+#endif
     add_values(cache.type_v, values, hd, in_block, live, scores + skip * kKvBlock, o + skip * hd, panel);
   }
   for (int64_t r = 0; r < rows; ++r) {
@@ -290,23 +289,27 @@ FL_INLINE void store_head(DType type, std::byte* head, int64_t head_dim, int64_t
       p[d * step] = float_to_bfloat(x[d]);
     }
   } else {
-    auto* p = reinterpret_cast<int8_t*>(head) + start;
+    auto* p = reinterpret_cast<uint8_t*>(head);
     auto* scales = reinterpret_cast<uint16_t*>(head + head_dim * kKvBlock);
-    const int64_t groups = head_dim / kKvQuantGroup;
-    for (int64_t g = 0; g < groups; ++g) {
+    for (int64_t g = 0; g < head_dim / kKvQuantGroup; ++g) {
       float largest = 0.0F;
       for (int64_t d = 0; d < kKvQuantGroup; ++d) {
         largest = max_f(largest, __builtin_fabsf(x[g * kKvQuantGroup + d]));
       }
       const uint16_t scale = float_to_half(largest / 127.0F);
-      scales[transposed ? g * kKvBlock + at : at * groups + g] = scale;
+      scales[g * kKvBlock + at] = scale;
       const float stored = half_to_float(scale);
       const float inverse = stored > 0.0F ? 1.0F / stored : 0.0F;
       for (int64_t d = g * kKvQuantGroup; d < (g + 1) * kKvQuantGroup; ++d) {
         const float scaled = x[d] * inverse;
         const float limited =
             min_f(max_f(scaled, -127.0F), 127.0F);  // the scale was rounded; NaN becomes -127
-        p[d * step] = static_cast<int8_t>(limited + (limited < 0.0F ? -0.5F : 0.5F));
+        const auto value = static_cast<int32_t>(limited + (limited < 0.0F ? -0.5F : 0.5F));
+        if (transposed) {
+          p[d / 4 * 4 * kKvBlock + at * 4 + d % 4] = static_cast<uint8_t>(value + 128);
+        } else {
+          p[at / 4 * 4 * head_dim + d * 4 + at % 4] = static_cast<uint8_t>(value);
+        }
       }
     }
   }

@@ -28,6 +28,16 @@ FL_INLINE vf to_float(vi v) {
 #if FL_LANES == 16
 
 constexpr bool kSignedDot = false;
+/// The records' sums of activations are times minus 2^this; codes are raised until their offset is it.
+constexpr int kOffsetShift = 7;
+/// Sums times integer scales: 32 columns of at most 2^7 * 127 and scales of at most 2^7 fit.
+using Scaled = vi;
+FL_INLINE Scaled as_scale(vi v) {
+  return v;
+}
+FL_INLINE vf from_scaled(Scaled v) {
+  return to_float(v);
+}
 
 /// FL_LANES small integers to lanes; __builtin_convertvector goes through scalars for these.
 FL_INLINE vi signed_bytes(const uint8_t* p) {
@@ -63,6 +73,7 @@ FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, int32_t x0, int32_t x1) {
 // Eight-bit codes would saturate the 16-bit sums of two products: they become signed again and lend their
 // sign to x.
 constexpr bool kSignedDot = true;
+constexpr int kOffsetShift = 0;  // raised codes would saturate too
 
 FL_INLINE vi signed_bytes(const uint8_t* p) {
   return reinterpret_cast<vi>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
@@ -113,6 +124,7 @@ FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, int32_t x0, int32_t x1) {
 #else
 
 constexpr bool kSignedDot = false;
+constexpr int kOffsetShift = 0;
 
 FL_INLINE vi signed_bytes(const uint8_t* p) {
   vi v{};
@@ -194,4 +206,18 @@ FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, int32_t x0, int32_t x1) {
   return dot(dot(acc, w0, x0), w1, x1);
 }
 
+#endif
+
+/// The factor that turns a record's sum of activations into their sum.
+constexpr float kRecordSumUnit = 1.0F / static_cast<float>(1 << kOffsetShift);
+
+#if FL_LANES != 16
+/// Sums times integer scales, in floats: exact, and the multiplication of integers is slow or missing.
+using Scaled = vf;
+FL_INLINE Scaled as_scale(vi v) {
+  return to_float(v);
+}
+FL_INLINE vf from_scaled(Scaled v) {
+  return v;
+}
 #endif

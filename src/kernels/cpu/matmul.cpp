@@ -21,8 +21,9 @@ constexpr int64_t kStreamBytes = int64_t{64} << 10;
 // With many tokens a run of tiles stays in the second-level cache while all tokens pass.
 constexpr int64_t kCachedBytes = int64_t{256} << 10;
 constexpr int64_t kItemsPerThread = 6;
-constexpr int64_t kGroupsPerItem = 32;  // of the quantisation
-constexpr int64_t kSmallInput = 8192;   // elements quantised without waking the other threads
+constexpr int64_t kAheadBytes = int64_t{128} << 10;  // of the next product, for each thread
+constexpr int64_t kGroupsPerItem = 32;               // of the quantisation
+constexpr int64_t kSmallInput = 2048;                // elements quantised without waking the other threads
 
 constexpr int64_t divide_up(int64_t n, int64_t by) {
   return (n + by - 1) / by;
@@ -152,6 +153,10 @@ struct Activations::Impl {
   AlignedBytes floats;
   bool has_quantised = false;
   bool has_floats = false;
+  // How x is made, until it is.
+  MakeFn make = nullptr;
+  void* make_context = nullptr;
+  bool make_rows = false;
 
   int64_t unit() const { return unit_tokens(n_tokens); }
   int64_t quantised_stride() const { return groups_of(cols) * kTokenRecordBytes * unit(); }
@@ -168,24 +173,28 @@ void Activations::Impl::quantise(ThreadPool& pool, const MatmulTable& kernels) {
   const int64_t n_units = units_of(n_tokens);
   FL_CHECK(static_cast<uint64_t>(n_units * quantised_stride()) <= quantised.size(),
            "activations not reserved");
-  const auto make = [&](int64_t i, int64_t first, int64_t last) {
-    const int64_t token = i * unit();
-    kernels.quantise(x + token * stride, stride, static_cast<int>(std::min(unit(), n_tokens - token)), first,
-                     last, unit(), quantised.data() + i * quantised_stride());
+  const int64_t groups_each = make != nullptr && make_rows ? groups : kGroupsPerItem;
+  const int64_t pieces = divide_up(groups, groups_each);
+  auto run = [&](int64_t begin, int64_t end, int) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t i = item / pieces;
+      const int64_t first = item % pieces * groups_each;
+      const int64_t last = std::min(first + groups_each, groups);
+      const int64_t token = i * unit();
+      const int64_t n = std::min(unit(), n_tokens - token);
+      if (make != nullptr) {
+        make(make_context, token, token + n, first * kGroupCols, last * kGroupCols);
+      }
+      kernels.quantise(x + token * stride, stride, static_cast<int>(n), first, last, unit(),
+                       quantised.data() + i * quantised_stride());
+    }
   };
   if (n_tokens * cols <= kSmallInput) {
-    for (int64_t i = 0; i < n_units; ++i) {
-      make(i, 0, groups);
-    }
-    return;
+    run(0, n_units * pieces, 0);
+  } else {
+    pool.parallel_for(n_units * pieces, 1, run);
   }
-  const int64_t pieces = divide_up(groups, kGroupsPerItem);
-  pool.parallel_for(n_units * pieces, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item % pieces * kGroupsPerItem;
-      make(item / pieces, first, std::min(first + kGroupsPerItem, groups));
-    }
-  });
+  make = nullptr;
 }
 
 void Activations::Impl::interleave(ThreadPool& pool) {
@@ -196,6 +205,9 @@ void Activations::Impl::interleave(ThreadPool& pool) {
   FL_CHECK(static_cast<uint64_t>(n_units * floats_stride()) <= floats.size(), "activations not reserved");
   pool.parallel_for(n_units, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
+      if (make != nullptr) {
+        make(make_context, i * unit(), std::min((i + 1) * unit(), n_tokens), 0, cols);
+      }
       auto* out = reinterpret_cast<float*>(floats.data() + i * floats_stride());
       const int64_t token = i * unit();
       for (int64_t t = 0; t < unit(); ++t) {
@@ -206,6 +218,7 @@ void Activations::Impl::interleave(ThreadPool& pool) {
       }
     }
   });
+  make = nullptr;
 }
 
 Activations::Activations() : impl_(std::make_unique<Impl>()) {}
@@ -233,13 +246,17 @@ uint64_t Activations::bytes() const {
   return impl_->quantised.size() + impl_->floats.size();
 }
 
-void Activations::set(ThreadPool& /*pool*/, const float* x, int64_t n_tokens, int64_t cols, int64_t stride) {
+void Activations::set_raw(const float* x, int64_t n_tokens, int64_t cols, int64_t stride, MakeFn make,
+                          void* context, bool rows) {
   impl_->x = x;
   impl_->n_tokens = n_tokens;
   impl_->cols = cols;
   impl_->stride = stride;
   impl_->has_quantised = false;
   impl_->has_floats = false;
+  impl_->make = make;
+  impl_->make_context = context;
+  impl_->make_rows = rows;
 }
 
 namespace {
@@ -280,7 +297,52 @@ void run_tiles(const MatmulTask& task, const Activations::Impl& in, int64_t firs
 
 }  // namespace
 
-void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks) {
+namespace {
+
+/// The work items of one region: whole tiles of one matrix each, matrix after matrix.
+class Items {
+ public:
+  Items(int64_t total_bytes, int64_t n_tokens, int threads)
+      : bytes_(std::min(n_tokens <= kMaxTileTokens ? kStreamBytes : kCachedBytes,
+                        total_bytes / (kItemsPerThread * threads))) {}
+  int64_t tiles(const PackedMatrix::Impl& w) const { return std::max<int64_t>(1, bytes_ / w.tile_stride); }
+  int64_t count(const PackedMatrix::Impl& w) const { return divide_up(w.n_tiles(), tiles(w)); }
+
+ private:
+  int64_t bytes_;
+};
+
+}  // namespace
+
+void read_ahead(ThreadPool& pool, std::span<const PackedMatrix* const> matrices, int64_t n_tokens) {
+  if (n_tokens > kMaxTileTokens) {
+    return;  // arithmetic hides the memory
+  }
+  int64_t total_bytes = 0;
+  for (const PackedMatrix* w : matrices) {
+    total_bytes += static_cast<int64_t>(w->bytes());
+  }
+  const Items items(total_bytes, n_tokens, pool.size());
+  int64_t n_items = 0;
+  for (const PackedMatrix* w : matrices) {
+    n_items += items.count(w->impl());
+  }
+  for (int thread = 0; thread < pool.size(); ++thread) {
+    int64_t at = n_items * thread / pool.size();  // as ThreadPool::parallel_for shares them out
+    for (const PackedMatrix* matrix : matrices) {
+      const PackedMatrix::Impl& w = matrix->impl();
+      if (at < items.count(w)) {
+        const int64_t tile = at * items.tiles(w);
+        pool.read_ahead(thread, {w.tile(tile), std::min(kAheadBytes, (w.n_tiles() - tile) * w.tile_stride)});
+        break;
+      }
+      at -= items.count(w);
+    }
+  }
+}
+
+void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks,
+            std::span<const PackedMatrix* const> next) {
   Activations::Impl& in = x.mutable_impl();
   int64_t total_bytes = 0;
   for (const MatmulTask& task : tasks) {
@@ -293,27 +355,23 @@ void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> 
     }
     total_bytes += static_cast<int64_t>(w.bytes.size());
   }
-  const int64_t limit = in.n_tokens <= kMaxTileTokens ? kStreamBytes : kCachedBytes;
-  const int64_t item_bytes = std::min(limit, total_bytes / (kItemsPerThread * pool.size()));
-  const auto tiles_per_item = [&](const PackedMatrix::Impl& w) {
-    return std::max<int64_t>(1, item_bytes / w.tile_stride);
-  };
+  const Items items(total_bytes, in.n_tokens, pool.size());
   int64_t n_items = 0;
   for (const MatmulTask& task : tasks) {
-    n_items += divide_up(task.w->impl().n_tiles(), tiles_per_item(task.w->impl()));
+    n_items += items.count(task.w->impl());
   }
+  read_ahead(pool, next, in.n_tokens);
   pool.parallel_for(n_items, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t item = begin; item < end; ++item) {
       int64_t at = item;
       for (const MatmulTask& task : tasks) {
         const PackedMatrix::Impl& w = task.w->impl();
-        const int64_t per_item = tiles_per_item(w);
-        const int64_t items = divide_up(w.n_tiles(), per_item);
-        if (at < items) {
-          run_tiles(task, in, at * per_item, std::min((at + 1) * per_item, w.n_tiles()));
+        if (at < items.count(w)) {
+          const int64_t first = at * items.tiles(w);
+          run_tiles(task, in, first, std::min(first + items.tiles(w), w.n_tiles()));
           break;
         }
-        at -= items;
+        at -= items.count(w);
       }
     }
   });

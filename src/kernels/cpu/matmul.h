@@ -61,13 +61,30 @@ class Activations {
   static uint64_t reserved_bytes(int64_t max_tokens, int64_t max_cols);
   /// Takes a view of x; it must stay alive and unchanged while products use it. Row stride in floats. The
   /// first product that needs it quantised (or, for float weights, interleaved) makes that form, in parallel.
-  void set(ThreadPool& pool, const float* x, int64_t n_tokens, int64_t cols, int64_t stride);
+  void set(const float* x, int64_t n_tokens, int64_t cols, int64_t stride) {
+    set_raw(x, n_tokens, cols, stride, nullptr, nullptr, false);
+  }
+  /// The same for an x that is made on the way, in the same parallel region and by the thread that goes on
+  /// with it: make(token, end_token, column, end_column) writes that part of x; whole rows at a time if
+  /// `rows`. `make` must live as long as x does.
+  template <typename Make>
+  void set_made(const float* x, int64_t n_tokens, int64_t cols, int64_t stride, bool rows, Make& make) {
+    set_raw(
+        x, n_tokens, cols, stride,
+        [](void* context, int64_t token, int64_t end_token, int64_t column, int64_t end_column) {
+          (*static_cast<Make*>(context))(token, end_token, column, end_column);
+        },
+        &make, rows);
+  }
   uint64_t bytes() const;
 
   struct Impl;
   Impl& mutable_impl() const { return *impl_; }  ///< for matmul
 
  private:
+  using MakeFn = void (*)(void*, int64_t, int64_t, int64_t, int64_t);
+  void set_raw(const float* x, int64_t n_tokens, int64_t cols, int64_t stride, MakeFn make, void* context,
+               bool rows);
   std::unique_ptr<Impl> impl_;
 };
 
@@ -79,7 +96,11 @@ struct MatmulTask {
   bool accumulate = false;  ///< add to y (residual) instead of storing
 };
 
-/// Several matrices on the same input in one parallel region.
-void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks);
+/// Several matrices on the same input in one parallel region. `next`: the matrices of a later product, whose
+/// first bytes the threads ask for while they wait (ThreadPool::read_ahead).
+void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks,
+            std::span<const PackedMatrix* const> next = {});
+/// The same from another region: what the product of `matrices` with n_tokens tokens will read first.
+void read_ahead(ThreadPool& pool, std::span<const PackedMatrix* const> matrices, int64_t n_tokens);
 
 }  // namespace fl::cpu

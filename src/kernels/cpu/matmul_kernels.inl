@@ -4,7 +4,10 @@
 //
 // One output is a sum over groups of 32 columns (16 where scales are that fine) in their order:
 //   y += (float(sum of codes * q) * x_scale) * w_scale, then y -= w_min * x_sum,
-// the inner sum exact in integers. Neither the number of tokens nor the partition over threads enters.
+// the inner sum exact in integers. Signed bytes as scales without minima stay in integers longer: over a
+// block,
+//   y += w_d * sum over groups of float(sum over sub-blocks of (sum of codes * q) * w_scale) * x_scale.
+// Neither the number of tokens nor the partition over threads enters.
 
 #include <cstddef>
 #include <cstdint>
@@ -36,32 +39,38 @@ constexpr int kPrefetchTokens = 6;
 constexpr int64_t kPrefetchBytes = 4096;
 constexpr int64_t kFloatChunk = 32;  // columns of one partial sum of the float types
 
-/// The codes of quad j of one group, FL_LANES rows of it.
+/// Bits by which codes are moved up, so that every offset becomes 2^kOffsetShift and the sums that it needs
+/// lie ready in a token's record. Only where the unit takes all eight bits of a code (see dot.inl).
+constexpr int raised_bits(const PackFormat& f) {
+  return kOffsetShift > 0 && f.offset_shift >= 0 ? kOffsetShift - f.offset_shift : 0;
+}
+
+/// Bits [at, at + width) of every byte, moved to `to`.
+template <int kWidth>
+FL_INLINE vu bit_field(vu line, int at, int to) {
+  constexpr uint32_t kEach = 0x01010101U * ((1U << kWidth) - 1);
+  const int shift = to - at;
+  return (shift >= 0 ? line << shift : line >> -shift) & (kEach << to);
+}
+
+/// The codes of quad j of one group, FL_LANES rows of it, times 2^raised_bits.
 template <DType D>
 FL_INLINE vu codes(const uint8_t* group, int j) {
   constexpr PackFormat f = pack_format(D);
-  constexpr uint32_t kEach = 0x01010101U;
-  constexpr int64_t kFour = four_bit_plane(f);
-  constexpr int64_t kTwo = two_bit_plane(f);
-  constexpr int64_t kOne = one_bit_plane(f);
+  constexpr int kUp = f.table ? 0 : raised_bits(f);
   if constexpr (f.bits == 8) {
     return load_codes(group + j * kLineBytes);
   }
   vu v{};
   if constexpr ((f.bits & 4) != 0) {
-    v = load_codes(group + kFour + (j & 3) * kLineBytes) >> (j / 4 * 4) & (15 * kEach);
+    v = bit_field<4>(load_codes(group + four_bit_plane(f) + (j & 3) * kLineBytes), j / 4 * 4, kUp);
   }
   if constexpr ((f.bits & 2) != 0) {
-    constexpr int kUp = f.bits & 4;
-    const int shift = kUp - j % 4 * 2;
-    const vu line = load_codes(group + kTwo + j / 4 * kLineBytes);
-    v |= (shift >= 0 ? line << shift : line >> -shift) & ((3 * kEach) << kUp);
+    v |= bit_field<2>(load_codes(group + two_bit_plane(f) + j / 4 * kLineBytes), j % 4 * 2,
+                      kUp + (f.bits & 4));
   }
   if constexpr ((f.bits & 1) != 0) {
-    constexpr int kUp = f.bits & 6;
-    const int shift = kUp - j;
-    const vu line = load_codes(group + kOne);
-    v |= (shift >= 0 ? line << shift : line >> -shift) & (kEach << kUp);
+    v |= bit_field<1>(load_codes(group + one_bit_plane(f)), j, kUp + (f.bits & 6));
   }
   if constexpr (f.table) {
     v = look_up(v);
@@ -84,14 +93,24 @@ FL_INLINE void unpack_six_bit(const uint8_t* lines, uint8_t* out) {
   }
 }
 
+/// The sum that starts from the offset of the codes: minus 2^shift times the activations' sum.
+template <int kShift, bool kBothHalves>
+FL_INLINE vi offset_start(const uint8_t* minus, int64_t half_stride) {
+  constexpr int kLeft = kShift - kOffsetShift;  // what the record has not done
+  const vi first = splat_i(word(minus)) << kLeft;
+  return kBothHalves ? first + (splat_i(word(minus + half_stride)) << kLeft) : first;
+}
+
 template <DType D, int T>
 void quantised_tile(const TileCall& call) {
   constexpr PackFormat f = pack_format(D);
   constexpr int64_t kGroups = f.block_cols / kGroupCols;
   constexpr int kSubs = static_cast<int>(kGroupCols) / f.sub_cols;  // of a group
-  constexpr int kShift = f.offset_shift;
+  constexpr int kRaised = raised_bits(f);
   constexpr int kDotBits = f.table ? 8 : f.bits;
-  constexpr bool kOffset = kShift >= 0 && !(kSignedDot && kDotBits == 8);
+  constexpr bool kOffset = f.offset_shift >= 0 && !(kSignedDot && kDotBits == 8);
+  constexpr bool kIntegerScales = f.scales == Scales::int8;
+  constexpr float kLower = 1.0F / static_cast<float>(1 << kRaised);
   constexpr int64_t kScaleBytes = scale_bytes(f);
   constexpr int64_t kGroupBytes = group_bytes(f);
   constexpr int kU = T < 4 ? T : 4;
@@ -104,15 +123,20 @@ void quantised_tile(const TileCall& call) {
     for (int u = 0; u < kUnits; ++u) {
       x[u] = call.x + u * call.unit_stride;
     }
+    // Of a block where scales are integers, else of the row. Sums of the row then wait in memory: there are
+    // not registers for both.
     vf acc[T];
 #pragma GCC unroll 12
     for (int t = 0; t < T; ++t) {
       acc[t] = vf{};
+      if constexpr (kIntegerScales) {
+        store(call.out + t * kTileRows + part, acc[t]);
+      }
     }
     for (int64_t i = 0; i < n_blocks; ++i) {
       const uint8_t* half = call.tile + halves_at(f, i) + part * 2;
       const uint8_t* block = call.tile + block_at(f, i) + part * 4;
-      const vf d = halves(half);
+      const vf d = halves(half) * kLower;
       vf m{};
       if constexpr (has_min(f.scales)) {
         m = halves(half + 2 * kTileRows);
@@ -131,6 +155,7 @@ void quantised_tile(const TileCall& call) {
             __builtin_prefetch(group + line + kPrefetchBytes);
           }
         }
+        Scaled scaled[T];
 #pragma GCC unroll 2
         for (int sub = 0; sub < kSubs; ++sub) {
           vi sum[T];
@@ -138,10 +163,8 @@ void quantised_tile(const TileCall& call) {
           for (int t = 0; t < T; ++t) {
             sum[t] = vi{};
             if constexpr (kOffset) {
-              const uint8_t* minus = x[t / kU] + kMinusSumsAt * kU + t % kU * 4;
-              const int32_t total =
-                  kSubs == 2 ? word(minus + 4 * kU * sub) : word(minus) + word(minus + 4 * kU);
-              sum[t] = splat_i(total) << kShift;
+              sum[t] = offset_start<f.offset_shift + kRaised, kSubs == 1>(
+                  x[t / kU] + (kMinusSumsAt + 4 * sub) * kU + t % kU * 4, 4 * kU);
             }
           }
 #pragma GCC unroll 4
@@ -163,25 +186,38 @@ void quantised_tile(const TileCall& call) {
           if constexpr (f.scales == Scales::six_bit) {
             w_scale = d * to_float(unsigned_bytes(scales + s * kTileRows));
             w_min = m * to_float(unsigned_bytes(scales + (8 + s) * kTileRows));
-          } else if constexpr (f.scales == Scales::int8) {
-            w_scale = d * to_float(signed_bytes(scales + s * kTileRows));
           } else if constexpr (f.scales == Scales::nibbles) {
             const vi both = unsigned_bytes(scales + s * kTileRows);
             w_scale = d * to_float(both & 15);
             w_min = m * to_float(both >> 4);
           }
+          if constexpr (kIntegerScales) {
+            const Scaled scale = as_scale(signed_bytes(scales + s * kTileRows));
+#pragma GCC unroll 12
+            for (int t = 0; t < T; ++t) {
+              const Scaled product = as_scale(sum[t]) * scale;
+              scaled[t] = sub == 0 ? product : scaled[t] + product;
+            }
+          } else {
+#pragma GCC unroll 12
+            for (int t = 0; t < T; ++t) {
+              const float x_scale = real(x[t / kU] + kScalesAt * kU + t % kU * 4);
+              acc[t] += to_float(sum[t]) * x_scale * w_scale;
+              if constexpr (f.scales == Scales::half_min) {
+                acc[t] += w_min * real(x[t / kU] + kSumsAt * kU + t % kU * 4);
+              } else if constexpr (f.scales == Scales::six_bit) {
+                acc[t] -= w_min * real(x[t / kU] + kSumsAt * kU + t % kU * 4);
+              } else if constexpr (f.scales == Scales::nibbles) {
+                const int32_t minus = word(x[t / kU] + (kMinusSumsAt + 4 * sub) * kU + t % kU * 4);
+                acc[t] += w_min * (static_cast<float>(minus) * (x_scale * kRecordSumUnit));
+              }
+            }
+          }
+        }
+        if constexpr (kIntegerScales) {
 #pragma GCC unroll 12
           for (int t = 0; t < T; ++t) {
-            const float x_scale = real(x[t / kU] + kScalesAt * kU + t % kU * 4);
-            acc[t] += to_float(sum[t]) * x_scale * w_scale;
-            if constexpr (f.scales == Scales::half_min) {
-              acc[t] += w_min * real(x[t / kU] + kSumsAt * kU + t % kU * 4);
-            } else if constexpr (f.scales == Scales::six_bit) {
-              acc[t] -= w_min * real(x[t / kU] + kSumsAt * kU + t % kU * 4);
-            } else if constexpr (f.scales == Scales::nibbles) {
-              const int32_t minus = word(x[t / kU] + (kMinusSumsAt + 4 * sub) * kU + t % kU * 4);
-              acc[t] += w_min * (static_cast<float>(minus) * x_scale);
-            }
+            acc[t] += from_scaled(scaled[t]) * real(x[t / kU] + kScalesAt * kU + t % kU * 4);
           }
         }
 #pragma GCC unroll 4
@@ -189,12 +225,32 @@ void quantised_tile(const TileCall& call) {
           x[u] += kTokenRecordBytes * kU;
         }
       }
-    }
+      if constexpr (kIntegerScales) {
 #pragma GCC unroll 12
-    for (int t = 0; t < T; ++t) {
-      store(call.out + t * kTileRows + part, acc[t]);
+        for (int t = 0; t < T; ++t) {
+          float* y = call.out + t * kTileRows + part;
+          store(y, load(y) + d * acc[t]);
+          acc[t] = vf{};
+        }
+      }
+    }
+    if constexpr (!kIntegerScales) {
+#pragma GCC unroll 12
+      for (int t = 0; t < T; ++t) {
+        store(call.out + t * kTileRows + part, acc[t]);
+      }
     }
   }
+}
+
+/// Twelve tokens of a type that needs more registers a token than there are for twelve.
+template <DType D>
+void eight_and_four(const TileCall& call) {
+  quantised_tile<D, 8>(call);
+  TileCall rest = call;
+  rest.x += 2 * call.unit_stride;
+  rest.out += 8 * kTileRows;
+  quantised_tile<D, 4>(rest);
 }
 
 template <DType D>
@@ -259,6 +315,8 @@ template <DType D, int T>
 constexpr TileFn tile_of() {
   if constexpr (pack_format(D).bits == 0) {
     return float_tile<D, T>;
+  } else if constexpr (pack_format(D).scales == Scales::int8 && T == 12) {
+    return eight_and_four<D>;
   } else {
     return quantised_tile<D, T>;
   }
@@ -386,7 +444,7 @@ void quantise(const float* x, int64_t stride, int n, int64_t first, int64_t last
         sums[i * FL_LANES / 16] += sum_of(q);
       }
       const float real_sum = scale * static_cast<float>(sums[0] + sums[1]);
-      const int32_t minus[2] = {-sums[0], -sums[1]};
+      const int32_t minus[2] = {-(sums[0] << kOffsetShift), -(sums[1] << kOffsetShift)};
       __builtin_memcpy(record + kScalesAt * unit + t * 4, &scale, 4);
       __builtin_memcpy(record + kSumsAt * unit + t * 4, &real_sum, 4);
       __builtin_memcpy(record + kMinusSumsAt * unit + t * 4, &minus[0], 4);

@@ -4,7 +4,8 @@
 // must stay in the first-level cache beside a stream of weights). Quantised: for every group of 32 columns a
 // record of
 //   int8 q[U][32], float scale[U], float sum[U] (scale times the sum of q), int32 minus_sum[2][U] (minus the
-//   sums of the two halves of q, so that a code's offset is a shift of it).
+//   sums of the two halves of q, times the instruction set's 2^kOffsetShift: a code's offset is a shift of
+//   it).
 // As floats: [column][U]. Tokens missing from the last unit are zeros.
 #pragma once
 

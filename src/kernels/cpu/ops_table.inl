@@ -26,6 +26,8 @@ namespace body {  // so that these names are not overloads of the public functio
 
 #include "kernels/cpu/gated_delta.inl"
 
+#include "kernels/cpu/attention_q8.inl"
+
 #include "kernels/cpu/attention.inl"
 
 }  // namespace body

@@ -31,6 +31,9 @@ FL_INLINE float max_f(float a, float b) {
 
 /// The sum of the lanes, halves first: one fixed order.
 FL_INLINE float sum_lanes(vf v) {
+#if FL_LANES == 16 && defined(__AVX512F__)
+  return _mm512_reduce_add_ps(reinterpret_cast<__m512>(v));  // in the same order
+#else
   float a[kLanes];
   store(a, v);
   for (int64_t half = kLanes / 2; half > 0; half /= 2) {
@@ -39,8 +42,12 @@ FL_INLINE float sum_lanes(vf v) {
     }
   }
   return a[0];
+#endif
 }
 FL_INLINE float max_lanes(vf v) {
+#if FL_LANES == 16 && defined(__AVX512F__)
+  return _mm512_reduce_max_ps(reinterpret_cast<__m512>(v));
+#else
   float a[kLanes];
   store(a, v);
   for (int64_t half = kLanes / 2; half > 0; half /= 2) {
@@ -49,6 +56,7 @@ FL_INLINE float max_lanes(vf v) {
     }
   }
   return a[0];
+#endif
 }
 
 /// e^x with an error of about one unit in the last place; exactly 1 at 0, exactly 0 below -87.3, inf
