@@ -19,6 +19,9 @@ constexpr double kMiB = 1024.0 * 1024.0;
 /// What a CUDA context and the program's code take at most; memory beyond it that is in use belongs to
 /// others.
 constexpr uint64_t kLargestContext = uint64_t{1} << 30;
+/// What kernels take when they are launched first: their code, and stacks of the threads that need more than
+/// the driver was told to keep (136 MiB on sm_90, with the 27B). Kept free when a runner is planned.
+constexpr uint64_t kFirstLaunches = uint64_t{160} << 20;
 
 Capacity capacity_of(const RunnerOptions& options, const Config& config) {
   Capacity capacity;
@@ -61,10 +64,12 @@ uint64_t context_bytes(const cuda::DeviceInfo& device) {
 }
 
 uint64_t available_bytes(const cuda::DeviceInfo& device, uint64_t memory_limit) {
-  if (memory_limit == 0) {
-    return device.free_memory;
+  const auto less = [](uint64_t bytes, uint64_t by) { return bytes - std::min(bytes, by); };
+  uint64_t available = device.free_memory;
+  if (memory_limit > 0) {
+    available = std::min(available, less(memory_limit, context_bytes(device)));
   }
-  return std::min(device.free_memory, memory_limit - std::min(memory_limit, context_bytes(device)));
+  return less(available, kFirstLaunches);
 }
 
 class CudaRunner final : public Runner {
@@ -92,7 +97,7 @@ class CudaRunner final : public Runner {
   std::vector<MemoryItem> memory() const override {
     std::vector<MemoryItem> items =
         memory_items(weights_.device_bytes(), weights_.host_bytes(), forward_.reserved());
-    items.push_back({"driver and code", context_, true});
+    items.push_back({"driver and code", context_ + launched_bytes(), true});
     return items;
   }
 
@@ -159,6 +164,19 @@ class CudaRunner final : public Runner {
   }
 
  private:
+  // What launches so far took beside the buffers: what is gone since the start and not ours, but no more than
+  // launches can take, since others use the device too.
+  uint64_t launched_bytes() const {
+    size_t free_bytes = 0;
+    size_t total_bytes = 0;
+    if (cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess) {
+      return 0;  // a lost device: the next step says so
+    }
+    const uint64_t own = weights_.device_bytes() + forward_.reserved().device();
+    const uint64_t taken = device_.free_memory - std::min(device_.free_memory, uint64_t{free_bytes});
+    return std::min(taken - std::min(taken, own), kFirstLaunches);
+  }
+
   cuda::DeviceInfo device_;
   uint64_t context_;
   CudaWeights weights_;
@@ -243,9 +261,9 @@ Result<std::unique_ptr<Runner>> make_cuda_runner(const Weights& weights, const R
               "{:.1f} MiB for the driver): weights {:.1f} MiB, kv cache {:.1f} MiB, recurrent state "
               "{:.1f} MiB, activations {:.1f} MiB, logits {:.1f} MiB, workspace {:.1f} MiB; {}",
               mib(total), mib(available),
-              mib(options.memory_limit > 0 ? options.memory_limit : device.total_memory), mib(in_use),
-              mib(weight_bytes), mib(plan.kv_cache), mib(plan.state), mib(plan.activations), mib(plan.logits),
-              mib(plan.workspace + plan.tables),
+              mib(options.memory_limit > 0 ? options.memory_limit : device.total_memory),
+              mib(in_use + kFirstLaunches), mib(weight_bytes), mib(plan.kv_cache), mib(plan.state),
+              mib(plan.activations), mib(plan.logits), mib(plan.workspace + plan.tables),
               what_fits(weights.config, options, weight_bytes, available)));
     }
     const uint64_t embeddings = weights.token_embd.bytes();
