@@ -237,6 +237,7 @@ void run_sweep(const DeviceInfo& device, const Model& model, std::byte* workspac
   for (const Variant& v :
        {Variant{"automatic", {.prompt_kernel = false, .library = false}},
         {"L2", {.prompt_kernel = false, .library = false, .placement = ActivationPlacement::l2}},
+        {"staged", {.prompt_kernel = false, .library = false, .placement = ActivationPlacement::staged}},
         {"no overlap", {.prompt_kernel = false, .library = false, .overlap = false}}}) {
     Matmul m(device, workspace, bytes, v.options);
     for (const int n : {1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64}) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -25,7 +26,10 @@ struct Matrix {
   std::unique_ptr<DeviceArray<std::byte>> tiles;
   PackedMatrix packed;
 
-  Matrix(DType t, int64_t n_rows, int64_t n_cols, uint32_t seed) : type(t), rows(n_rows), cols(n_cols) {
+  /// scale_bits: f16 bits that every block has as its scale (and Q4_K, Q5_K as that of the minima) instead of
+  /// its own.
+  Matrix(DType t, int64_t n_rows, int64_t n_cols, uint32_t seed, std::optional<uint16_t> scale_bits = {})
+      : type(t), rows(n_rows), cols(n_cols) {
     const size_t stride = row_bytes(type, static_cast<uint64_t>(cols));
     blocks.resize(stride * static_cast<size_t>(rows));
     values.resize(static_cast<size_t>(rows * cols));
@@ -39,6 +43,9 @@ struct Matrix {
         v = normal(rng) * 0.05F;
       }
       quantize_row(type, row, {}, blocks.data() + stride * static_cast<size_t>(r));
+      if (scale_bits.has_value()) {
+        replace_scales(blocks.data() + stride * static_cast<size_t>(r), *scale_bits);
+      }
     }
     for (int64_t r = distinct; r < rows; ++r) {
       std::memcpy(blocks.data() + stride * static_cast<size_t>(r),
@@ -58,6 +65,16 @@ struct Matrix {
              tiles->data());
     }
     check(cudaDeviceSynchronize(), "repack");
+  }
+
+  void replace_scales(std::byte* row, uint16_t bits) const {
+    const uint64_t block = dtype_info(type).block_bytes;
+    for (std::byte* at = row; at < row + row_bytes(type, static_cast<uint64_t>(cols)); at += block) {
+      std::memcpy(at + (type == DType::q6_k ? 208 : 0), &bits, 2);
+      if (type == DType::q4_k || type == DType::q5_k) {
+        std::memcpy(at + 2, &bits, 2);
+      }
+    }
   }
 };
 

@@ -123,7 +123,7 @@ TEST_F(CudaMatmul, LargeMatrices) {
        {ActivationPlacement::automatic, ActivationPlacement::l2, ActivationPlacement::staged}) {
     const auto matmul = make({.prompt_kernel = false, .library = false, .placement = placement});
     for (const DType type : {DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0, DType::f16}) {
-      for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{9000, 1024}, {2600, 8192}}) {
+      for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{9000, 1024}, {2600, 8192}, {5136, 6144}}) {
         const Matrix w(type, rows, cols, 11);
         for (const int n : {1, 4, 8, 16, 32, 64}) {
           const Inputs in(n, cols, 5);
@@ -152,12 +152,14 @@ TEST_F(CudaMatmul, ATokenHasTheSameBitsAloneAndBesideOthers) {
   const auto from_l2 = make({.prompt_kernel = false, .library = false, .placement = ActivationPlacement::l2});
   const auto staged =
       make({.prompt_kernel = false, .library = false, .placement = ActivationPlacement::staged});
-  for (const auto& [type, cols] : {std::pair{DType::q4_k, 2304},
-                                   {DType::q5_k, 2304},
-                                   {DType::q6_k, 6400},
-                                   {DType::q8_0, 2304},
-                                   {DType::f16, 2304}}) {
-    const Matrix w(type, 2100, cols, 21);
+  // 321 tiles of 25 superblocks: borders of blocks cut tiles and classes
+  for (const auto& [type, rows, cols] : {std::tuple{DType::q4_k, 2100, 2304},
+                                         {DType::q4_k, 5136, 6400},
+                                         {DType::q5_k, 2100, 2304},
+                                         {DType::q6_k, 5136, 6400},
+                                         {DType::q8_0, 2100, 2304},
+                                         {DType::f16, 2100, 2304}}) {
+    const Matrix w(type, rows, cols, 21);
     const Inputs all(130, w.cols, 22);
     const std::vector<float> together = run(*matmul, w, all);
     EXPECT_EQ(run(*matmul, w, all), together) << "a second run";
@@ -174,6 +176,55 @@ TEST_F(CudaMatmul, ATokenHasTheSameBitsAloneAndBesideOthers) {
           EXPECT_EQ(run(*staged, w, some), want) << dtype_info(type).name << " n=" << n << " staged";
         }
       }
+    }
+  }
+}
+
+// Pairs of tiles that borders of blocks cut (276 of them), in both kernels.
+TEST_F(CudaMatmul, SwigluHasTheSameBitsAloneAndBesideOthers) {
+  const auto matmul = make(kTilesOnly);
+  constexpr int kFf = 4416;
+  for (const DType type : {DType::q4_k, DType::q6_k}) {
+    const Matrix gate(type, kFf, 1280, 23);
+    const Matrix up(type, kFf, 1280, 24);
+    const Matrix down(DType::q8_0, 64, kFf, 25);
+    const auto feed_forward = [&](const Inputs& in) {
+      DeviceArray<std::byte> hidden(activation_bytes(in.n, kFf));
+      const Activations out{hidden.data(), in.n, kFf};
+      matmul->swiglu(nullptr, in.activations, gate.packed, up.packed, out);
+      DeviceArray<float> y(static_cast<size_t>(in.n) * 64);
+      const Matmul::Output output{&down.packed, y.data(), 64};
+      matmul->store(nullptr, out, {&output, 1});
+      check(cudaDeviceSynchronize(), "feed-forward");
+      EXPECT_TRUE(hidden.intact() && y.intact());
+      return y.download();
+    };
+    const Inputs all(64, 1280, 26);
+    const std::vector<float> together = feed_forward(all);
+    for (const int n : {1, 3, 8, 9, 16, 24, 40}) {
+      const Inputs some(std::vector<float>(all.x.begin() + 1280, all.x.begin() + (1 + n) * 1280), n, 1280);
+      const std::vector<float> want(together.begin() + 64, together.begin() + (1 + n) * 64);
+      EXPECT_EQ(feed_forward(some), want) << dtype_info(type).name << " n=" << n;
+    }
+  }
+}
+
+// A file may hold any scale: from the smallest f16 to the largest.
+TEST_F(CudaMatmul, ScalesOfAnySize) {
+  const auto matmul = make(kTilesOnly);
+  for (const DType type : {DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0}) {
+    for (const uint16_t bits : {0x0001, 0x03FF, 0x0400, 0x3C00, 0x7BFF}) {
+      const Matrix w(type, 40, 1024, 27, bits);
+      for (const int n : {2, 24}) {
+        const Inputs in(n, 1024, 28);
+        EXPECT_LT(relative_error(expected(w, in), run(*matmul, w, in)), kTolerance)
+            << dtype_info(type).name << " scale " << bits << " n=" << n;
+      }
+    }
+    const Matrix zero(type, 40, 1024, 27, uint16_t{0});
+    const Inputs in(3, 1024, 29);
+    for (const float v : run(*matmul, zero, in)) {
+      ASSERT_EQ(v, 0.0F) << dtype_info(type).name;
     }
   }
 }

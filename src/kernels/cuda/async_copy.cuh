@@ -36,6 +36,19 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
   } while (done == 0);
 }
 
+/// One thread tells another block that what it has written is there; the other takes the flag down again.
+__device__ __forceinline__ void raise_flag(int32_t* flag) {
+  __threadfence();
+  asm volatile("st.release.gpu.global.s32 [%0], 1;" ::"l"(flag) : "memory");
+}
+__device__ __forceinline__ void wait_flag(int32_t* flag) {
+  int32_t up = 0;
+  do {
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(up) : "l"(flag) : "memory");
+  } while (up == 0);
+  *flag = 0;
+}
+
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900  // the host's pass sees the names
 __device__ __forceinline__ void barrier_expect(uint64_t* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
@@ -70,6 +83,10 @@ __device__ __forceinline__ void copy16(void* to, const void* from) {
 }
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/// Arrives once this thread's copies up to here are done.
+__device__ __forceinline__ void arrive_after_copies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 /// Waits until at most `pending` of this lane's groups are under way.
 __device__ __forceinline__ void wait_copies(int pending) {

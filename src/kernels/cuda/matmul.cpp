@@ -10,13 +10,13 @@
 #include "kernels/cuda/matmul_int8.h"
 #include "kernels/cuda/matmul_params.h"
 #include "kernels/cuda/matmul_prompt.h"
+#include "kernels/cuda/matmul_workspace.h"
 #include "kernels/cuda/slices.h"
 
 namespace fl::cuda {
 namespace {
 
 constexpr int kRoomForTwo = 200 << 10;
-constexpr int kMostForTwo = 32;   // tokens up to which the kernels' registers allow two blocks an SM
 constexpr int kMostResident = 8;  // tokens up to which all activations in shared memory measure best
 constexpr int kReservedPerBlock = 1024 + 256;  // shared memory that the driver keeps of each block
 constexpr int kWantedSlots = 3;                // tiles a warp wants: one at work, two under way
@@ -26,15 +26,18 @@ using Launcher = void (*)(cudaStream_t, bool, int, int, const MatmulParams&);
 struct KernelChoice {
   Launcher launch = nullptr;
   bool wide = false;
+  int row_tiles = 1;  // of a warp, together
   int blocks_per_sm = 1;
   int partial_slots = 0;  // wide: stages of activations
   int ring_slots = 0;
   int shared_bytes = 0;
 };
 
-// The most ring slots that fit in `budget` beside `bare` bytes, at least `least`; false if they do not.
+// The most ring slots that fit in `budget` beside `bare` bytes, whole rows of tiles, at least `least`; false
+// if they do not.
 bool fit(KernelChoice& choice, int budget, int bare, int least, int slot_bytes) {
-  const int slots = std::min((budget - bare) / (kMatmulWarps * slot_bytes), kMaxRingSlots);
+  const int slots = std::min((budget - bare) / (kMatmulWarps * slot_bytes), kMaxRingSlots) /
+                    choice.row_tiles * choice.row_tiles;
   if (bare > budget || slots < least) {
     return false;
   }
@@ -53,6 +56,19 @@ Launcher narrow_launcher(bool resident, std::optional<PackedType> type) {
   return resident ? launch_resident_any : launch_l2_any;
 }
 
+Launcher wide_launcher(int n_tokens, int row_tiles) {
+  switch (token_tiles(n_tokens)) {
+    case 1:
+      return row_tiles == 1 ? launch_wide_8_1 : nullptr;
+    case 2:
+      return row_tiles == 1 ? launch_wide_16_1 : nullptr;
+    case 4:
+      return row_tiles == 1 ? launch_wide_32_1 : launch_wide_32_2;
+    default:
+      return row_tiles == 1 ? launch_wide_64_1 : launch_wide_64_2;
+  }
+}
+
 /// The type of all segments, if they have one.
 std::optional<PackedType> one_type(const MatmulParams& p) {
   for (int i = 1; i < p.n_segments; ++i) {
@@ -61,10 +77,6 @@ std::optional<PackedType> one_type(const MatmulParams& p) {
     }
   }
   return static_cast<PackedType>(p.segments[0].type);
-}
-
-uint64_t aligned(uint64_t bytes) {
-  return (bytes + 255) / 256 * 256;
 }
 
 // Chips on which 16-bit products with f32 sums run at a quarter of the int8 rate: GeForce and workstation
@@ -85,37 +97,12 @@ bool wants_int8(const MatmulOptions& options, int arch, bool library) {
   return false;
 }
 
-constexpr int kMaxTickets = 8192;  // groups of 128 rows in a launch
-constexpr uint64_t kTicketBytes = kMaxTickets * 4;
-
-/// Sums of groups that blocks share: a region for each block's start, for every class, of 128 rows.
-uint64_t scratch_bytes(int n_blocks, int n_tokens) {
-  return static_cast<uint64_t>(n_blocks + 1) * kMaxClasses * kMatmulWarps * kTileRows * 4 *
-         static_cast<uint64_t>(n_tokens);
-}
-
-// Of a launch of up to n_tokens: two blocks an SM up to kMostForTwo, one beyond.
-uint64_t shared_sums_bytes(int n_sms, int n_tokens) {
-  return aligned(
-      std::max(scratch_bytes(2 * n_sms, std::min(n_tokens, kMostForTwo)), scratch_bytes(n_sms, n_tokens)));
-}
-
-uint64_t slices_bytes(int32_t max_tokens, int64_t max_cols) {
-  const int32_t n = std::min(max_tokens, int32_t{kMaxColumns});
-  return aligned(activation_bytes(n, max_cols)) + aligned(activation_bytes((n + 1) / 2 + 8, max_cols));
-}
-
 int arch_of(int device) {
   int major = 0;
   int minor = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
   check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
   return 10 * major + minor;
-}
-
-uint64_t gate_and_up_bytes(int32_t max_tokens, int64_t rows) {
-  return aligned(static_cast<uint64_t>(std::min(max_tokens, int32_t{kMaxColumns})) *
-                 static_cast<uint64_t>(rows) * 8);
 }
 
 }  // namespace
@@ -162,16 +149,19 @@ struct Matmul::Impl {
         continue;  // its registers leave room for one
       }
       choice.wide = true;
-      choice.launch = n_tokens <= 8    ? launch_wide_8
-                      : n_tokens <= 16 ? launch_wide_16
-                      : n_tokens <= 32 ? launch_wide_32
-                                       : launch_wide_64;
-      for (const int least :
-           blocks == 2 ? std::array{kWantedSlots, kWantedSlots} : std::array{kWantedSlots, 1}) {
-        for (const int stages : {4, 3, 2}) {
-          choice.partial_slots = stages;
-          if (fit(choice, budget, wide_plan(n_tokens, stages, 0, slot_bytes).total, least, slot_bytes)) {
-            return choice;
+      for (const int row_tiles : {2, 1}) {
+        choice.row_tiles = row_tiles;
+        choice.launch = wide_launcher(n_tokens, row_tiles);
+        if (choice.launch == nullptr || (row_tiles == 2 && !room_for_two)) {
+          continue;
+        }
+        for (const int least : {kWantedSlots + 1, blocks == 1 ? 1 : kWantedSlots}) {
+          for (const int stages : {4, 3, 2}) {
+            choice.partial_slots = stages;
+            if (fit(choice, budget, wide_plan(n_tokens, stages, 0, slot_bytes).total,
+                    std::max(least, row_tiles), slot_bytes)) {
+              return choice;
+            }
           }
         }
       }
@@ -192,23 +182,42 @@ struct Matmul::Impl {
     p.slot_bytes = std::max(p.slot_bytes, s.tile_bytes);
   }
 
-  /// Counts the work of each segment in tiles (pairs of them for swiglu), or in units of the wide kernel.
-  static uint64_t count_work(MatmulParams& p, bool wide) {
+  /// Counts the work of each segment: tiles (pairs of them for swiglu), each its bytes.
+  static uint64_t count_tiles(MatmulParams& p) {
     const bool pairs = p.epilogue == Epilogue::swiglu;
-    const int classes = n_classes(p.n_superblocks);
-    const int per_group = pairs ? kMatmulWarps / 2 : kMatmulWarps;
+    p.n_units = 1;
     uint64_t cost = 0;
     p.n_tiles = 0;
     for (int i = 0; i < p.n_segments; ++i) {
       MatmulSegment& s = p.segments[i];
       const int tiles = padded_rows(s.rows) / kTileRows;
-      const int work = wide ? (tiles + per_group - 1) / per_group * classes : tiles;
       s.first = p.n_tiles;
-      s.cost = static_cast<uint32_t>(s.tile_bytes) / 16 * (wide ? kMatmulWarps : pairs ? 2 : 1);
-      p.n_tiles += work;
-      cost += static_cast<uint64_t>(work) * s.cost;
+      s.cost = static_cast<uint32_t>(s.tile_bytes) / 16 * (pairs ? 2 : 1);
+      p.n_tiles += tiles;
+      cost += static_cast<uint64_t>(tiles) * s.cost;
     }
-    FL_CHECK(cost < (uint64_t{1} << 31) && p.n_tiles / classes < kMaxTickets,
+    FL_CHECK(cost < (uint64_t{1} << 31), "a launch of at most a million rows");
+    return cost;
+  }
+
+  /// The same in groups of the wide kernel, superblock by superblock. A group that has tiles for a few warps
+  /// only takes a whole one's time.
+  static uint64_t count_groups(MatmulParams& p, int row_tiles) {
+    const bool pairs = p.epilogue == Epilogue::swiglu;
+    const int in_group = kMatmulWarps * row_tiles;
+    p.n_units = p.n_superblocks;
+    uint64_t cost = 0;
+    p.n_tiles = 0;
+    for (int i = 0; i < p.n_segments; ++i) {
+      MatmulSegment& s = p.segments[i];
+      const int tiles = padded_rows(s.rows) / kTileRows * (pairs ? 2 : 1);
+      const int groups = (tiles + in_group - 1) / in_group;
+      s.first = p.n_tiles;
+      s.cost = static_cast<uint32_t>(s.tile_bytes / 16 * in_group);
+      p.n_tiles += groups;
+      cost += static_cast<uint64_t>(groups) * static_cast<uint64_t>(p.n_superblocks) * s.cost;
+    }
+    FL_CHECK(cost < (uint64_t{1} << 31) && p.n_tiles * kMatmulWarps <= kMaxTickets,
              "a launch of at most a million rows");
     return cost;
   }
@@ -224,19 +233,37 @@ struct Matmul::Impl {
     p.n_tokens = x.n_tokens;
     p.partial_slots = choice.partial_slots;
     p.ring_slots = choice.ring_slots;
-    const uint64_t cost = count_work(p, choice.wide);
-    const int grid = std::min(device.n_sms * choice.blocks_per_sm, p.n_tiles);
+    const uint64_t cost = choice.wide ? count_groups(p, choice.row_tiles) : count_tiles(p);
+    const int grid =
+        choice.wide ? prepare_sharing(p, choice) : std::min(device.n_sms * choice.blocks_per_sm, p.n_tiles);
     p.cost_per_block =
         static_cast<uint32_t>((cost + static_cast<uint64_t>(grid) - 1) / static_cast<uint64_t>(grid));
     p.two_per_sm = grid == 2 * device.n_sms ? 1 : 0;
-    if (choice.wide) {
-      const uint64_t at = scratch_start(p.n_superblocks * kSuperblock);
-      FL_CHECK(at + scratch_bytes(grid, x.n_tokens) <= workspace_size,
-               "the workspace holds the sums of shared groups");
-      p.scratch = reinterpret_cast<float*>(workspace + at);
-      p.tickets = tickets;
-    }
     choice.launch(stream, overlap(), grid, choice.shared_bytes, p);
+  }
+
+  /// Places for what blocks of the wide kernel share, and the number of blocks: no more than there are
+  /// classes of groups, since a class that three blocks shared would make them wait for one another, and no
+  /// more than the workspace has places for.
+  int prepare_sharing(MatmulParams& p, const KernelChoice& choice) const {
+    const uint64_t at = scratch_start(p.n_superblocks * kSuperblock);
+    const uint64_t carries = carries_bytes(device.n_sms, p.n_tokens);
+    const uint64_t scratch = shared_sums_bytes(device.n_sms, p.n_tokens);
+    FL_CHECK(at + carries + scratch <= workspace_size, "the workspace holds the sums that blocks share");
+    p.carries = reinterpret_cast<float*>(workspace + at);
+    p.handed_on = tickets + kMaxTickets;
+    const int blocks = std::min(device.n_sms * choice.blocks_per_sm, kMaxBlocks);
+    const int classes = n_classes(p.n_superblocks);
+    const auto region = static_cast<uint64_t>(class_sums_bytes(p.n_tokens, choice.row_tiles) * classes);
+    const auto regions = static_cast<int>(scratch / region);
+    p.scratch = reinterpret_cast<float*>(workspace + at + carries);
+    p.tickets = tickets;
+    const bool pairs = p.epilogue == Epilogue::swiglu;
+    p.region_per_group = pairs || p.n_tiles <= regions ? 1 : 0;
+    FL_CHECK(!pairs || at + carries + static_cast<uint64_t>(p.n_tiles) * region <= workspace_size,
+             "the workspace holds the sums of gate and up");
+    const int most = p.region_per_group != 0 ? blocks : std::min(blocks, (regions - 1) / 2);
+    return std::min(most, p.n_tiles * classes);
   }
 
   /// Behind the slices of activations of any product of this width.
@@ -303,7 +330,8 @@ struct Matmul::Impl {
                            const PackedMatrix& up, const Activations& out, const RmsScale& scale) const {
     for (int first = 0; first < x.n_tokens; first += kMaxColumns) {
       const int n = std::min(kMaxColumns, x.n_tokens - first);
-      const uint64_t at = scratch_start(x.cols) + shared_sums_bytes(device.n_sms, n);
+      const uint64_t at =
+          scratch_start(x.cols) + shared_sums_bytes(device.n_sms, n) + carries_bytes(device.n_sms, n);
       FL_CHECK(at + gate_and_up_bytes(n, gate.rows) <= workspace_size, "the workspace holds gate and up");
       auto* g = reinterpret_cast<float*>(workspace + at);
       float* u = g + static_cast<int64_t>(n) * gate.rows;
@@ -401,7 +429,10 @@ uint64_t Matmul::workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_
   const int32_t columns = std::min(max_tokens, int32_t{kMaxColumns});
   const int arch = arch_of(device);
   const bool prompt = options.prompt_kernel && max_tokens > kMaxColumns && has_prompt_kernel(arch);
-  const uint64_t sums = std::max(shared_sums_bytes(n_sms, columns), prompt ? prompt_scratch_bytes(n_sms) : 0);
+  const uint64_t shared =
+      std::max(shared_sums_bytes(n_sms, columns), swiglu_sums_bytes(columns, swiglu_rows)) +
+      carries_bytes(n_sms, columns);
+  const uint64_t sums = std::max(shared, prompt ? prompt_scratch_bytes(n_sms) : 0);
   uint64_t own = slices_bytes(kMaxColumns, max_cols) + sums + gate_and_up_bytes(max_tokens, swiglu_rows);
   if (max_tokens > kMaxColumns && wants_int8(options, arch, false)) {
     own = std::max(own, int8_activation_bytes(max_tokens, max_cols));

@@ -16,10 +16,10 @@ void launch_narrow(cudaStream_t stream, bool overlap, int grid, int shared_bytes
          kName, p);
 }
 
-template <int NT, int kBlocksPerSm>
+template <int NT, int MT, int kBlocksPerSm>
 void launch_wide(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p,
                  const char* name) {
-  const auto kernel = wide_kernel<NT, kBlocksPerSm>;
+  const auto kernel = wide_kernel<NT, MT, kBlocksPerSm>;
   prepare_shared(kernel, shared_bytes, name);
   launch(kernel, {dim3(static_cast<unsigned>(grid)), dim3(kMatmulThreads), shared_bytes}, stream, overlap,
          name, p);

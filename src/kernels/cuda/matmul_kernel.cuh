@@ -135,19 +135,20 @@ class RunFeeder {
   int tile_;
 };
 
-// First tile of block b: the first whose cost from the start is at least b equal shares.
-__device__ __forceinline__ int first_tile(const MatmulParams& p, uint32_t target) {
+// The unit at which a block starts, given the cost before it: the first whose start costs as much or more. A
+// unit is 1 / n_units of a group, or a tile; `first` of segments counts whole ones.
+__device__ __forceinline__ int unit_at(const MatmulParams& p, uint32_t target) {
   uint32_t before = 0;
   for (int i = 0; i < p.n_segments; ++i) {
     const MatmulSegment& s = p.segments[i];
     const int end = i + 1 < p.n_segments ? p.segments[i + 1].first : p.n_tiles;
-    const uint32_t tiles = static_cast<uint32_t>(end - s.first);
-    if (target <= before + tiles * s.cost) {
-      return s.first + static_cast<int>((target - before + s.cost - 1) / s.cost);
+    const uint32_t units = static_cast<uint32_t>((end - s.first) * p.n_units);
+    if (target <= before + units * s.cost) {
+      return s.first * p.n_units + static_cast<int>((target - before + s.cost - 1) / s.cost);
     }
-    before += tiles * s.cost;
+    before += units * s.cost;
   }
-  return p.n_tiles;
+  return p.n_tiles * p.n_units;
 }
 
 // Which share of the work this block has. The first half of a grid of two blocks an SM fills the SMs once,
@@ -159,29 +160,44 @@ __device__ __forceinline__ int share_of_block(const MatmulParams& p) {
   return p.two_per_sm == 0 ? b : b < half ? 2 * b : 2 * (b - half) + 1;
 }
 
-// 1 / sqrt(mean(x²) + eps) of each token, by the warp whose turn the token is.
+// 1 / sqrt(mean(x²) + eps) of each token, by the warp whose turn the token is; kTogether tokens' loads are
+// under way together.
+template <int kTogether>
 __device__ __forceinline__ void rms_factors(const MatmulParams& p, float* factors, int warp, int lane) {
-  for (int token = warp; token < p.n_tokens; token += kMatmulWarps) {
+  const float* parts = p.scale.sum_of_squares;
+#pragma unroll 1
+  for (int first = warp; first < p.n_tokens; first += kTogether * kMatmulWarps) {
     float factor = 1.0f;
-    if (p.scale.sum_of_squares != nullptr) {
-      const float* parts = p.scale.sum_of_squares + static_cast<int64_t>(token) * p.scale.n_partials;
-      float sum = 0;
+    if (parts != nullptr) {
+      float sum[kTogether] = {};
+#pragma unroll 4
       for (int i = lane; i < p.scale.n_partials; i += 32) {
-        sum += __ldcg(parts + i);
+#pragma unroll
+        for (int u = 0; u < kTogether; ++u) {
+          const int token = min(first + u * kMatmulWarps, p.n_tokens - 1);
+          sum[u] += __ldcg(parts + static_cast<int64_t>(token) * p.scale.n_partials + i);
+        }
       }
-      for (int o = 16; o > 0; o /= 2) {
-        sum += __shfl_xor_sync(~0U, sum, o);
+      float mine = 0;  // lane u keeps the sum of token u
+#pragma unroll
+      for (int u = 0; u < kTogether; ++u) {
+#pragma unroll
+        for (int o = 16; o > 0; o /= 2) {
+          sum[u] += __shfl_xor_sync(~0U, sum[u], o);
+        }
+        mine = lane == u ? sum[u] : mine;
       }
-      factor = 1.0f / sqrtf(sum / static_cast<float>(p.scale.n) + p.scale.eps);
+      factor = 1.0f / sqrtf(mine / static_cast<float>(p.scale.n) + p.scale.eps);
     }
-    if (lane == 0) {
+    const int token = first + lane * kMatmulWarps;
+    if (lane < kTogether && token < p.n_tokens) {
       factors[token] = factor / kActivationScale;
     }
   }
 }
 
 __device__ __forceinline__ float silu(float x) {
-  return x / (1.0f + __expf(-x));
+  return __fdividef(x, 1.0f + __expf(-x));
 }
 
 template <bool kGlobal>
@@ -231,64 +247,90 @@ __device__ __forceinline__ void store_rows4(float* to, int n, float4 v) {
     to[3] = v.w;
   }
 }
-__device__ __forceinline__ float4 load_rows4(const float* from, int n) {
+__device__ __forceinline__ float4 load_rows4(const float* from, int n) {  // past L1, as load_sums
   if (n >= 4 && (reinterpret_cast<uintptr_t>(from) & 15U) == 0) {
-    return *reinterpret_cast<const float4*>(from);
+    return __ldcg(reinterpret_cast<const float4*>(from));
   }
-  return {from[0], n > 1 ? from[1] : 0.0f, n > 2 ? from[2] : 0.0f, n > 3 ? from[3] : 0.0f};
+  return {__ldcg(from), n > 1 ? __ldcg(from + 1) : 0.0f, n > 2 ? __ldcg(from + 2) : 0.0f,
+          n > 3 ? __ldcg(from + 3) : 0.0f};
 }
 
-// The sums of one tile (of gate, with those of up `up_tiles` further, for swiglu) to their outputs, by one
-// warp: four neighbouring lanes take the 16 rows of a token. partial: [class][tile][token][16], at the tile;
-// row_tile: in the segment.
-template <bool kGlobal>
-__device__ __forceinline__ void finish_tile(const MatmulParams& p, const float* partial, int class_stride,
-                                            int classes, int up_tiles, const float* factors,
-                                            const MatmulSegment& segment, int row_tile, int first_token,
-                                            int token_step) {
-  const bool pairs = p.epilogue == Epilogue::swiglu;
-  const int tile_stride = p.n_tokens * kTileRows;
+// What four rows of a token are joined with: the residual that they are added to, the next norm's weights.
+// Asked for before the sums are there, since both come from far.
+struct RowInputs {
+  float4 residual;
+  float4 norm;
+};
+__device__ __forceinline__ RowInputs row_inputs(const MatmulParams& p, const MatmulSegment& segment,
+                                                int row_tile, int token) {
+  const int row = row_tile * kTileRows + static_cast<int>(threadIdx.x & 3U) * 4;
+  const int n = segment.rows - row;
+  RowInputs in{};
+  if ((p.epilogue == Epilogue::add || p.epilogue == Epilogue::add_and_norm) && token < p.n_tokens && n > 0) {
+    in.residual = load_rows4(segment.y + token * segment.stride + row, n);
+    if (p.epilogue == Epilogue::add_and_norm) {
+      in.norm = load_rows4(p.norm_weight + row, 4);
+    }
+  }
+  return in;
+}
+
+// Four rows of one token to their output: v their sums, up those of the same rows of up (swiglu). Four
+// neighbouring lanes hold the 16 rows of a tile; row_tile: in the segment.
+__device__ __forceinline__ void finish_token(const MatmulParams& p, float4 v, float4 up, const RowInputs& in,
+                                             float factor, const MatmulSegment& segment, int row_tile,
+                                             int token) {
   const int quad = threadIdx.x & 3;
-  for (int token = first_token; token < p.n_tokens; token += token_step) {
-    const float* from = partial + token * kTileRows + quad * 4;
-    const float factor = factors[token];
-    float4 v = sum_classes<kGlobal>(from, class_stride, classes);
-    v = {v.x * factor, v.y * factor, v.z * factor, v.w * factor};
-    const int row = row_tile * kTileRows + quad * 4;
-    const int n = segment.rows - row;
-    if (pairs) {
-      const float4 up = sum_classes<kGlobal>(from + up_tiles * tile_stride, class_stride, classes);
-      v = {silu(v.x) * (up.x * factor), silu(v.y) * (up.y * factor), silu(v.z) * (up.z * factor),
-           silu(v.w) * (up.w * factor)};
-      const ActivationWriter out{p.out, p.out_tokens, p.out_padded_cols, p.out_records != 0};
-      store_activations4(out, p.out_first_token + token, row, v);
-      continue;
-    }
-    float* y = segment.y + token * segment.stride + row;
-    if (p.epilogue == Epilogue::store) {
-      if (n > 0) {
-        store_rows4(y, n, v);
-      }
-      continue;
-    }
+  const int row = row_tile * kTileRows + quad * 4;
+  const int n = segment.rows - row;
+  v = {v.x * factor, v.y * factor, v.z * factor, v.w * factor};
+  if (p.epilogue == Epilogue::swiglu) {
+    v = {silu(v.x) * (up.x * factor), silu(v.y) * (up.y * factor), silu(v.z) * (up.z * factor),
+         silu(v.w) * (up.w * factor)};
+    const ActivationWriter out{p.out, p.out_tokens, p.out_padded_cols, p.out_records != 0};
+    store_activations4(out, p.out_first_token + token, row, v);
+    return;
+  }
+  float* y = segment.y + token * segment.stride + row;
+  if (p.epilogue == Epilogue::store) {
     if (n > 0) {
-      const float4 x = load_rows4(y, n);
-      v = {v.x + x.x, v.y + x.y, v.z + x.z, v.w + x.w};
       store_rows4(y, n, v);
     }
-    if (p.epilogue ==
-        Epilogue::add_and_norm) {  // rows are a multiple of 16: whole groups of four lanes are here
-      float squares = (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
-      const unsigned group = 0xFU << (threadIdx.x & 28U);
-      squares += __shfl_xor_sync(group, squares, 1);
-      squares += __shfl_xor_sync(group, squares, 2);
-      if (quad == 0) {
-        p.sum_of_squares[static_cast<int64_t>(token) * (segment.rows / kTileRows) + row_tile] = squares;
-      }
-      const float4 g = load_rows4(p.norm_weight + row, 4);
-      const ActivationWriter out{p.out, p.out_tokens, p.out_padded_cols, p.out_records != 0};
-      store_activations4(out, p.out_first_token + token, row, {v.x * g.x, v.y * g.y, v.z * g.z, v.w * g.w});
+    return;
+  }
+  v = {v.x + in.residual.x, v.y + in.residual.y, v.z + in.residual.z, v.w + in.residual.w};
+  if (n > 0) {
+    store_rows4(y, n, v);
+  }
+  if (p.epilogue ==
+      Epilogue::add_and_norm) {  // rows are a multiple of 16: whole groups of four lanes are here
+    float squares = (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w);
+    const unsigned group = 0xFU << (threadIdx.x & 28U);
+    squares += __shfl_xor_sync(group, squares, 1);
+    squares += __shfl_xor_sync(group, squares, 2);
+    if (quad == 0) {
+      p.sum_of_squares[static_cast<int64_t>(token) * (segment.rows / kTileRows) + row_tile] = squares;
     }
+    const ActivationWriter out{p.out, p.out_tokens, p.out_padded_cols, p.out_records != 0};
+    store_activations4(out, p.out_first_token + token, row,
+                       {v.x * in.norm.x, v.y * in.norm.y, v.z * in.norm.z, v.w * in.norm.w});
+  }
+}
+
+// The sums of one tile (of gate, with those of up one tile further, for swiglu) to their outputs, by one
+// warp: four neighbouring lanes take the 16 rows of a token. partial: [class][tile][token][16], at the tile;
+// row_tile: in the segment.
+__device__ __forceinline__ void finish_tile(const MatmulParams& p, const float* partial, int class_stride,
+                                            int classes, const float* factors, const MatmulSegment& segment,
+                                            int row_tile) {
+  for (int token = static_cast<int>(threadIdx.x & 31U) >> 2; token < p.n_tokens; token += 8) {
+    const float* from = partial + token * kTileRows + (threadIdx.x & 3U) * 4;
+    const float4 v = sum_classes<false>(from, class_stride, classes);
+    float4 up{0, 0, 0, 0};
+    if (p.epilogue == Epilogue::swiglu) {
+      up = sum_classes<false>(from + p.n_tokens * kTileRows, class_stride, classes);
+    }
+    finish_token(p, v, up, row_inputs(p, segment, row_tile, token), factors[token], segment, row_tile, token);
   }
 }
 
@@ -322,8 +364,8 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_start();
   const int share = share_of_block(p);
-  const int first = first_tile(p, static_cast<uint32_t>(share) * p.cost_per_block);
-  const int end = first_tile(p, static_cast<uint32_t>(share + 1) * p.cost_per_block);
+  const int first = unit_at(p, static_cast<uint32_t>(share) * p.cost_per_block);
+  const int end = unit_at(p, static_cast<uint32_t>(share + 1) * p.cost_per_block);
   if (first >= end) {
     return;  // fewer tiles than blocks; nothing may be under way to a block that has ended
   }
@@ -358,7 +400,7 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
   __syncthreads();
   wait_for_previous();
 
-  const int record = p.n_tokens * 576;
+  const int record = p.n_tokens * kRecordBytes;
   const int classes = n_classes(p.n_superblocks);
   if constexpr (kResident) {
     // each warp fetches an eighth (two warps a class when there are four), waited for where a class is first
@@ -414,9 +456,8 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
     wait_step(step);
     const int count = p.epilogue == Epilogue::swiglu ? 1 : at.count();
     for (int tile = 0; tile < count; ++tile) {
-      finish_tile<false>(p, partials + (step & slot_mask) * slot_stride + tile * tile_stride, 2 * tile_stride,
-                         classes, 1, factors, p.segments[at.segment()], at.tile_in_segment() + tile,
-                         lane >> 2, 8);
+      finish_tile(p, partials + (step & slot_mask) * slot_stride + tile * tile_stride, 2 * tile_stride,
+                  classes, factors, p.segments[at.segment()], at.tile_in_segment() + tile);
     }
   };
 
@@ -436,13 +477,7 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
     bool opened = false;  // the step's slot is ours to write
     for (int tile = now.first_tile(); tile < now.end_tile() || !opened; ++tile) {
       Accumulators<NT, 1> acc;
-#pragma unroll
-      for (int nt = 0; nt < NT; ++nt) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          acc[0][nt][i] = 0.0f;
-        }
-      }
+      clear<NT, 1>(acc);
       const bool present = tile < now.end_tile();
       if (present) {
         acts.superblock = activations + static_cast<int64_t>(first_k) * record;
@@ -458,7 +493,7 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
       if (!opened) {
         opened = true;
         if (step == 0) {
-          rms_factors(p, factors, warp, lane);
+          rms_factors<1>(p, factors, warp, lane);
         } else {
           finish(before);
         }

@@ -18,16 +18,17 @@ struct MatmulSegment {
   int64_t stride;
   int32_t type;        ///< PackedType
   int32_t tile_bytes;  ///< of this type
-  int32_t first;       ///< tiles of the segments before it
+  int32_t first;       ///< tiles (wide kernel: groups) of the segments before it
   int32_t rows;
-  uint32_t cost;  ///< of a tile, 16-byte pieces
+  uint32_t cost;  ///< 16-byte pieces of a tile; wide kernel: of a group's superblock
 };
 
 struct MatmulParams {
   MatmulSegment segments[Matmul::kMaxOutputs];
   int32_t n_segments;
-  int32_t n_tiles;  ///< of all segments
+  int32_t n_tiles;  ///< of all segments (wide kernel: groups)
   int32_t n_superblocks;
+  int32_t n_units;  ///< 1; wide kernel: superblocks, at which the borders of blocks cut groups
   int32_t n_tokens;
   uint32_t cost_per_block;
   int32_t two_per_sm;  ///< the grid is two blocks for every SM
@@ -42,9 +43,12 @@ struct MatmulParams {
   int32_t out_first_token;
   const float* norm_weight;
   float* sum_of_squares;
-  // groups that several blocks share (the wide kernel)
-  float* scratch;
-  int32_t* tickets;  ///< zero between launches
+  // what blocks of the wide kernel share
+  float* carries;            ///< [block][warp] sums of a class that the next block ends
+  int32_t* handed_on;        ///< [block][warp] they are there; zero between launches
+  float* scratch;            ///< [region][class][warp] sums
+  int32_t region_per_group;  ///< regions are numbered as groups; else as the block that first cuts a group
+  int32_t* tickets;          ///< [group][warp] classes that have arrived; zero between launches
   // shared memory
   int32_t ring_slots;     ///< tiles that each warp holds or awaits
   int32_t slot_bytes;     ///< largest tile of the launch
@@ -59,7 +63,7 @@ inline constexpr int kMatmulThreads = 32 * kMatmulWarps;
 /// superblocks alone; this order of sums is part of the contract.
 inline constexpr int kMaxClasses = 8;
 constexpr int class_bits(int n_superblocks) {
-  return n_superblocks >= 24 ? 3 : 2;
+  return n_superblocks >= 24 ? 3 : n_superblocks >= 4 ? 2 : 0;
 }
 constexpr int n_classes(int n_superblocks) {
   return 1 << class_bits(n_superblocks);
@@ -81,6 +85,9 @@ constexpr int tile_bytes(PackedType type) {
   return 0;
 }
 
+/// Of one token's activations of a superblock: values and sums (activations.cuh).
+inline constexpr int kRecordBytes = 576;
+
 /// Offsets in a block's shared memory.
 struct SharedPlan {
   int factors;   ///< [n_tokens] f32
@@ -99,30 +106,38 @@ constexpr SharedPlan shared_plan(int n_tokens, int n_superblocks, bool resident,
   plan.factors = kBarrierBytes;
   plan.partials = plan.factors + (n_tokens * 4 + 127) / 128 * 128;
   plan.activations = plan.partials + partial_slots * n_classes(n_superblocks) * 2 * n_tokens * kTileRows * 4;
-  plan.rings = plan.activations + (resident ? n_superblocks * n_tokens * 576 : 0);
+  plan.rings = plan.activations + (resident ? n_superblocks * n_tokens * kRecordBytes : 0);
   plan.rings = (plan.rings + 127) / 128 * 128;
   plan.total = plan.rings + kMatmulWarps * ring_slots * slot_bytes;
   return plan;
 }
 inline constexpr int kMaxRingSlots = 12;
 
-/// Offsets of the wide kernel: barriers, factors, finished sums [tile][token][16], stages of activations,
+/// Offsets of the wide kernel: barriers, factors, a buffer of each warp to turn sums, stages of activations,
 /// rings.
 struct WidePlan {
   int factors;
-  int sums;
+  int turns;
   int stages;
   int rings;
   int total;
 };
+inline constexpr int kTurnFloats = 2 * 8 * kTileRows;  ///< two tiles of 8 tokens
 constexpr WidePlan wide_plan(int n_tokens, int n_stages, int ring_slots, int slot_bytes) {
   WidePlan plan{};
   plan.factors = kBarrierBytes;
-  plan.sums = plan.factors + (n_tokens * 4 + 127) / 128 * 128;
-  plan.stages = plan.sums + kMatmulWarps * n_tokens * kTileRows * 4;
-  plan.rings = plan.stages + n_stages * n_tokens * 576;
+  plan.turns = plan.factors + (n_tokens * 4 + 127) / 128 * 128;
+  plan.stages = plan.turns + kMatmulWarps * kTurnFloats * 4;
+  plan.rings = plan.stages + (n_stages * n_tokens * kRecordBytes + 127) / 128 * 128;
   plan.total = plan.rings + kMatmulWarps * ring_slots * slot_bytes;
   return plan;
+}
+constexpr int token_tiles(int n_tokens) {
+  return n_tokens <= 8 ? 1 : n_tokens <= 16 ? 2 : n_tokens <= 32 ? 4 : 8;
+}
+/// Sums of one class of a group (a warp's share: an eighth), for row_tiles tiles a warp.
+constexpr int64_t class_sums_bytes(int n_tokens, int row_tiles) {
+  return int64_t{kMatmulWarps} * row_tiles * token_tiles(n_tokens) * 8 * kTileRows * 4;
 }
 
 /// The instances. One to eight tokens, all activations in shared memory or read from L2, by the types of the
@@ -134,10 +149,12 @@ void launch_resident_q6(cudaStream_t stream, bool overlap, int grid, int shared_
 void launch_l2_any(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
 void launch_l2_q4(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
 void launch_l2_q6(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
-/// The wide kernel, by tokens:
-void launch_wide_8(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
-void launch_wide_16(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
-void launch_wide_32(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
-void launch_wide_64(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+/// The wide kernel, by tokens and row tiles of a warp:
+void launch_wide_8_1(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_wide_16_1(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_wide_32_1(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_wide_32_2(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_wide_64_1(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_wide_64_2(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
 
 }  // namespace fl::cuda

@@ -2,8 +2,11 @@
 
 namespace fl::cuda {
 
-void launch_wide_64(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p) {
-  launch_wide<8, 1>(stream, overlap, grid, shared_bytes, p, "wide product of up to 64 tokens");
+void launch_wide_64_1(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p) {
+  launch_wide<8, 1, 1>(stream, overlap, grid, shared_bytes, p, "wide product of up to 64 tokens");
+}
+void launch_wide_64_2(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p) {
+  launch_wide<8, 2, 1>(stream, overlap, grid, shared_bytes, p, "wide product of up to 64 tokens");
 }
 
 }  // namespace fl::cuda

@@ -2,8 +2,8 @@
 
 namespace fl::cuda {
 
-void launch_wide_8(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p) {
-  launch_wide<1, 2>(stream, overlap, grid, shared_bytes, p, "wide product of up to 8 tokens");
+void launch_wide_8_1(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p) {
+  launch_wide<1, 1, 2>(stream, overlap, grid, shared_bytes, p, "wide product of up to 8 tokens");
 }
 
 }  // namespace fl::cuda

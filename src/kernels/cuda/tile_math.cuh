@@ -1,10 +1,17 @@
 // Products of tiles (tile_layout.h) with activation records (activations.cuh) by one warp, in f16 tensor-core
-// instructions with f32 sums.
+// instructions with f32 sums. The cost of a tile is its decode, once for all tokens, and for each 8 tokens
+// the matrix instructions with little beside them.
 //
-// A quantised weight is used as the f16 number 1024 + q or 1024 + 16 q, which one logical operation makes.
-// The product over a sub-block then gets its scale as one f32 multiply-add per output; what the 1024 and the
-// formats' minima add is constant over a sub-block, so it is a product of the scales with the sums of the
-// activations, taken off with two small products per superblock.
+// A k-quant's weight becomes the f16 number 2^-24 q s, q its quant and s the integer scale of its sub-block:
+// masked bits are already the f16 2^-24 q (a denormal) or 2^-20 q, and one f16 multiplication by s or s / 16
+// finishes two weights. q s is below 2048 in Q4_K (945) and Q5_K (1953), which f16 holds exactly; in Q6_K,
+// where the product is (q - 32) s up to 4096, those beyond 2048 are rounded to even numbers. So a superblock
+// is one chain of matrix instructions, which gets the superblock's own scale by one f32 multiply-add per
+// output. What the minima of Q4_K and Q5_K take off is a small product of theirs with the sums of the
+// activations.
+//
+// Q8_0 is used as 1024 + q + 128, a scale every sub-block, and what the 1152 adds is taken off in the same
+// way.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -69,6 +76,21 @@ __device__ __forceinline__ __half2 bytes_as_half2(uint32_t w, int lo, int hi) {
 __device__ __forceinline__ uint32_t bits_of(const __half2& h) {
   return *reinterpret_cast<const uint32_t*>(&h);
 }
+__device__ __forceinline__ __half2 packed_half2(uint32_t bits) {
+  return *reinterpret_cast<const __half2*>(&bits);
+}
+
+// Quants masked in place are f16 denormals: 2^-24 q in the low nibbles' place, 2^-20 q in the high ones'.
+inline constexpr float k2_24 = 16777216.0f;
+
+/// Byte b of w, less kBias, as the factor of quants in the low (kHigh = 0) or high nibbles' place: itself, or
+/// a sixteenth. Both come from an or: 1024 + byte is 0x6400 | byte, 64 + byte / 16 is 0x5400 | byte.
+template <int kHigh, int kBias>
+__device__ __forceinline__ __half2 scale_pair(uint32_t w, int b) {
+  const uint32_t magic = kHigh ? in_register<0x54545454U>() : in_register<0x64646464U>();
+  const uint32_t bits = __byte_perm(w, magic, 0x4040U | static_cast<uint32_t>(b) * 0x101U);
+  return __hsub2(packed_half2(bits), __float2half2_rn(kHigh ? 64.0f + kBias / 16.0f : 1024.0f + kBias));
+}
 
 /// Scales and minima of a row of Q4_K or Q5_K: sub-blocks 0..3 and 4..7, a byte each.
 struct RowHeader {
@@ -96,7 +118,7 @@ inline constexpr uint32_t kMagic = 0x64006400U;  // (1024, 1024)
 /// Operands of a sub-block of 32 columns: two products of 16.
 using Operands = uint32_t[8];
 
-// The nibbles of four words (pair r of rows g and g + 8 in word r) at bits 0..3 (high = 0) or 4..7.
+// 1024 + q or (kHigh) 1024 + 16 q of the nibbles of four words: pair r of rows g and g + 8 in word r.
 template <int kHigh>
 __device__ __forceinline__ void nibble_operands(Operands& a, const uint4& q) {
   constexpr uint32_t kMask = kHigh ? 0x00F000F0U : 0x000F000FU;
@@ -107,6 +129,18 @@ __device__ __forceinline__ void nibble_operands(Operands& a, const uint4& q) {
     const int at = (r >> 1) * 4 + (r & 1) * 2;
     a[at] = select_bits<kMask>(w, magic);
     a[at + 1] = select_bits<kMask>(w >> 8, magic);
+  }
+}
+// The same without the 1024: 2^-24 q or 2^-20 q.
+template <int kHigh>
+__device__ __forceinline__ void quant_operands(Operands& a, const uint4& q) {
+  constexpr uint32_t kMask = kHigh ? 0x00F000F0U : 0x000F000FU;
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+    const uint32_t w = word_of(q, r);
+    const int at = (r >> 1) * 4 + (r & 1) * 2;
+    a[at] = w & kMask;
+    a[at + 1] = (w >> 8) & kMask;
   }
 }
 template <int kShift>
@@ -191,28 +225,68 @@ __device__ __forceinline__ void add_sub_block(Accumulators<NT, MT>& acc, const O
   }
 }
 
-// The same with a scale for each 16 columns.
+// acc += A x activations of sub-block s.
 template <int NT, int MT, typename Acts>
-__device__ __forceinline__ void add_sub_block16(Accumulators<NT, MT>& acc, const Operands (&a)[MT],
-                                                const float (&scale)[MT][2][2], const Acts& acts, int s) {
+__device__ __forceinline__ void multiply_sub_block(Accumulators<NT, MT>& acc, const Operands (&a)[MT],
+                                                   const Acts& acts, int s) {
 #pragma unroll
   for (int nt = 0; nt < NT; ++nt) {
     const uint4 b = acts.load(s, nt);
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
-      float* y = acc[mt][nt];
+      mma(acc[mt][nt], a[mt][0], a[mt][1], a[mt][2], a[mt][3], b.x, b.y);
+      mma(acc[mt][nt], a[mt][4], a[mt][5], a[mt][6], a[mt][7], b.z, b.w);
+    }
+  }
+}
+
+template <int NT, int MT>
+__device__ __forceinline__ void clear(Accumulators<NT, MT>& acc) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float c[4] = {0, 0, 0, 0};
-        const uint32_t* o = a[mt] + 4 * half;
-        mma(c, o[0], o[1], o[2], o[3], half ? b.z : b.x, half ? b.w : b.y);
-        y[0] += scale[mt][half][0] * c[0];
-        y[1] += scale[mt][half][0] * c[1];
-        y[2] += scale[mt][half][1] * c[2];
-        y[3] += scale[mt][half][1] * c[3];
+  for (int mt = 0; mt < MT; ++mt) {
+#pragma unroll
+    for (int nt = 0; nt < NT; ++nt) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        acc[mt][nt][i] = 0.0f;
       }
     }
   }
+}
+
+// acc += factor(row) * c
+template <int NT, int MT>
+__device__ __forceinline__ void add_scaled(Accumulators<NT, MT>& acc, const Accumulators<NT, MT>& c,
+                                           const float (&factor)[MT][2]) {
+#pragma unroll
+  for (int nt = 0; nt < NT; ++nt) {
+#pragma unroll
+    for (int mt = 0; mt < MT; ++mt) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        acc[mt][nt][i] = fmaf(factor[mt][i >> 1], c[mt][nt][i], acc[mt][nt][i]);
+      }
+    }
+  }
+}
+
+// Quants to weights: rows g in the even operands, g + 8 in the odd ones.
+__device__ __forceinline__ void scale_operands(Operands& a, const __half2 (&scale)[2]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    a[i] = bits_of(__hmul2(packed_half2(a[i]), scale[i & 1]));
+  }
+}
+
+template <int kHigh, bool kFive>
+__device__ __forceinline__ void decode_k45(Operands& a, const uint4& q, uint32_t high,
+                                           const uint32_t (&scales)[2], int j) {
+  quant_operands<kHigh>(a, q);
+  if (kFive) {
+    add_high_bits<kHigh>(a, high);
+  }
+  const __half2 scale[2] = {scale_pair<kHigh, 0>(scales[0], j), scale_pair<kHigh, 0>(scales[1], j)};
+  scale_operands(a, scale);
 }
 
 template <int NT, int MT, bool kFive, typename Acts>
@@ -221,70 +295,71 @@ __device__ __forceinline__ void unit_k45(Accumulators<NT, MT>& acc, const uint8_
   constexpr int kHeader = kFive ? tile::kQ5Header : tile::kQuants;
   const int g = lane >> 2;
   const int t = lane & 3;
-  uint32_t scales[MT][2][2];
+  uint32_t scales[MT][2][2];  // of sub-blocks 0..3 and 4..7, by row
   float d[MT][2];
   uint4 high[MT];
   {
-    uint32_t offsets[MT][4];
     uint32_t mins[MT][4];
-    float d_sums[MT][2];
     float dmin_sums[MT][2];
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
         const RowHeader r = row_header(w[mt] + kHeader + (g + 8 * row) * 16);
-        scales[mt][row][0] = r.scales[0];
-        scales[mt][row][1] = r.scales[1];
-        d[mt][row] = r.d;
-        d_sums[mt][row] = r.d * kUnscaleSums;
+        scales[mt][0][row] = r.scales[0];
+        scales[mt][1][row] = r.scales[1];
+        d[mt][row] = r.d * k2_24;
         dmin_sums[mt][row] = r.dmin * kUnscaleSums;
-        offsets[mt][row] = bits_of(__hmul2(bytes_as_half2(r.scales[0], t, t), __float2half2_rn(1024.0f)));
-        offsets[mt][2 + row] = bits_of(__hmul2(bytes_as_half2(r.scales[1], t, t), __float2half2_rn(64.0f)));
-        mins[mt][row] = bits_of(bytes_as_half2(r.mins[0], t, t));
-        mins[mt][2 + row] = bits_of(bytes_as_half2(r.mins[1], t, t));
+        mins[mt][row] = bits_of(scale_pair<0, 0>(r.mins[0], t));
+        mins[mt][2 + row] = bits_of(scale_pair<0, 0>(r.mins[1], t));
       }
       if (kFive) {
         high[mt] = load16(w[mt] + tile::kQ5High + lane * 16);
       }
     }
-    take_off<NT, MT>(acc, offsets, d_sums, acts);
     take_off<NT, MT>(acc, mins, dmin_sums, acts);
   }
+  Accumulators<NT, MT> c;
+  clear<NT, MT>(c);
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     uint4 q[MT];
+    Operands a[MT];
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
       q[mt] = load16(w[mt] + j * 512 + lane * 16);
+      decode_k45<0, kFive>(a[mt], q[mt], kFive ? word_of(high[mt], j) : 0U, scales[mt][0], j);
     }
-    Operands a[MT];
-    float scale[MT][2];
+    multiply_sub_block<NT, MT>(c, a, acts, j);
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
-      nibble_operands<0>(a[mt], q[mt]);
-      if (kFive) {
-        add_high_bits<0>(a[mt], word_of(high[mt], j));
-      }
+      decode_k45<1, kFive>(a[mt], q[mt], kFive ? word_of(high[mt], j) : 0U, scales[mt][1], j);
+    }
+    multiply_sub_block<NT, MT>(c, a, acts, j + 4);
+  }
+  add_scaled<NT, MT>(acc, c, d);
+}
+
+// Sub-block j + 4 kHigh: six bits a quant, a signed scale every 16 columns. scales: bytes [half], [2 + half]
+// of sub-blocks j and j + 4, by row, plus 128.
+template <int kHigh>
+__device__ __forceinline__ void decode_q6(Operands& a, const uint4& q, const uint4& high, int j,
+                                          const uint32_t (&scales)[2]) {
+  quant_operands<kHigh>(a, q);
+  add_high_pairs<kHigh>(a, word_of(high, 2 * (j & 1)), word_of(high, 2 * (j & 1) + 1));
+  const __half2 less_32 = __float2half2_rn(kHigh ? -0x1p-15f : -0x1p-19f);
 #pragma unroll
-      for (int row = 0; row < 2; ++row) {
-        scale[mt][row] = fmaf(byte_plus_2_23(scales[mt][row][0], j), d[mt][row], -k2_23 * d[mt][row]);
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      const __half2 scale = scale_pair<kHigh, 128>(scales[row], 2 * kHigh + half);
+      const __half2 offset = __hmul2(scale, less_32);
+#pragma unroll
+      for (int i = 0; i < 4; i += 2) {
+        uint32_t& w = a[4 * half + i + row];
+        w = bits_of(__hfma2(packed_half2(w), scale, offset));
       }
     }
-    add_sub_block<NT, MT>(acc, a, scale, acts, j);
-#pragma unroll
-    for (int mt = 0; mt < MT; ++mt) {
-      nibble_operands<1>(a[mt], q[mt]);
-      if (kFive) {
-        add_high_bits<1>(a[mt], word_of(high[mt], j));
-      }
-#pragma unroll
-      for (int row = 0; row < 2; ++row) {
-        const float d16 = d[mt][row] * 0.0625f;
-        scale[mt][row] = fmaf(byte_plus_2_23(scales[mt][row][1], j), d16, -k2_23 * d16);
-      }
-    }
-    add_sub_block<NT, MT>(acc, a, scale, acts, j + 4);
   }
 }
 
@@ -292,73 +367,46 @@ template <int NT, int MT, typename Acts>
 __device__ __forceinline__ void unit_q6(Accumulators<NT, MT>& acc, const uint8_t* const (&w)[MT],
                                         const Acts& acts, int lane) {
   const int g = lane >> 2;
-  const int t = lane & 3;
-  float d[MT][2];
-  {
-    // q - 32 is 1024 + q - 1056 in sub-blocks 0..3 and (1024 + 16 q) / 16 - 96 in 4..7; 1056 = 11 * 96
-    uint32_t offsets[MT][4];
-    float d_sums[MT][2];
-    const __half2 bias = __float2half2_rn(128.0f);
-#pragma unroll
-    for (int mt = 0; mt < MT; ++mt) {
-#pragma unroll
-      for (int row = 0; row < 2; ++row) {
-        const int r = g + 8 * row;
-        d[mt][row] = half_to_float(*reinterpret_cast<const uint16_t*>(w[mt] + tile::kQ6D + 2 * r));
-        d_sums[mt][row] = d[mt][row] * (96.0f * kUnscaleSums);
-        const uint8_t* s = w[mt] + tile::kQ6Scales + r * 16 + 2 * t;
-        const uint32_t low = *reinterpret_cast<const uint16_t*>(s) ^ 0x8080U;
-        const uint32_t high = *reinterpret_cast<const uint16_t*>(s + 8) ^ 0x8080U;
-        offsets[mt][row] =
-            bits_of(__hmul2(__hsub2(bytes_as_half2(low, 0, 1), bias), __float2half2_rn(11.0f)));
-        offsets[mt][2 + row] = bits_of(__hsub2(bytes_as_half2(high, 0, 1), bias));
-      }
-    }
-    take_off<NT, MT>(acc, offsets, d_sums, acts);
-  }
+  Accumulators<NT, MT> c;
+  clear<NT, MT>(c);
   uint4 high[MT];
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     uint4 q[MT];
-    uint32_t scale_bytes[MT][2];
     Operands a[MT];
-    float scale[MT][2][2];
+    uint32_t scales[MT][2];
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
       q[mt] = load16(w[mt] + j * 512 + lane * 16);
       if ((j & 1) == 0) {
         high[mt] = load16(w[mt] + tile::kQ6High + (j >> 1) * 512 + lane * 16);
       }
-      nibble_operands<0>(a[mt], q[mt]);
-      add_high_pairs<0>(a[mt], word_of(high[mt], 2 * (j & 1)), word_of(high[mt], 2 * (j & 1) + 1));
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
         const uint8_t* s = w[mt] + tile::kQ6Scales + (g + 8 * row) * 16 + 2 * j;
-        scale_bytes[mt][row] = (*reinterpret_cast<const uint16_t*>(s) |
-                                uint32_t{*reinterpret_cast<const uint16_t*>(s + 8)} << 16) ^
-                               0x80808080U;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          scale[mt][half][row] = (byte_plus_2_23(scale_bytes[mt][row], half) - (k2_23 + 128.0f)) * d[mt][row];
-        }
+        scales[mt][row] = (*reinterpret_cast<const uint16_t*>(s) |
+                           uint32_t{*reinterpret_cast<const uint16_t*>(s + 8)} << 16) ^
+                          0x80808080U;
       }
+      decode_q6<0>(a[mt], q[mt], high[mt], j, scales[mt]);
     }
-    add_sub_block16<NT, MT>(acc, a, scale, acts, j);
+    multiply_sub_block<NT, MT>(c, a, acts, j);
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
-      nibble_operands<1>(a[mt], q[mt]);
-      add_high_pairs<1>(a[mt], word_of(high[mt], 2 * (j & 1)), word_of(high[mt], 2 * (j & 1) + 1));
-#pragma unroll
-      for (int row = 0; row < 2; ++row) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          scale[mt][half][row] =
-              (byte_plus_2_23(scale_bytes[mt][row], 2 + half) - (k2_23 + 128.0f)) * (d[mt][row] * 0.0625f);
-        }
-      }
+      decode_q6<1>(a[mt], q[mt], high[mt], j, scales[mt]);
     }
-    add_sub_block16<NT, MT>(acc, a, scale, acts, j + 4);
+    multiply_sub_block<NT, MT>(c, a, acts, j + 4);
   }
+  float d[MT][2];
+#pragma unroll
+  for (int mt = 0; mt < MT; ++mt) {
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      d[mt][row] =
+          half_to_float(*reinterpret_cast<const uint16_t*>(w[mt] + tile::kQ6D + (g + 8 * row) * 2)) * k2_24;
+    }
+  }
+  add_scaled<NT, MT>(acc, c, d);
 }
 
 template <int NT, int MT, typename Acts>
