@@ -139,7 +139,7 @@ struct State {
   int n;
   DeviceBuffer normed, inner, hidden, residual, squares, projections, logits, norm;
   Activations x, a, h;
-  explicit State(int tokens) : n(tokens) {
+  explicit State(int tokens, int32_t most_records = kMaxColumns) : n(tokens) {
     const auto un = static_cast<uint64_t>(n);
     normed = DeviceBuffer(activation_bytes(n, kHidden));
     inner = DeviceBuffer(activation_bytes(n, kInner));
@@ -149,9 +149,9 @@ struct State {
     projections = DeviceBuffer(un * 16480 * 4);
     logits = DeviceBuffer(std::min<uint64_t>(un, kMaxColumns) * kVocab * 4);
     norm = DeviceBuffer(kHidden * 4);
-    x = {normed.data(), n, kHidden};
-    a = {inner.data(), n, kInner};
-    h = {hidden.data(), n, kFf};
+    x = {normed.data(), n, kHidden, most_records};
+    a = {inner.data(), n, kInner, most_records};
+    h = {hidden.data(), n, kFf, most_records};
     std::mt19937 rng(3);
     std::normal_distribution<float> normal;
     std::vector<float> values(un * kInner);
@@ -181,7 +181,7 @@ void project(Matmul& m, cudaStream_t stream, const Layer& layer, State& s, bool 
   m.store(stream, s.x, outputs, scaled ? s.scale() : RmsScale{});
 }
 void join(Matmul& m, cudaStream_t stream, const Activations& x, const PackedMatrix& w, State& s) {
-  if (s.n <= kMaxColumns) {
+  if (x.layout() == ActivationLayout::records) {
     m.add_and_norm(stream, x, w, s.residual.as<float>(), kHidden, s.norm.as<float>(), s.x,
                    s.squares.as<float>());
   } else {
@@ -189,7 +189,7 @@ void join(Matmul& m, cudaStream_t stream, const Activations& x, const PackedMatr
   }
 }
 void sweep(Matmul& m, cudaStream_t stream, const Model& model, State& s, bool head) {
-  const bool scaled = s.n <= kMaxColumns;
+  const bool scaled = s.x.layout() == ActivationLayout::records;
   for (const Layer& layer : model.layers) {
     project(m, stream, layer, s, scaled);
     join(m, stream, s.a, layer.out, s);
@@ -316,16 +316,16 @@ void run_prompt(const DeviceInfo& device, const Model& model, std::byte* workspa
     MatmulOptions options;
     int most;
   };
-  for (const Variant& v : {Variant{{.library_from_tokens = 65}, 4096},
+  for (const Variant& v : {Variant{{.most_records = 8, .library_from_tokens = 65}, 4096},
                            {{.prompt_kernel = false, .library_from_tokens = 65}, 4096},
                            {{.prompt_kernel = false, .library = false}, 256},
                            {{.library = false, .prompt = PromptProducts::int8}, 4096}}) {
     Matmul m(device, workspace, bytes, v.options);
-    for (const int n : {65, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096}) {
+    for (const int n : {12, 16, 20, 24, 32, 40, 48, 64, 65, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096}) {
       if (n > v.most) {
         break;
       }
-      State s(n);
+      State s(n, m.most_records());
       Stream stream;
       const float ms = median_ms(stream, 3, [&] { sweep(m, stream, model, s, false); });
       line("prompt", n, m.describe().c_str(), ms, model.bytes - model.head.bytes, 2 * weights * n);

@@ -314,7 +314,7 @@ std::span<const float> CudaForward::logits(int slot, int32_t i) const {
 }
 
 Activations CudaForward::activations(std::byte* data, int32_t n_tokens, int64_t cols) const {
-  return {data, n_tokens, static_cast<int32_t>(cols)};
+  return {data, n_tokens, static_cast<int32_t>(cols), matmul_->most_records()};
 }
 
 CudaForward::Normed CudaForward::norm(const float* x, const float* w, int32_t n_tokens) {

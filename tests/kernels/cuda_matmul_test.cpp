@@ -21,6 +21,8 @@ constexpr std::array kTypes{DType::f32,  DType::f16,  DType::bf16, DType::q4_0, 
 // 16-bit activations: 2.1e-4; f16 copies of weights as much again; a few outputs scatter around that
 constexpr double kTolerance = 1e-3;
 
+const MatmulOptions kTilesOnly{.prompt_kernel = false, .library = false};
+
 class CudaMatmul : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -28,7 +30,9 @@ class CudaMatmul : public ::testing::Test {
     device_ = use_device(0);
   }
   std::unique_ptr<Matmul> make(MatmulOptions options) {
-    const uint64_t bytes = Matmul::workspace_bytes(512, 4096, 8192, options);
+    // tests pass records of any number of tokens, whatever the device prefers
+    const uint64_t bytes = std::max(Matmul::workspace_bytes(512, 4096, 8192, options),
+                                    Matmul::workspace_bytes(512, 4096, 8192, kTilesOnly));
     workspaces_.push_back(std::make_unique<DeviceArray<std::byte>>(bytes));
     return std::make_unique<Matmul>(device_, workspaces_.back()->data(), bytes, options);
   }
@@ -53,8 +57,6 @@ class CudaMatmul : public ::testing::Test {
   DeviceInfo device_;
   std::vector<std::unique_ptr<DeviceArray<std::byte>>> workspaces_;
 };
-
-const MatmulOptions kTilesOnly{.prompt_kernel = false, .library = false};
 
 TEST_F(CudaMatmul, TilesComeBackByteForByte) {
   for (const DType type : {DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0}) {
@@ -271,8 +273,10 @@ double silu(double x) {
 
 TEST_F(CudaMatmul, SwigluFeedsTheNextProduct) {
   for (const char* const how : {"tiles", "library", "prompt kernel"}) {
-    const auto matmul =
-        make({.prompt_kernel = how[0] == 'p', .library = how[0] == 'l', .library_from_tokens = 65});
+    const auto matmul = make({.prompt_kernel = how[0] == 'p',
+                              .most_records = 16,
+                              .library = how[0] == 'l',
+                              .library_from_tokens = 65});
     for (const auto& [gate_type, up_type] :
          {std::pair{DType::q4_k, DType::q4_k}, {DType::q4_k, DType::q6_k}}) {
       for (const int64_t ff : {512, 640}) {
@@ -280,9 +284,9 @@ TEST_F(CudaMatmul, SwigluFeedsTheNextProduct) {
         const Matrix up(up_type, ff, 768, 42);
         const Matrix down(DType::f32, 200, ff, 43);
         for (const int n : {1, 8, 24, 64, 100, 330}) {
-          const Inputs in(n, 768, 44);
+          const Inputs in(n, 768, 44, matmul->most_records());
           DeviceArray<std::byte> hidden(activation_bytes(n, ff));
-          const Activations out{hidden.data(), n, static_cast<int32_t>(ff)};
+          const Activations out{hidden.data(), n, static_cast<int32_t>(ff), matmul->most_records()};
           matmul->swiglu(nullptr, in.activations, gate.packed, up.packed, out);
           DeviceArray<float> y(std::vector<float>(static_cast<size_t>(n) * 200, 1.0F));
           matmul->add(nullptr, out, down.packed, y.data(), 200);
@@ -374,7 +378,7 @@ TEST_F(CudaMatmul, LibraryAgreesWithTheTiles) {
 
 // Tiles that are shared between blocks and whole ones, rows and tokens that end within a tile.
 TEST_F(CudaMatmul, PromptKernelAgreesWithDoublePrecision) {
-  const auto matmul = make({});
+  const auto matmul = make({.most_records = 16});
   if (matmul->describe() != "tiles + wgmma") {
     GTEST_SKIP() << "prompts of this device take another way";
   }
@@ -387,11 +391,12 @@ TEST_F(CudaMatmul, PromptKernelAgreesWithDoublePrecision) {
                                      {1000, 2304},
                                      {9000, 1024}}) {
       const Matrix w(type, rows, cols, static_cast<uint32_t>(rows));
-      for (const int n : {65, 96, 100, 130, 192, 200, 256, 257, 512}) {
+      for (const int n : {17, 31, 32, 33, 64, 65, 96, 100, 130, 192, 200, 256, 257, 512}) {
         if (rows == 9000 && n != 100 && n != 512) {
           continue;
         }
-        const Inputs in(n, cols, static_cast<uint32_t>(n));
+        const Inputs in(n, cols, static_cast<uint32_t>(n), matmul->most_records());
+        ASSERT_EQ(in.activations.layout(), ActivationLayout::rows);
         const std::vector<float> got = run(*matmul, w, in);
         EXPECT_EQ(run(*matmul, w, in), got) << "a second run";
         std::vector<double> want;
@@ -441,12 +446,12 @@ TEST_F(CudaMatmul, PromptKernelTakesManyTokens) {
 }
 
 TEST_F(CudaMatmul, PromptKernelTakesSeveralMatricesAndAdds) {
-  const auto matmul = make({});
+  const auto matmul = make({.most_records = 16});
   const Matrix qkv(DType::q6_k, 1000, 1024, 31);
   const Matrix z(DType::q4_k, 600, 1024, 32);
   const Matrix beta(DType::q8_0, 12, 1024, 34);
-  for (const int n : {65, 150, 300}) {
-    const Inputs in(n, 1024, 35);
+  for (const int n : {40, 65, 150, 300}) {
+    const Inputs in(n, 1024, 35, matmul->most_records());
     DeviceArray<float> a(static_cast<size_t>(n * 1000));
     DeviceArray<float> b(static_cast<size_t>(n * 700));  // rows further apart than they are long
     DeviceArray<float> c(static_cast<size_t>(n * 12));

@@ -105,6 +105,14 @@ int arch_of(int device) {
   return 10 * major + minor;
 }
 
+// See Matmul::most_records.
+int32_t records_of(const MatmulOptions& options, int arch) {
+  if (!options.prompt_kernel || !has_prompt_kernel(arch) || options.prompt == PromptProducts::int8) {
+    return kMaxColumns;
+  }
+  return options.most_records > 0 ? options.most_records : kLeastPromptTokens - 1;
+}
+
 }  // namespace
 
 struct Matmul::Impl {
@@ -426,9 +434,10 @@ uint64_t Matmul::workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_
   int n_sms = 0;
   check(cudaGetDevice(&device), "current device");
   check(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device), "number of SMs");
-  const int32_t columns = std::min(max_tokens, int32_t{kMaxColumns});
   const int arch = arch_of(device);
-  const bool prompt = options.prompt_kernel && max_tokens > kMaxColumns && has_prompt_kernel(arch);
+  const int32_t in_records = records_of(options, arch);
+  const bool prompt = options.prompt_kernel && has_prompt_kernel(arch) && max_tokens > in_records;
+  const int32_t columns = std::min(max_tokens, in_records);
   const uint64_t shared =
       std::max(shared_sums_bytes(n_sms, columns), swiglu_sums_bytes(columns, swiglu_rows)) +
       carries_bytes(n_sms, columns);
@@ -458,6 +467,10 @@ Matmul::Matmul(const DeviceInfo& device, std::byte* workspace, uint64_t bytes, M
 }
 
 Matmul::~Matmul() = default;
+
+int32_t Matmul::most_records() const {
+  return records_of(impl_->options, impl_->device.arch);
+}
 
 bool Matmul::overlap() const {
   return impl_->overlap();

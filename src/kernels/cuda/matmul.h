@@ -83,8 +83,9 @@ struct Activations {
   std::byte* data = nullptr;  ///< multiple of 256
   int32_t n_tokens = 0;
   int32_t cols = 0;
+  int32_t most_records = kMaxColumns;  ///< tokens up to which they are records; at most kMaxColumns
   ActivationLayout layout() const {
-    return n_tokens <= kMaxColumns ? ActivationLayout::records : ActivationLayout::rows;
+    return n_tokens <= most_records ? ActivationLayout::records : ActivationLayout::rows;
   }
 };
 uint64_t activation_bytes(int32_t n_tokens, int64_t cols);
@@ -116,8 +117,9 @@ enum class ActivationPlacement : uint8_t { automatic, l2, staged };
 enum class PromptProducts : uint8_t { automatic, f16, int8 };
 
 struct MatmulOptions {
-  bool prompt_kernel = true;  ///< where the device has it, for all prompts of more than kMaxColumns tokens
-  bool library = true;        ///< use cuBLASLt for long prompts when it can be loaded
+  bool prompt_kernel = true;      ///< where the device has it, for all steps of more than most_records tokens
+  int most_records = 0;           ///< with the prompt kernel; 0: as measured
+  bool library = true;            ///< use cuBLASLt for long prompts when it can be loaded
   int library_from_tokens = 129;  ///< prompts from this length on (measured; see docs/decisions)
   ActivationPlacement placement = ActivationPlacement::automatic;
   bool overlap = true;  ///< where the device can: kernels start while their predecessors end
@@ -151,13 +153,16 @@ class Matmul {
   /// residual += x Wᵀ.
   void add(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* residual, int64_t stride);
   /// residual += x Wᵀ; then `out` = residual * norm_weight and its sums of squares (see RmsScale), for the
-  /// next product. Records only (n_tokens <= kMaxColumns); rows must be a multiple of 16.
+  /// next product. Records only; rows must be a multiple of 16.
   void add_and_norm(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* residual,
                     int64_t stride, const float* norm_weight, const Activations& out, float* sum_of_squares);
   /// out = silu(scale * x Gᵀ) * (scale * x Uᵀ), ready for the next product. gate and up have the same shape.
   void swiglu(cudaStream_t stream, const Activations& x, const PackedMatrix& gate, const PackedMatrix& up,
               const Activations& out, const RmsScale& scale = {});
 
+  /// Activations of at most so many tokens should come as records, larger ones as rows: kMaxColumns, or less
+  /// where a kernel for rows is faster.
+  int32_t most_records() const;
   /// True on sm_90 and up: kernels of this stream may overlap (launch.cuh).
   bool overlap() const;
   /// "tiles", "tiles + wgmma" or "tiles + cuBLASLt 13.1".

@@ -20,7 +20,8 @@ struct Instance {
 };
 
 #ifdef FREELUNCH_SM90A
-constexpr std::array kInstances{Instance{96, launch_prompt_96},   Instance{128, launch_prompt_128},
+constexpr std::array kInstances{Instance{32, launch_prompt_32},   Instance{64, launch_prompt_64},
+                                Instance{96, launch_prompt_96},   Instance{128, launch_prompt_128},
                                 Instance{160, launch_prompt_160}, Instance{192, launch_prompt_192},
                                 Instance{224, launch_prompt_224}, Instance{256, launch_prompt_256}};
 constexpr bool kBuilt = true;

@@ -1,4 +1,4 @@
-// Products of more than kMaxColumns tokens on sm_90: wgmma with weights decoded from packed tiles into
+// Products of kLeastPromptTokens and more tokens on sm_90: wgmma with weights decoded from packed tiles into
 // registers, and activation rows in shared memory. Nothing is expanded in memory.
 //
 // A tile of the work is 128 rows x up to 256 tokens (a block of tokens). The tiles go round the SMs in whole
@@ -58,6 +58,8 @@ struct PromptParams {
 
 inline constexpr int kPromptGroupTiles =
     8;  ///< tiles of 16 rows in a group; for swiglu four of gate, four of up
+/// Where this kernel overtakes the one of the decode steps (docs/decisions/0076).
+inline constexpr int kLeastPromptTokens = 9;
 inline constexpr int kMostPromptTokens = 256;  ///< of a block
 
 /// Whether this program has the kernel for this compute capability (DeviceInfo::arch).
@@ -80,6 +82,10 @@ class PromptLaunch {
 };
 
 /// The instances, by tokens of a block. `x`: activation rows, boxes of 64 columns x the instance's tokens.
+void launch_prompt_32(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,
+                      const PromptParams& p);
+void launch_prompt_64(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,
+                      const PromptParams& p);
 void launch_prompt_96(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,
                       const PromptParams& p);
 void launch_prompt_128(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,

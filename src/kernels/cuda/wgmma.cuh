@@ -55,6 +55,7 @@ __device__ __forceinline__ void hold_sums(float (&d)[kSize]) {
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
 #define FL_D32(i) FL_D8(i), FL_D8(i + 8), FL_D8(i + 16), FL_D8(i + 24)
+#define FL_N16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define FL_N32                                                                                             \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27," \
   "%28,%29,%30,%31"
@@ -73,7 +74,11 @@ __device__ __forceinline__ void hold_sums(float (&d)[kSize]) {
 /// d += A B for N columns of B; `a`: four registers.
 template <int N>
 __device__ __forceinline__ void wgmma(float (&d)[N / 2], const uint32_t* a, uint64_t b_operand) {
-  if constexpr (N == 96) {
+  if constexpr (N == 32) {
+    FL_WGMMA(32, FL_N16, "%16", "%17", "%18", "%19", "%20", FL_D8(0), FL_D8(8));
+  } else if constexpr (N == 64) {
+    FL_WGMMA(64, FL_N32, "%32", "%33", "%34", "%35", "%36", FL_D32(0));
+  } else if constexpr (N == 96) {
     FL_WGMMA(96, FL_N48, "%48", "%49", "%50", "%51", "%52", FL_D32(0), FL_D8(32), FL_D8(40));
   } else if constexpr (N == 128) {
     FL_WGMMA(128, FL_N64, "%64", "%65", "%66", "%67", "%68", FL_D32(0), FL_D32(32));
@@ -99,6 +104,7 @@ __device__ __forceinline__ void wgmma(float (&d)[N / 2], const uint32_t* a, uint
 #undef FL_N64
 #undef FL_N48
 #undef FL_N32
+#undef FL_N16
 #undef FL_D32
 #undef FL_D8
 
