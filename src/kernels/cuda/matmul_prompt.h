@@ -58,7 +58,7 @@ struct PromptParams {
 
 inline constexpr int kPromptGroupTiles =
     8;  ///< tiles of 16 rows in a group; for swiglu four of gate, four of up
-/// Where this kernel overtakes the one of the decode steps (docs/decisions/0076).
+/// Where this kernel overtakes the one of the decode steps (docs/decisions/0077).
 inline constexpr int kLeastPromptTokens = 9;
 inline constexpr int kMostPromptTokens = 256;  ///< of a block
 
