@@ -71,17 +71,13 @@ Launcher wide_launcher(int n_tokens, int row_tiles) {
 
 /// The type of all segments, if they have one.
 std::optional<PackedType> one_type(const MatmulParams& p) {
-  for (int i = 1; i < p.n_segments; ++i) {
-    if (p.segments[i].type != p.segments[0].type) {
-      return std::nullopt;
-    }
-  }
-  return static_cast<PackedType>(p.segments[0].type);
+  const auto* const end = p.segments + p.n_segments;
+  const bool one = std::all_of(p.segments, end, [&](const auto& s) { return s.type == p.segments[0].type; });
+  return one ? std::optional(static_cast<PackedType>(p.segments[0].type)) : std::nullopt;
 }
 
 // Chips on which 16-bit products with f32 sums run at a quarter of the int8 rate: GeForce and workstation
-// cards. On an A100 both are equal to our int8 product, which is limited by its f32 instructions there, so
-// that only a missing library decides for it.
+// cards. On an A100 both are equal for our int8 product: only a missing library decides for it.
 constexpr bool rations_f16(int arch) {
   return arch == 86 || arch == 87 || arch == 89 || arch >= 120;
 }
