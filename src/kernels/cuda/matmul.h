@@ -3,11 +3,10 @@
 // defines.
 //
 // Kernels by number of tokens:
-//   1 .. most_records()  each weight is decoded once for all tokens, f16 tensor-core products with f32 sums; a
-//   token's
-//                      result has the same bits alone and beside others (the order of every sum is fixed by
-//                      the matrix's shape, not by the number of tokens or the chip)
-//                      (kMaxColumns; 8 on sm_90)
+//   1 .. most_records() (kMaxColumns; 8 on sm_90)
+//                      each weight is decoded once for all tokens, f16 tensor-core products with f32 sums; a
+//                      token's result has the same bits alone and beside others (the order of every sum is
+//                      fixed by the matrix's shape, not by the number of tokens or the chip)
 //   more               on sm_90 a kernel of its own (matmul_prompt.h): repeated runs give the same bits, and
 //                      a token's do not depend on the others' values, but on how many there are; where the
 //                      chip rations 16-bit products, or where asked for, int8 products (matmul_int8.h), whose
