@@ -449,6 +449,7 @@ Result<Value> File::value(std::string_view key) const {
     case ValueType::boolean: {
       const std::vector<uint8_t> bytes = load_all<uint8_t>(part, *entry);
       std::vector<bool> values;
+      values.reserve(bytes.size());
       for (uint8_t byte : bytes) {
         values.push_back(byte != 0);
       }

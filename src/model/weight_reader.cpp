@@ -17,14 +17,15 @@ constexpr uint64_t kMaxProbe = 1U << 13U;  ///< pages of which a range's place i
 /// somebody else), it counts as held: the mapping reads it anyway.
 bool cached(const std::byte* from, uint64_t bytes) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(from) / page * page;
-  const auto end = reinterpret_cast<uintptr_t>(from) + bytes;
+  const uint64_t before = reinterpret_cast<uintptr_t>(from) % page;  // the page starts before the range
+  const std::byte* const begin = from - before;
+  const uint64_t span = before + bytes;
   std::array<unsigned char, kMaxProbe> in{};
   uint64_t held = 0;
   uint64_t all = 0;
-  for (uintptr_t at = begin; at < end; at += kMaxProbe * page) {
-    const uint64_t length = std::min<uint64_t>(end - at, kMaxProbe * page);
-    if (mincore(reinterpret_cast<void*>(at), length, in.data()) != 0) {
+  for (uint64_t at = 0; at < span; at += kMaxProbe * page) {
+    const uint64_t length = std::min<uint64_t>(span - at, kMaxProbe * page);
+    if (mincore(const_cast<std::byte*>(begin + at), length, in.data()) != 0) {
       return true;
     }
     const uint64_t pages = (length + page - 1) / page;
@@ -40,9 +41,8 @@ bool cached(const std::byte* from, uint64_t bytes) {
 void populate(const std::byte* from, uint64_t bytes) {
 #ifdef MADV_POPULATE_READ
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(from) / page * page;
-  const auto end = reinterpret_cast<uintptr_t>(from) + bytes;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ);
+  const uint64_t before = reinterpret_cast<uintptr_t>(from) % page;  // the page starts before the range
+  madvise(const_cast<std::byte*>(from - before), before + bytes, MADV_POPULATE_READ);
 #endif
 }
 

@@ -416,7 +416,9 @@ std::vector<std::string> left_out(const Sorted& sorted, size_t n_depths, double 
       }
       at->second.push_back(cut.code);
     }
-    for (const auto& [reason, depths] : here) {
+    for (const auto& one : here) {
+      const std::string& reason = one.first;
+      const std::vector<std::string>& depths = one.second;
       std::string place = fmt::format("{} with {} {}", short_tokens(key.first), key.second,
                                       key.second == 1 ? "chat" : "chats");
       if (depths.size() < n_depths) {
@@ -427,14 +429,15 @@ std::vector<std::string> left_out(const Sorted& sorted, size_t n_depths, double 
       if (at == reasons.end()) {
         reasons.emplace_back(reason, place);
       } else {
-        at->second += ", " + place;
+        at->second += ", ";
+        at->second += place;
       }
     }
   }
   std::vector<std::string> out;
   out.reserve(reasons.size());
   for (const auto& [reason, places] : reasons) {
-    out.push_back(reason + ": " + places);
+    out.push_back(fmt::format("{}: {}", reason, places));
   }
   return out;
 }
