@@ -113,6 +113,7 @@ void quantised_tile(const TileCall& call) {
   constexpr float kLower = 1.0F / static_cast<float>(1 << kRaised);
   constexpr int64_t kScaleBytes = scale_bytes(f);
   constexpr int64_t kGroupBytes = group_bytes(f);
+  // NOLINTNEXTLINE(bugprone-branch-clone): the branches are equal in the instance of four only
   constexpr int kU = T < 4 ? T : 4;
   constexpr int kUnits = (T + kU - 1) / kU;
   const int64_t n_blocks = call.cols / f.block_cols;
@@ -267,6 +268,7 @@ FL_INLINE vf float_codes(const uint8_t* p) {
 template <DType D, int T>
 void float_tile(const TileCall& call) {
   constexpr int64_t kElem = pack_format(D).elem_bytes;
+  // NOLINTNEXTLINE(bugprone-branch-clone): the branches are equal in the instance of four only
   constexpr int kU = T < 4 ? T : 4;
   constexpr int kUnits = (T + kU - 1) / kU;
   for (int64_t part = 0; part < kTileRows; part += FL_LANES) {
