@@ -134,10 +134,6 @@ TEST_F(CudaMatmulInt8, SeveralMatricesOfDifferentTypes) {
   }
 }
 
-double silu(double x) {
-  return x / (1 + std::exp(-x));
-}
-
 TEST_F(CudaMatmulInt8, SwigluFeedsTheNextProduct) {
   for (const auto& [gate_type, up_type] :
        {std::pair{DType::q4_k, DType::q4_k}, {DType::q6_k, DType::q6_k}, {DType::q4_k, DType::q6_k}}) {

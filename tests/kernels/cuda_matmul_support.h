@@ -114,6 +114,10 @@ inline double dot(const Matrix& w, int64_t row, const float* x) {
   return sum;
 }
 
+inline double silu(double x) {
+  return x / (1 + std::exp(-x));
+}
+
 // ‖got - expected‖ / ‖expected‖; a NaN never passes.
 inline double relative_error(const std::vector<double>& expected, const std::vector<float>& got) {
   double difference = 0;

@@ -267,10 +267,6 @@ TEST_F(CudaMatmul, SeveralMatricesOfDifferentTypesInOneLaunch) {
   }
 }
 
-double silu(double x) {
-  return x / (1 + std::exp(-x));
-}
-
 TEST_F(CudaMatmul, SwigluFeedsTheNextProduct) {
   for (const char* const how : {"tiles", "library", "prompt kernel"}) {
     const auto matmul = make({.prompt_kernel = how[0] == 'p',

@@ -8,7 +8,7 @@
 // the weights, so an error here counts that much more (a model's first residual streams are of the size of
 // 0.02).
 //
-// Up to kMaxColumns tokens: *records*. Superblock k (256 columns of the matrix) of n tokens is
+// Up to Activations::most_records tokens: *records*. Superblock k (256 columns of the matrix) of n tokens is
 //   [sub-block s 0..7][token][64 bytes]   16 bytes for t = 0..3: elements 32s+4t..+3, then 32s+16+4t..+3
 //   [token][64 bytes]                     16 bytes for t = 0..3: sums of 16 elements (of the stored values,
 //   times
