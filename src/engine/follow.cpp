@@ -42,9 +42,11 @@ void Loop::choose_leader(Sequence& seq) {
   seq.leader = best->slot;
   seq.leader_order = best->order;
   const auto from = best->cuts.begin() + static_cast<int64_t>(best->next_cut);
-  const auto at = std::lower_bound(from, best->cuts.end(), seq.leader_goal);
-  if (at == best->cuts.end() || *at != seq.leader_goal) {
-    best->cuts.insert(at, seq.leader_goal);
+  const auto at = std::ranges::lower_bound(from, best->cuts.end(), seq.leader_goal, {}, &Cut::position);
+  if (at == best->cuts.end() || at->position != seq.leader_goal) {
+    best->cuts.insert(at, {seq.leader_goal, Worth::shared});
+  } else {
+    at->worth = Worth::shared;
   }
 }
 
@@ -75,7 +77,7 @@ void Loop::jump(Sequence& seq) {
   }
   seq.blocks.clear();
   prefix_.acquire(match.node, seq.path, seq.blocks);
-  prefix_.touch_checkpoint(match.node);
+  prefix_.join_checkpoint(match.node, {Worth::shared, seq.talk.conversation});
   building_.entries.push_back({seq.slot, 0, -1});  // a copy that fails takes this sequence down too
   runner_->copy_state(prefix_.checkpoint(match.node), seq.row);
   building_.entries.pop_back();
@@ -84,7 +86,7 @@ void Loop::jump(Sequence& seq) {
   seq.n_done += saved;
   seq.timings.cached_n += saved;
   stats_.cached_tokens += saved;
-  while (seq.next_cut < seq.cuts.size() && seq.cuts[seq.next_cut] <= seq.n_fed) {
+  while (seq.next_cut < seq.cuts.size() && seq.cuts[seq.next_cut].position <= seq.n_fed) {
     ++seq.next_cut;
   }
 }

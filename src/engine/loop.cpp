@@ -151,7 +151,7 @@ bool Loop::submit_step() {
       if (waits_for_leader(seq)) {
         continue;
       }
-      const int32_t cut = seq.next_cut < seq.cuts.size() ? seq.cuts[seq.next_cut] : 0;
+      const int32_t cut = seq.next_cut < seq.cuts.size() ? seq.cuts[seq.next_cut].position : 0;
       waiting_.push_back({seq.slot, seq.order, seq.n_fed, seq.n_prompt, cut});
     } else {
       add_slice(seq, 1);

@@ -105,10 +105,12 @@ class Loop {
   int32_t allocate_block();
   /// A row for a sequence that runs, whatever the cache keeps there but for the row `spared` (or -1).
   int32_t allocate_step_row(int32_t spared);
-  /// A row for a checkpoint, at the cost of the least recently used one; -1 when there are no spare rows.
-  int32_t allocate_spare_row();
-  /// Moves a state that the cache keeps in a step row to a spare row; forgets it when those hold newer ones.
-  void set_aside(int32_t row);
+  /// A row for a checkpoint at `node`, at the cost of the one worth least; -1 when there are no spare rows,
+  /// or only such as are worth more than a state that is passed.
+  int32_t allocate_spare_row(int32_t node, Worth worth);
+  /// Moves a state that the cache keeps in a step row to a spare row; forgets it when all of those hold
+  /// states worth more. `spared` (a row, or -1) stays where it is.
+  void set_aside(int32_t row, int32_t spared);
   void sink_failed(Sequence& seq, const char* what);
   /// Calls the sink; one that throws has gone away. False when that ended the sequence.
   template <typename F>

@@ -4,6 +4,7 @@
 #include <bit>
 #include <numeric>
 #include <random>
+#include <utility>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -14,11 +15,40 @@ namespace fl::engine {
 
 using model::kBlockTokens;
 
+namespace {
+
+/// How likely a state is used again, as parts of the likelihood of a conversation's next turn. Estimates: one
+/// turn in sixteen edits or repeats the one before it, one prompt in 128 differs in one given place within.
+constexpr uint64_t kCertain = 128;
+constexpr uint64_t kEditsTheLastTurn = kCertain / 16;
+constexpr uint64_t kEditsBefore = kCertain / 128;
+
+uint64_t weight(Worth worth) {
+  switch (worth) {
+    case Worth::passing:
+      return kEditsBefore;
+    case Worth::previous:
+    case Worth::second:
+      return kEditsTheLastTurn;
+    case Worth::latest:
+    case Worth::shared:
+      break;
+  }
+  return kCertain;
+}
+
+/// Of a conversation now.
+bool is_place(Worth worth) {
+  return worth == Worth::latest || worth == Worth::second;
+}
+
+}  // namespace
+
 PrefixCache::PrefixCache(KvCache& blocks, StateCache& rows) : blocks_(blocks), rows_(rows) {
   nodes_.resize(int64_t{blocks.total()} + 1);
   buckets_.resize(std::bit_ceil(nodes_.size() * 2), kNone);
   tails_.resize(rows.total());
-  row_node_.resize(rows.total(), kNone);
+  kept_.resize(rows.total());
   matched_.reserve(nodes_.size());
   free_nodes_.reserve(blocks.total());
   // Unpredictable, so that nobody can build prompts that share a bucket.
@@ -171,9 +201,9 @@ void PrefixCache::replace_block(int32_t i, int32_t block, bool exact) {
   blocks_.release(node.block);
   node.block = block;
   node.exact = exact;
-  for (const int32_t owner : row_node_) {
-    if (owner != kNone && below(owner, i)) {
-      rows_.release(take_checkpoint(owner));
+  for (const Kept& kept : kept_) {
+    if (kept.node != kNone && below(kept.node, i)) {
+      rows_.release(take_checkpoint(kept.node));
     }
   }
   for (size_t t = 0; t < tails_.size(); ++t) {
@@ -183,27 +213,48 @@ void PrefixCache::replace_block(int32_t i, int32_t block, bool exact) {
   }
 }
 
-void PrefixCache::set_checkpoint(int32_t i, int32_t row, bool exact) {
+void PrefixCache::hold(int32_t row, int32_t node, int32_t tail, const Claim& claim) {
+  FL_CHECK(!kept_.at(row).held(), "two states in a row");
+  kept_[row] = {node, tail, claim};
+  use(kept_[row]);
+}
+
+void PrefixCache::use(Kept& kept) {
+  kept.used = ++clock_;
+  kept.floor = floor_;
+}
+
+void PrefixCache::set_checkpoint(int32_t i, int32_t row, bool exact, const Claim& claim) {
   Node& node = nodes_[i];
   FL_CHECK(i != kRoot && node.alive, "a checkpoint needs a node");
   if (node.row != kNone) {
     rows_.release(take_checkpoint(i));
   }
   node.row = row;
-  row_node_[row] = i;
   node.row_exact = exact;
-  touch_checkpoint(i);
+  hold(row, i, kNone, claim);
+}
+
+void PrefixCache::join_checkpoint(int32_t i, const Claim& claim) {
+  Kept& kept = kept_.at(nodes_[i].row);
+  use(kept);
+  const bool both = kept.claim.worth >= Worth::previous && claim.worth >= Worth::previous;
+  if (both && kept.claim.conversation != claim.conversation) {
+    kept.claim.worth = Worth::shared;
+  } else if (claim.worth >= kept.claim.worth) {
+    kept.claim = claim;
+  }
 }
 
 int32_t PrefixCache::take_checkpoint(int32_t i) {
   const int32_t row = nodes_[i].row;
   nodes_[i].row = kNone;
-  row_node_[row] = kNone;
+  kept_[row] = {};
   return row;
 }
 
 int32_t PrefixCache::park(int32_t node, std::span<const int32_t> tokens, int32_t block, int32_t row,
-                          uint64_t salt) {
+                          uint64_t salt, const Claim& claim) {
   FL_CHECK(!tokens.empty() && tokens.size() < kBlockTokens, "a tail is shorter than a block");
   int32_t unused = kNone;
   for (size_t i = 0; i < tails_.size(); ++i) {
@@ -225,7 +276,7 @@ int32_t PrefixCache::park(int32_t node, std::span<const int32_t> tokens, int32_t
   tail.node = node;
   tail.block = block;
   tail.row = row;
-  tail.used = ++clock_;
+  hold(row, kNone, unused, claim);
   return unused;
 }
 
@@ -233,6 +284,7 @@ PrefixCache::Parked PrefixCache::take_tail(int32_t i) {
   Tail& tail = tails_.at(i);
   FL_CHECK(tail.n_tokens > 0, "take of an unused tail");
   tail.n_tokens = 0;
+  kept_[tail.row] = {};
   return {tail.block, tail.row};
 }
 
@@ -267,13 +319,14 @@ void PrefixCache::remove(int32_t i) {
 }
 
 bool PrefixCache::evict_block() {
+  const auto used = [this](size_t i) { return kept_[tails_[i].row].used; };
   int32_t tail = kNone;
   for (size_t i = 0; i < tails_.size(); ++i) {
-    if (tails_[i].n_tokens > 0 && (tail == kNone || tails_[i].used < tails_[tail].used)) {
+    if (tails_[i].n_tokens > 0 && (tail == kNone || used(i) < used(tail))) {
       tail = static_cast<int32_t>(i);
     }
   }
-  if (oldest_ != kNone && (tail == kNone || nodes_[oldest_].used <= tails_[tail].used)) {
+  if (oldest_ != kNone && (tail == kNone || nodes_[oldest_].used <= used(tail))) {
     remove(oldest_);
     return true;
   }
@@ -284,64 +337,100 @@ bool PrefixCache::evict_block() {
   return false;
 }
 
-int32_t PrefixCache::tail_of(int32_t row) const {
-  const auto found =
-      std::ranges::find_if(tails_, [row](const Tail& tail) { return tail.n_tokens > 0 && tail.row == row; });
-  return found == tails_.end() ? kNone : static_cast<int32_t>(found - tails_.begin());
+const PrefixCache::Kept& PrefixCache::kept(int32_t row) const {
+  const Kept& kept = kept_.at(row);
+  FL_CHECK(kept.held(), "the cache does not hold this row");
+  return kept;
 }
 
-uint64_t PrefixCache::row_used(int32_t row) const {
-  const int32_t node = row_node_.at(row);
-  if (node != kNone) {
-    return nodes_[node].row_used;
-  }
-  const int32_t tail = tail_of(row);
-  FL_CHECK(tail != kNone, "the cache does not hold this row");
-  return tails_[tail].used;
+int32_t PrefixCache::end_of(const Kept& kept) const {
+  return kept.tail == kNone ? position(kept.node)
+                            : position(tails_[kept.tail].node) + tails_[kept.tail].n_tokens;
 }
 
-int32_t PrefixCache::oldest_row(bool spare, int32_t left_out) const {
-  int32_t oldest = -1;
-  uint64_t best = UINT64_MAX;
-  const auto consider = [&](int32_t row, uint64_t used) {
-    if (rows_.is_spare(row) == spare && row != left_out && used < best) {
-      best = used;
-      oldest = row;
-    }
-  };
-  for (const int32_t node : row_node_) {
-    if (node != kNone) {
-      consider(nodes_[node].row, nodes_[node].row_used);
+PrefixCache::Resumed PrefixCache::resume(int32_t row, uint64_t conversation) {
+  Kept& from = kept_.at(row);
+  FL_CHECK(from.held(), "the cache does not hold this row");
+  use(from);
+  if (!is_place(from.claim.worth)) {
+    from.claim.worth = Worth::shared;
+    return {conversation, Answers::unknown};
+  }
+  from.claim.worth = Worth::latest;
+  if (from.claim.answer_end) {
+    from.claim.answers = Answers::kept;
+  }
+  // The prompt's longest resumable beginning ends here: it differs from what lies deeper.
+  const int32_t end = end_of(from);
+  for (Kept& kept : kept_) {
+    if (kept.held() && is_place(kept.claim.worth) && kept.claim.conversation == from.claim.conversation &&
+        end_of(kept) > end) {
+      kept.claim.worth = Worth::passing;
+      if (kept.claim.answer_end) {
+        from.claim.answers = Answers::dropped;
+      }
     }
   }
-  for (const Tail& tail : tails_) {
-    if (tail.n_tokens > 0) {
-      consider(tail.row, tail.used);
-    }
-  }
-  return oldest;
+  return {from.claim.conversation, from.claim.answers};
 }
 
-void PrefixCache::drop_row(int32_t row) {
-  if (const int32_t node = row_node_.at(row); node != kNone) {
-    rows_.release(take_checkpoint(node));
-    return;
+void PrefixCache::step_down(uint64_t conversation) {
+  for (Kept& kept : kept_) {
+    if (kept.held() && kept.claim.conversation == conversation && kept.claim.worth != Worth::shared) {
+      kept.claim.worth = is_place(kept.claim.worth) ? Worth::previous : Worth::passing;
+    }
   }
-  const int32_t tail = tail_of(row);
-  FL_CHECK(tail != kNone, "the cache does not hold this row");
-  drop_tail(tail);
+}
+
+int32_t PrefixCache::gap(int32_t node) const {
+  const int32_t end = position(node);
+  while (node != kRoot && nodes_[node].row == kNone) {
+    node = nodes_[node].parent;
+  }
+  return end - position(node);
+}
+
+uint64_t PrefixCache::priority_at(int32_t node, Worth worth) const {
+  return floor_ + static_cast<uint64_t>(kBlockTokens + gap(nodes_[node].parent)) * weight(worth);
+}
+
+uint64_t PrefixCache::priority(int32_t row) const {
+  const Kept& state = kept(row);
+  const int32_t saved = state.tail == kNone ? kBlockTokens + gap(nodes_[state.node].parent)
+                                            : tails_[state.tail].n_tokens + gap(tails_[state.tail].node);
+  return state.floor + static_cast<uint64_t>(saved) * weight(state.claim.worth);
+}
+
+int32_t PrefixCache::least_row(bool spare, int32_t left_out) const {
+  int32_t least = -1;
+  std::pair<uint64_t, uint64_t> best;
+  for (int32_t row = 0; row < rows_.total(); ++row) {
+    if (!kept_[row].held() || rows_.is_spare(row) != spare || row == left_out) {
+      continue;
+    }
+    const std::pair<uint64_t, uint64_t> rank{priority(row), kept_[row].used};
+    if (least < 0 || rank < best) {
+      best = rank;
+      least = row;
+    }
+  }
+  return least;
+}
+
+void PrefixCache::evict_row(int32_t row) {
+  floor_ = std::max(floor_, priority(row));
+  if (kept_[row].node != kNone) {
+    rows_.release(take_checkpoint(kept_[row].node));
+  } else {
+    drop_tail(kept_[row].tail);
+  }
 }
 
 void PrefixCache::move_row(int32_t from, int32_t to) {
-  if (const int32_t node = row_node_.at(from); node != kNone) {
-    take_checkpoint(node);
-    nodes_[node].row = to;
-    row_node_[to] = node;
-  } else {
-    const int32_t tail = tail_of(from);
-    FL_CHECK(tail != kNone, "the cache does not hold this row");
-    tails_[tail].row = to;
-  }
+  const Kept state = kept(from);
+  kept_[to] = state;
+  kept_[from] = {};
+  (state.node != kNone ? nodes_[state.node].row : tails_[state.tail].row) = to;
   rows_.release(from);
 }
 
@@ -404,7 +493,8 @@ void PrefixCache::clear() {
 }
 
 int32_t PrefixCache::n_checkpoints() const {
-  return static_cast<int32_t>(std::ranges::count_if(row_node_, [](int32_t node) { return node != kNone; }));
+  return static_cast<int32_t>(
+      std::ranges::count_if(kept_, [](const Kept& kept) { return kept.node != kNone; }));
 }
 
 }  // namespace fl::engine

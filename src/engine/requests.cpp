@@ -44,35 +44,36 @@ int32_t Loop::allocate_block() {
 
 int32_t Loop::allocate_step_row(int32_t spared) {
   if (rows_.free_step() == 0) {
-    const int32_t row = prefix_.oldest_row(false, spared);
+    const int32_t row = prefix_.least_row(false, spared);
     if (row >= 0) {
-      set_aside(row);
+      set_aside(row, spared);
     }
   }
   return rows_.allocate_step();
 }
 
-int32_t Loop::allocate_spare_row() {
-  int32_t row = rows_.allocate_spare();
-  if (row < 0) {
-    const int32_t oldest = prefix_.oldest_row(true, -1);
-    if (oldest >= 0) {
-      prefix_.drop_row(oldest);
-      row = rows_.allocate_spare();
-    }
+int32_t Loop::allocate_spare_row(int32_t node, Worth worth) {
+  const int32_t row = rows_.allocate_spare();
+  if (row >= 0) {
+    return row;
   }
-  return row;
+  const int32_t least = prefix_.least_row(true, -1);
+  if (least < 0 || (worth == Worth::passing && prefix_.priority(least) > prefix_.priority_at(node, worth))) {
+    return -1;
+  }
+  prefix_.evict_row(least);
+  return rows_.allocate_spare();
 }
 
-void Loop::set_aside(int32_t row) {
+void Loop::set_aside(int32_t row, int32_t spared) {
   int32_t to = rows_.allocate_spare();
   if (to < 0) {
-    const int32_t oldest = prefix_.oldest_row(true, -1);
-    if (oldest < 0 || prefix_.row_used(oldest) > prefix_.row_used(row)) {
-      prefix_.drop_row(row);
+    const int32_t least = prefix_.least_row(true, spared);
+    if (least < 0 || prefix_.priority(least) > prefix_.priority(row)) {
+      prefix_.evict_row(row);
       return;
     }
-    prefix_.drop_row(oldest);
+    prefix_.evict_row(least);
     to = rows_.allocate_spare();
   }
   prefix_.move_row(row, to);  // first, so that a failing copy does not leak the row
@@ -131,6 +132,7 @@ bool Loop::start(const Ticket& ticket) {
   seq.salt = request.cache_salt;
   seq.cached = request.cache_prompt;
   seq.exact = true;
+  seq.talk = {seq.order, Answers::unknown};
   seq.cuts.clear();
   seq.next_cut = 0;
   seq.max_new = max_new;
@@ -172,10 +174,11 @@ void Loop::resume(Sequence& seq) {
       prefix_.acquire(match.node, seq.path, seq.blocks);
       seq.exact = match.exact;
       if (match.tail != PrefixCache::kNone) {
-        prefix_.touch_tail(match.tail);  // the newest: making room does not touch it
-        const bool spare = rows_.is_spare(prefix_.tail_row(match.tail));
+        const int32_t source = prefix_.tail_row(match.tail);
+        seq.talk = prefix_.resume(source, seq.talk.conversation);
+        const bool spare = rows_.is_spare(source);
         if (spare) {
-          seq.row = allocate_step_row(-1);
+          seq.row = allocate_step_row(source);
         }
         const PrefixCache::Parked parked = prefix_.take_tail(match.tail);
         seq.blocks.push_back(parked.block);
@@ -188,10 +191,10 @@ void Loop::resume(Sequence& seq) {
         }
       } else {
         const int32_t source = prefix_.checkpoint(match.node);
-        prefix_.touch_checkpoint(match.node);
+        seq.talk = prefix_.resume(source, seq.talk.conversation);
         seq.row = allocate_step_row(source);
         if (seq.row < 0) {
-          set_aside(source);  // it lies in the last step row there is: go on in it
+          set_aside(source, -1);  // it lies in the last step row there is: go on in it
           seq.row = rows_.allocate_step();
         } else {
           runner_->copy_state(source, seq.row);
@@ -216,28 +219,33 @@ void Loop::place_cuts(Sequence& seq, int32_t n_blocked) {
     return;
   }
   const int32_t last = std::max(0, seq.n_prompt - kUnstableTail) / kBlockTokens * kBlockTokens;
-  const auto want = [&](int32_t position) {
+  const auto want = [&](int32_t position, Worth worth) {
     position = position / kBlockTokens * kBlockTokens;
     if (position > seq.n_fed && position <= last) {
-      seq.cuts.push_back(position);
+      seq.cuts.push_back({position, worth});
     }
   };
-  want(last);
-  want(n_blocked);  // another sequence left this one's path here; a third may as well
+  want(last, Worth::latest);
+  want(n_blocked, Worth::shared);  // another sequence left this one's path here; a third may as well
   for (const int32_t end : seq.request().turn_ends) {
-    want(end);
+    want(end, Worth::passing);
   }
   // A long prompt must not push everything else out: it may take half of the spare rows.
   const int32_t share = std::max(1, options_.n_checkpoints / 2);
   const int32_t spacing =
       std::max(kCheckpointSpacing, blocks_for((last - seq.n_fed) / share + 1) * kBlockTokens);
   for (int32_t at = seq.n_fed + spacing; at < last; at += spacing) {
-    want(at);
+    want(at, Worth::passing);
   }
-  std::ranges::sort(seq.cuts);
-  seq.cuts.erase(std::unique(seq.cuts.begin(), seq.cuts.end()), seq.cuts.end());
-  if (static_cast<int32_t>(seq.cuts.size()) > options_.n_checkpoints) {
-    seq.cuts.erase(seq.cuts.begin(), seq.cuts.end() - options_.n_checkpoints);
+  std::ranges::sort(seq.cuts, [](const Cut& a, const Cut& b) {
+    return a.position < b.position || (a.position == b.position && a.worth > b.worth);
+  });
+  const auto twice = std::ranges::unique(seq.cuts, {}, &Cut::position);
+  seq.cuts.erase(twice.begin(), twice.end());
+  // Of many places on the way the first, often the end of a system prompt, and the latest are kept.
+  while (static_cast<int32_t>(seq.cuts.size()) > options_.n_checkpoints) {
+    const auto second = std::ranges::find(seq.cuts.begin() + 1, seq.cuts.end(), Worth::passing, &Cut::worth);
+    seq.cuts.erase(second != seq.cuts.end() ? second : seq.cuts.begin());
   }
 }
 
@@ -274,21 +282,27 @@ void Loop::publish_blocks(Sequence& seq, int32_t n_tokens) {
 }
 
 void Loop::take_checkpoint(Sequence& seq) {
-  if (seq.next_cut >= seq.cuts.size() || seq.n_fed < seq.cuts[seq.next_cut]) {
+  if (seq.next_cut >= seq.cuts.size() || seq.n_fed < seq.cuts[seq.next_cut].position) {
     return;
   }
-  const int32_t at = seq.cuts[seq.next_cut++];
-  if (seq.n_fed != at || static_cast<int32_t>(seq.path.size()) * kBlockTokens != at) {
+  const Cut cut = seq.cuts[seq.next_cut++];
+  if (seq.n_fed != cut.position || static_cast<int32_t>(seq.path.size()) * kBlockTokens != cut.position) {
     return;  // its blocks are not the cache's, so its state must not be either
   }
+  if (cut.worth == Worth::latest) {
+    prefix_.step_down(seq.talk.conversation);
+  }
   const int32_t node = seq.path.back();
+  const PrefixCache::Claim claim =
+      cut.worth == Worth::latest ? PrefixCache::Claim::of_prompt(seq.talk.conversation, seq.talk.answers)
+                                 : PrefixCache::Claim{cut.worth, seq.talk.conversation};
   if (prefix_.checkpoint(node) >= 0 && (prefix_.checkpoint_exact(node) || !seq.exact)) {
-    prefix_.touch_checkpoint(node);
+    prefix_.join_checkpoint(node, claim);
     return;
   }
-  const int32_t row = allocate_spare_row();
+  const int32_t row = allocate_spare_row(node, cut.worth);
   if (row >= 0) {
-    prefix_.set_checkpoint(node, row, seq.exact);  // first, so that a failing copy does not leak the row
+    prefix_.set_checkpoint(node, row, seq.exact, claim);  // first, so that a failing copy does not leak it
     runner_->copy_state(seq.row, row);
   }
 }
@@ -380,14 +394,17 @@ void Loop::park(Sequence& seq) {
       return;
     }
   }
+  const auto claim = PrefixCache::Claim::of_answer(seq.talk.conversation, seq.talk.answers);
   if (seq.n_fed % kBlockTokens != 0) {
     prefix_.park(node, tokens.subspan(int64_t{n_full} * kBlockTokens, seq.n_fed % kBlockTokens),
-                 seq.blocks.back(), seq.row, salt);
+                 seq.blocks.back(), seq.row, salt, claim);
     seq.blocks.pop_back();
     seq.row = -1;
   } else if (prefix_.checkpoint(node) < 0 || (exact && !prefix_.checkpoint_exact(node))) {
-    prefix_.set_checkpoint(node, seq.row, exact);
+    prefix_.set_checkpoint(node, seq.row, exact, claim);
     seq.row = -1;
+  } else {
+    prefix_.join_checkpoint(node, claim);
   }
 }
 

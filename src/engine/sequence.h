@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/prefix_cache.h"
 #include "engine/sampler.h"
 #include "model/batch.h"
 
@@ -23,6 +24,12 @@ struct Ticket {
   std::shared_ptr<const Request> request;
   /// The request's parameters with the seed in effect; outlives the request for those who ask about the slot.
   std::shared_ptr<const SamplingParams> sampling;
+};
+
+/// A place in a prompt where a checkpoint is wanted.
+struct Cut {
+  int32_t position = 0;
+  Worth worth = Worth::passing;
 };
 
 struct Sequence {
@@ -51,7 +58,8 @@ struct Sequence {
   int32_t row = -1;             ///< the live state
   int32_t reserved_blocks = 0;  ///< the most it can ever hold
   uint64_t salt = 0;            ///< of the prefix cache
-  std::vector<int32_t> cuts;    ///< positions where a checkpoint is wanted, ascending
+  PrefixCache::Resumed talk;    ///< the conversation that it goes on with, to the prefix cache
+  std::vector<Cut> cuts;        ///< where checkpoints are wanted, ascending
   size_t next_cut = 0;
   int32_t leader = -1;  ///< slot of the sequence that reads the beginning of this one's prompt; -1: none
   uint64_t leader_order = 0;  ///< that sequence, should the slot have changed hands

@@ -14,7 +14,8 @@ struct World {
 
   /// Publishes the full blocks of `tokens` as one sequence that ends at once; a checkpoint after the last if
   /// `state`.
-  int32_t add(const std::vector<int32_t>& tokens, bool state, uint64_t salt = 0, bool exact = true) {
+  int32_t add(const std::vector<int32_t>& tokens, bool state, uint64_t salt = 0, bool exact = true,
+              PrefixCache::Claim claim = {Worth::latest, 1}) {
     std::vector<int32_t> path;
     int32_t parent = PrefixCache::kRoot;
     for (size_t at = 0; at + 64 <= tokens.size(); at += 64) {
@@ -33,21 +34,34 @@ struct World {
       parent = node;
     }
     if (state) {
-      cache.set_checkpoint(parent, rows.allocate_spare(), exact);
+      cache.set_checkpoint(parent, rows.allocate_spare(), exact, claim);
     }
     cache.unpin(path);
     return parent;
   }
-  int32_t park(int32_t node, const std::vector<int32_t>& tail, uint64_t salt = 0) {
-    return cache.park(node, tail, blocks.allocate(), rows.allocate_spare(), salt);
+  int32_t park(int32_t node, const std::vector<int32_t>& tail, uint64_t salt = 0, uint64_t conversation = 1) {
+    return cache.park(node, tail, blocks.allocate(), rows.allocate_spare(), salt,
+                      PrefixCache::Claim::of_answer(conversation, Answers::unknown));
   }
-  /// Frees the least recently used spare row but for `left_out`.
+  /// Frees the spare row of least priority but for `left_out`.
   bool evict_row(int32_t left_out = -1) {
-    const int32_t row = cache.oldest_row(true, left_out);
+    const int32_t row = cache.least_row(true, left_out);
     if (row >= 0) {
-      cache.drop_row(row);
+      cache.evict_row(row);
     }
     return row >= 0;
+  }
+  /// Evicts all spare rows; of each of `nodes` (in this order) the place in the queue at which it went.
+  std::vector<int> order(const std::vector<int32_t>& nodes) {
+    std::vector<int> places(nodes.size(), -1);
+    for (int n = 0; evict_row(); ++n) {
+      for (size_t i = 0; i < nodes.size(); ++i) {
+        if (places[i] < 0 && cache.checkpoint(nodes[i]) < 0) {
+          places[i] = n;
+        }
+      }
+    }
+    return places;
   }
   ~World() {
     cache.clear();
@@ -163,43 +177,127 @@ TEST(PrefixCache, PinnedNodesStay) {
   }
 }
 
-TEST(PrefixCache, RowsGoByLastUse) {
+TEST(PrefixCache, RowsOfEqualWorthGoByLastUse) {
   World w;
-  const int32_t a = w.add(text(64), true);
-  const int32_t b = w.add(text(64, 200), true);
-  w.park(PrefixCache::kRoot, text(5, 400));
-  w.cache.touch_checkpoint(a);
+  const int32_t a = w.add(text(64), true, 0, true, {Worth::latest, 1});
+  const int32_t b = w.add(text(64, 200), true, 0, true, {Worth::latest, 2});
+  w.park(PrefixCache::kRoot, text(5, 400), 0, 3);
+  w.cache.join_checkpoint(a, {Worth::latest, 1});
+  ASSERT_TRUE(w.evict_row());  // the tail: five tokens
+  EXPECT_EQ(w.cache.find(text(6, 400), 0).n_tokens, 0);
   ASSERT_TRUE(w.evict_row());
   EXPECT_EQ(w.cache.checkpoint(b), -1);
-  ASSERT_TRUE(w.evict_row());  // the tail: older than the touch
-  EXPECT_EQ(w.cache.find(text(6, 400), 0).n_tokens, 0);
   EXPECT_FALSE(w.evict_row(w.cache.checkpoint(a)));
   ASSERT_TRUE(w.evict_row());
   EXPECT_FALSE(w.evict_row());
+}
+
+TEST(PrefixCache, RowsGoByTheTokensThatTheySave) {
+  World w;
+  const int32_t small = w.add(text(64), true, 0, true, {Worth::latest, 1});
+  const int32_t large = w.add(text(256, 300), true, 0, true, {Worth::latest, 2});
+  const int32_t near = w.add(text(256, 300) + text(128, 900), true, 0, true, {Worth::latest, 3});
+  w.cache.join_checkpoint(small, {Worth::latest, 1});
+  EXPECT_EQ(w.order({small, near, large}), (std::vector<int>{0, 1, 2}));
+}
+
+TEST(PrefixCache, AStateIsWorthMoreOnceTheOneBeforeItIsGone) {
+  World w;
+  const int32_t before = w.add(text(128), true, 0, true, {Worth::passing, 1});
+  const int32_t last = w.add(text(192), true, 0, true, {Worth::latest, 1});
+  const uint64_t of_last = w.cache.priority(w.cache.checkpoint(last));
+  EXPECT_EQ(of_last, w.cache.priority_at(last, Worth::latest));
+  ASSERT_TRUE(w.evict_row());
+  EXPECT_EQ(w.cache.checkpoint(before), -1);
+  EXPECT_EQ(w.cache.priority(w.cache.checkpoint(last)), 3 * of_last);
+}
+
+TEST(PrefixCache, ALongerStateOfTheSameConversationTakesThePlaceOfTheOneBefore) {
+  World w;
+  const int32_t other = w.add(text(64, 700), true, 0, true, {Worth::latest, 2});
+  const int32_t first = w.add(text(128), true, 0, true, {Worth::latest, 1});
+  w.cache.step_down(1);
+  const int32_t second = w.add(text(192), true, 0, true, {Worth::latest, 1});
+  w.cache.step_down(1);
+  const int32_t third = w.add(text(256), true, 0, true, {Worth::latest, 1});
+  EXPECT_EQ(w.order({second, first, other, third}), (std::vector<int>{1, 0, 2, 3}));
+}
+
+TEST(PrefixCache, WhatAnotherRequestComesBackToIsShared) {
+  World w;
+  const int32_t system = w.add(text(128), true, 0, true, {Worth::passing, 1});
+  const int32_t chat = w.add(text(192), true, 0, true, {Worth::latest, 1});
+  EXPECT_EQ(w.cache.resume(w.cache.checkpoint(chat), 9).conversation, 1U);  // its own next turn
+  EXPECT_EQ(w.cache.resume(w.cache.checkpoint(system), 9).conversation,
+            9U);  // another conversation begins here
+  w.cache.step_down(1);
+  EXPECT_EQ(w.order({chat, system}), (std::vector<int>{0, 1}));
+}
+
+TEST(PrefixCache, AnAnswerThatTheNextTurnDropsIsPassed) {
+  World w;
+  const int32_t prompt = w.add(text(64), true, 0, true, PrefixCache::Claim::of_prompt(1, Answers::unknown));
+  const int32_t answer = w.add(text(256), true, 0, false, PrefixCache::Claim::of_answer(1, Answers::unknown));
+  const int32_t other = w.add(text(128, 700), true, 0, true, {Worth::latest, 2});
+  const PrefixCache::Resumed talk = w.cache.resume(w.cache.checkpoint(prompt), 9);
+  EXPECT_EQ(talk.conversation, 1U);
+  EXPECT_EQ(talk.answers, Answers::dropped);
+  EXPECT_EQ(PrefixCache::Claim::of_answer(1, talk.answers).worth, Worth::second);
+  EXPECT_EQ(PrefixCache::Claim::of_prompt(1, talk.answers).worth, Worth::latest);
+  EXPECT_EQ(w.order({answer, prompt, other}), (std::vector<int>{0, 1, 2}));
+}
+
+TEST(PrefixCache, AnAnswerThatTheNextTurnKeepsIsTheConversationsPlace) {
+  World w;
+  w.add(text(64), true, 0, true, PrefixCache::Claim::of_prompt(1, Answers::dropped));
+  const int32_t answer = w.add(text(256), true, 0, false, PrefixCache::Claim::of_answer(1, Answers::dropped));
+  const PrefixCache::Resumed talk = w.cache.resume(w.cache.checkpoint(answer), 9);
+  EXPECT_EQ(talk.conversation, 1U);
+  EXPECT_EQ(talk.answers, Answers::kept);
+  EXPECT_EQ(PrefixCache::Claim::of_answer(1, talk.answers).worth, Worth::latest);
+  EXPECT_EQ(PrefixCache::Claim::of_prompt(1, talk.answers).worth, Worth::second);
+}
+
+TEST(PrefixCache, AStateThatNobodyUsesIsTheLeastAtLast) {
+  World w;
+  const int32_t large = w.add(text(512), true, 0, true, {Worth::latest, 1});
+  int n = 0;
+  for (; w.cache.checkpoint(large) >= 0 && n < 100; ++n) {
+    while (w.rows.free() > 2) {  // 2 step rows
+      w.add(text(64, 1000 + 64 * n), true, 0, true, {Worth::latest, 2U + n});
+      n += 1;
+    }
+    ASSERT_TRUE(w.evict_row());
+  }
+  EXPECT_GT(n, 8);
+  EXPECT_LT(n, 100);
 }
 
 TEST(PrefixCache, StatesMoveFromStepRowsToSpareOnes) {
   World w;
   const int32_t node = w.add(text(64), false);
   const int32_t ended = w.rows.allocate_step();
-  w.cache.set_checkpoint(node, ended, true);
+  w.cache.set_checkpoint(node, ended, true, {Worth::latest, 1});
   const int32_t parked = w.rows.allocate_step();
-  w.cache.park(node, text(5, 64), w.blocks.allocate(), parked, 0);
-  EXPECT_EQ(w.cache.oldest_row(true, -1), -1);
-  EXPECT_EQ(w.cache.oldest_row(false, -1), ended);
-  EXPECT_EQ(w.cache.oldest_row(false, ended), parked);
-  EXPECT_LT(w.cache.row_used(ended), w.cache.row_used(parked));
+  w.cache.park(node, text(5, 64), w.blocks.allocate(), parked, 0,
+               PrefixCache::Claim::of_answer(1, Answers::unknown));
+  EXPECT_EQ(w.cache.least_row(true, -1), -1);
+  EXPECT_EQ(w.cache.least_row(false, -1), parked);
+  EXPECT_EQ(w.cache.least_row(false, parked), ended);
+  EXPECT_LT(w.cache.priority(parked), w.cache.priority(ended));
   EXPECT_EQ(w.rows.free_step(), 0);
   for (const int32_t row : {ended, parked}) {
+    const uint64_t priority = w.cache.priority(row);
     const int32_t spare = w.rows.allocate_spare();
     ASSERT_TRUE(w.rows.is_spare(spare));
     w.cache.move_row(row, spare);
+    EXPECT_EQ(w.cache.priority(spare), priority);
   }
   EXPECT_EQ(w.rows.free_step(), 2);
-  EXPECT_EQ(w.cache.oldest_row(false, -1), -1);
-  EXPECT_EQ(w.cache.oldest_row(true, -1), w.cache.checkpoint(node));
+  EXPECT_EQ(w.cache.least_row(false, -1), -1);
   const PrefixCache::Match match = w.cache.find(text(70), 0);
   EXPECT_EQ(match.n_tokens, 69);
+  EXPECT_EQ(w.cache.least_row(true, -1), w.cache.tail_row(match.tail));
   EXPECT_TRUE(w.rows.is_spare(w.cache.tail_row(match.tail)));
   EXPECT_EQ(w.cache.find(text(69), 0).n_tokens, 64);
 }
