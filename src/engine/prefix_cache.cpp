@@ -78,22 +78,27 @@ int32_t PrefixCache::child(int32_t parent, std::span<const int32_t> tokens, uint
   return kNone;
 }
 
-PrefixCache::Match PrefixCache::find(std::span<const int32_t> tokens, uint64_t salt) const {
-  Match match;
-  const auto n = static_cast<int32_t>(tokens.size());
+void PrefixCache::walk(std::span<const int32_t> tokens, uint64_t salt) const {
   matched_.assign(1, kRoot);
-  for (int32_t at = 0; at + kBlockTokens <= n; at += kBlockTokens) {
+  for (size_t at = 0; at + kBlockTokens <= tokens.size(); at += kBlockTokens) {
     const int32_t next = child(matched_.back(), tokens.subspan(at, kBlockTokens), salt);
     if (next == kNone) {
       break;
     }
     matched_.push_back(next);
-    const int32_t position = at + kBlockTokens;
-    match.n_blocked = position;
-    if (nodes_[next].row != kNone && position < n) {
-      match.n_tokens = position;
-      match.node = next;
-      match.exact = nodes_[next].row_exact;
+  }
+}
+
+PrefixCache::Match PrefixCache::find(std::span<const int32_t> tokens, uint64_t salt) const {
+  Match match;
+  const auto n = static_cast<int32_t>(tokens.size());
+  walk(tokens, salt);
+  match.n_blocked = position(matched_.back());
+  for (const int32_t node : matched_) {
+    if (nodes_[node].row != kNone && position(node) < n) {
+      match.n_tokens = position(node);
+      match.node = node;
+      match.exact = nodes_[node].row_exact;
     }
   }
   for (size_t i = 0; i < tails_.size(); ++i) {
@@ -436,16 +441,9 @@ void PrefixCache::move_row(int32_t from, int32_t to) {
 
 int32_t PrefixCache::erase(std::span<const int32_t> tokens, uint64_t salt) {
   const auto n = static_cast<int32_t>(tokens.size());
-  matched_.assign(1, kRoot);
-  for (int32_t at = 0; at + kBlockTokens <= n; at += kBlockTokens) {
-    const int32_t next = child(matched_.back(), tokens.subspan(at, kBlockTokens), salt);
-    if (next == kNone) {
-      break;
-    }
-    matched_.push_back(next);
-  }
+  walk(tokens, salt);
   int32_t erased = 0;
-  const int32_t grid = (static_cast<int32_t>(matched_.size()) - 1) * kBlockTokens;
+  const int32_t grid = position(matched_.back());
   for (size_t i = 0; i < tails_.size(); ++i) {
     const Tail& tail = tails_[i];
     if (tail.n_tokens > 0 && tail.node == matched_.back() && tail.salt == salt && grid + tail.n_tokens == n &&

@@ -183,6 +183,8 @@ class PrefixCache {
   };
 
   uint64_t hash(int32_t parent, std::span<const int32_t> tokens, uint64_t salt) const;
+  /// Fills matched_: the root and the nodes of these tokens' full blocks, as far as there are any.
+  void walk(std::span<const int32_t> tokens, uint64_t salt) const;
   void link(int32_t node);
   void unlink(int32_t node);
   void remove(int32_t node);
@@ -208,7 +210,7 @@ class PrefixCache {
   int32_t oldest_ = kNone;
   int32_t newest_ = kNone;
   int32_t n_nodes_ = 0;
-  mutable std::vector<int32_t> matched_;  ///< scratch of find: the nodes on the path
+  mutable std::vector<int32_t> matched_;  ///< scratch of walk
 };
 
 }  // namespace fl::engine

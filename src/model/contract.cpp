@@ -40,6 +40,18 @@ Status check_options(const Config& config, const RunnerOptions& o) {
   return {};
 }
 
+Capacity capacity_of(const RunnerOptions& options, const Config& config) {
+  Capacity capacity;
+  capacity.n_blocks = options.n_blocks;
+  capacity.n_state_rows = options.n_state_rows;
+  capacity.n_spare_rows = options.n_spare_rows;
+  capacity.max_tokens = options.max_tokens;
+  capacity.max_slices = options.max_slices;
+  capacity.max_rows = options.max_rows;
+  capacity.n_vocab = config.n_vocab;
+  return capacity;
+}
+
 BatchCheck::BatchCheck(const Capacity& capacity)
     : capacity_(capacity), row_used_(static_cast<size_t>(capacity.n_state_rows), 0) {
   sampled_.reserve(static_cast<size_t>(capacity.max_rows));

@@ -13,6 +13,9 @@ namespace fl::model {
 /// Errors name the option, the expected and the found value.
 Status check_options(const Config& config, const RunnerOptions& options);
 
+/// What a runner with these options takes, but for what only some can do (sample, several steps in flight).
+Capacity capacity_of(const RunnerOptions& options, const Config& config);
+
 /// Throws std::logic_error when a row of copy_state does not exist.
 void check_copy(const Capacity& capacity, int32_t from_row, int32_t to_row);
 

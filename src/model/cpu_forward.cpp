@@ -8,6 +8,7 @@
 #include "kernels/embedding.h"
 #include "kernels/rms_norm.h"
 #include "kernels/swiglu.h"
+#include "model/shapes.h"
 
 namespace fl::model {
 namespace {
@@ -17,13 +18,6 @@ constexpr int64_t kConvColumns = 256;  // channels of one work item of the convo
 
 int64_t align(int64_t floats) {
   return (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats;
-}
-
-DeltaShape delta_shape(const Config& c) {
-  return {c.n_key_heads, c.n_value_heads, c.key_dim, c.value_dim};
-}
-AttentionShape attention_shape(const Config& c) {
-  return {c.n_heads, c.n_kv_heads, c.head_dim, c.attention_scale};
 }
 
 /// Floats a token needs between the two norms of a layer: the widest of its three parts.

@@ -16,18 +16,6 @@ namespace {
 
 constexpr double kMiB = 1024.0 * 1024.0;
 
-Capacity capacity_of(const RunnerOptions& options, const Config& config) {
-  Capacity capacity;
-  capacity.n_blocks = options.n_blocks;
-  capacity.n_state_rows = options.n_state_rows;
-  capacity.n_spare_rows = options.n_spare_rows;
-  capacity.max_tokens = options.max_tokens;
-  capacity.max_slices = options.max_slices;
-  capacity.max_rows = options.max_rows;
-  capacity.n_vocab = config.n_vocab;
-  return capacity;
-}
-
 std::vector<MemoryItem> memory_items(const CpuWeightBytes& bytes, const CpuMemoryPlan& plan) {
   std::vector<MemoryItem> items{
       {"weights", bytes.trunk, false},          {"kv cache", plan.kv_cache, false},

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/rms_norm.h"
 #include "kernels/cuda/sampling.h"
+#include "model/shapes.h"
 
 namespace fl::model {
 
@@ -32,13 +33,6 @@ int32_t table_tokens(const RunnerOptions& o) {
 
 uint64_t align(uint64_t bytes) {
   return (bytes + kAlign - 1) / kAlign * kAlign;
-}
-
-DeltaShape delta_shape(const Config& c) {
-  return {c.n_key_heads, c.n_value_heads, c.key_dim, c.value_dim};
-}
-AttentionShape attention_shape(const Config& c) {
-  return {c.n_heads, c.n_kv_heads, c.head_dim, c.attention_scale};
 }
 
 // Bytes of activations for any number of tokens up to n: the two forms differ in size.

@@ -23,15 +23,8 @@ constexpr uint64_t kLargestContext = uint64_t{1} << 30;
 /// the driver was told to keep (136 MiB on sm_90, with the 27B). Kept free when a runner is planned.
 constexpr uint64_t kFirstLaunches = uint64_t{160} << 20;
 
-Capacity capacity_of(const RunnerOptions& options, const Config& config) {
-  Capacity capacity;
-  capacity.n_blocks = options.n_blocks;
-  capacity.n_state_rows = options.n_state_rows;
-  capacity.n_spare_rows = options.n_spare_rows;
-  capacity.max_tokens = options.max_tokens;
-  capacity.max_slices = options.max_slices;
-  capacity.max_rows = options.max_rows;
-  capacity.n_vocab = config.n_vocab;
+Capacity device_capacity(const RunnerOptions& options, const Config& config) {
+  Capacity capacity = capacity_of(options, config);
   capacity.max_in_flight = kCudaInFlight;
   capacity.max_device_top_k = cuda::kMaxTopK;
   return capacity;
@@ -80,7 +73,7 @@ class CudaRunner final : public Runner {
         context_(context),
         weights_(std::move(weights)),
         forward_(weights_, options, device),
-        capacity_(capacity_of(options, weights_.config)),
+        capacity_(device_capacity(options, weights_.config)),
         check_(capacity_) {
     for (std::vector<Row>& rows : rows_) {
       rows.reserve(static_cast<size_t>(options.max_rows));

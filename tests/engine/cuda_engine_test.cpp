@@ -9,7 +9,7 @@
 #include "engine/engine.h"
 #include "tests/engine/harness.h"
 #include "tests/model/harness.h"
-#include "tests/support/device_guarded.h"
+#include "tests/support/device.h"
 
 namespace fl::engine {
 namespace {

@@ -80,6 +80,15 @@ struct Recorder final : engine::Sink {
   bool throw_at_prompt = false;
 };
 
+/// Token ids without a pattern, others for each salt.
+inline std::vector<int32_t> hashed_text(int n, int salt, int32_t n_vocab) {
+  std::vector<int32_t> tokens(n);
+  for (int i = 0; i < n; ++i) {
+    tokens[i] = static_cast<int32_t>(FakeModel::mix(salt, i) % n_vocab);
+  }
+  return tokens;
+}
+
 struct Answer {
   std::vector<int32_t> tokens;
   engine::Finish finish = engine::Finish::length;

@@ -19,11 +19,7 @@ constexpr int32_t kAnswer = 200;
 constexpr int32_t kGrid = 64 + 4;
 
 std::vector<int32_t> text(int n, int salt) {
-  std::vector<int32_t> tokens(n);
-  for (int i = 0; i < n; ++i) {
-    tokens[i] = static_cast<int32_t>(FakeModel::mix(salt, i) % kVocab);
-  }
-  return tokens;
+  return test::hashed_text(n, salt, kVocab);
 }
 
 void append(std::vector<int32_t>& tokens, const std::vector<int32_t>& more) {

@@ -13,11 +13,7 @@ using test::Recorder;
 constexpr int32_t kVocab = 61;
 
 std::vector<int32_t> text(int n, int salt = 0) {
-  std::vector<int32_t> tokens(n);
-  for (int i = 0; i < n; ++i) {
-    tokens[i] = static_cast<int32_t>(FakeModel::mix(salt, i) % kVocab);
-  }
-  return tokens;
+  return test::hashed_text(n, salt, kVocab);
 }
 
 std::vector<int32_t> operator+(std::vector<int32_t> a, const std::vector<int32_t>& b) {

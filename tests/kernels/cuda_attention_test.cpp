@@ -5,8 +5,8 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
-#include "tests/support/device_guarded.h"
 #include "tests/support/guarded.h"
+#include "tests/support/guarded_activations.h"
 #include "tests/support/tolerances.h"
 
 namespace fl {
@@ -15,7 +15,7 @@ namespace {
 using cuda::AttentionTile;
 using cuda::AttentionToken;
 using test::DeviceActivations;
-using test::DeviceGuarded;
+using test::DeviceArray;
 using test::random_floats;
 
 constexpr float kEps = 1e-6F;
@@ -102,7 +102,7 @@ struct World {
     blocks.resize(static_cast<size_t>(n_blocks));
     std::iota(blocks.begin(), blocks.end(), 0);
     std::shuffle(blocks.begin(), blocks.end(), random);
-    d_blocks.set(blocks);
+    d_blocks.upload(blocks);
     prepare();
     reference();
   }
@@ -114,10 +114,10 @@ struct World {
       positions.insert(positions.end(), 3, i);
       tokens.push_back({blocks[static_cast<size_t>(i / 64)] * 64 + i % 64});
     }
-    DeviceGuarded<int32_t> d_positions(positions);
-    DeviceGuarded<AttentionToken> d_tokens(tokens);
-    DeviceGuarded<float> frequency(rope.frequency);
-    DeviceGuarded<uint8_t> axis(rope.axis);
+    DeviceArray<int32_t> d_positions(positions);
+    DeviceArray<AttentionToken> d_tokens(tokens);
+    DeviceArray<float> frequency(rope.frequency);
+    DeviceArray<uint8_t> axis(rope.axis);
     cuda::rope_angles({}, frequency.data(), axis.data(), rope.magnitude, static_cast<int>(rope.pairs()),
                       d_positions.data(), n_tokens, angles.data());
     cuda::PrepareAttention in;
@@ -149,8 +149,8 @@ struct World {
 
   void reference() {
     const int64_t hd = shape.head_dim;
-    const std::vector<std::byte> stored_k = cache_k.get();
-    const std::vector<std::byte> stored_v = cache_v.get();
+    const std::vector<std::byte> stored_k = cache_k.download();
+    const std::vector<std::byte> stored_v = cache_v.download();
     std::vector<double> qs, gates, ks, vs, exact_k;
     for (int32_t t = 0; t < n_tokens; ++t) {
       for (int64_t h = 0; h < shape.n_heads; ++h) {
@@ -191,10 +191,10 @@ struct World {
   std::vector<float> q, k, v, q_norm, k_norm;
   RopeTable rope;
   int32_t n_blocks;
-  DeviceGuarded<std::byte> cache_k, cache_v;
-  DeviceGuarded<float> d_q, d_k, d_v, d_q_norm, d_k_norm;
-  DeviceGuarded<int32_t> d_blocks;
-  DeviceGuarded<float> angles;
+  DeviceArray<std::byte> cache_k, cache_v;
+  DeviceArray<float> d_q, d_k, d_v, d_q_norm, d_k_norm;
+  DeviceArray<int32_t> d_blocks;
+  DeviceArray<float> angles;
   std::vector<int32_t> blocks;
   KvCache cache;
   int32_t n_checked = 0;
@@ -231,8 +231,8 @@ TEST_F(CudaAttention, AgreesWithTheReference) {
         single.push_back({i, 1, i, 0});
       }
       single.insert(single.begin(), AttentionTile{});
-      DeviceGuarded<AttentionTile> d_tiles(tiles);
-      DeviceGuarded<AttentionTile> d_single(single);
+      DeviceArray<AttentionTile> d_tiles(tiles);
+      DeviceArray<AttentionTile> d_single(single);
       const auto n_tiles = static_cast<int>(tiles.size());
       const auto n_singles = static_cast<int>(single.size());
       const cuda::AttentionQueries queries{w.d_q.data(), w.q_width};
@@ -247,24 +247,24 @@ TEST_F(CudaAttention, AgreesWithTheReference) {
         DeviceActivations out(n, static_cast<int32_t>(w.width()));
         cuda::attention_prefill({}, c.shape, w.cache, queries, d_tiles.data(), n_tiles, w.d_blocks.data(),
                                 out.value());
-        compare(out.get(), w.n_checked, "prefill");
+        compare(out.download(), w.n_checked, "prefill");
         EXPECT_TRUE(out.intact());
 
-        DeviceGuarded<float> partial(cuda::attention_partial_floats(c.shape, n_singles));
-        DeviceGuarded<int32_t> arrived(
+        DeviceArray<float> partial(cuda::attention_partial_floats(c.shape, n_singles));
+        DeviceArray<int32_t> arrived(
             std::vector<int32_t>(static_cast<size_t>(n_singles * c.shape.n_kv_heads), 0));
         for (int repeat = 0; repeat < 2; ++repeat) {  // the counters are left as they were found
           DeviceActivations steps(n, static_cast<int32_t>(w.width()));
           cuda::attention_decode({}, c.shape, w.cache, queries, d_single.data(), n_singles, w.d_blocks.data(),
                                  {partial.data(), arrived.data()}, steps.value());
-          compare(steps.get(), n_single, "decode");
+          compare(steps.download(), n_single, "decode");
           EXPECT_TRUE(steps.intact() && partial.intact());
         }
       }
-      DeviceGuarded<float> general(n * w.width());
+      DeviceArray<float> general(n * w.width());
       cuda::attention_general({}, c.shape, w.cache, queries, d_tiles.data(), n_tiles, w.d_blocks.data(),
                               general.data());
-      compare(general.get(), w.n_checked, "general");
+      compare(general.download(), w.n_checked, "general");
       EXPECT_TRUE(general.intact());
     }
   }
@@ -275,14 +275,14 @@ TEST_F(CudaAttention, LongContextsAreCutAndJoined) {
   const Case c{shape_of(6, 1, 256), DType::q8_0, DType::q8_0};
   World w(c, 4500, 9);
   std::vector<AttentionTile> single{{4499, 1, 4499, 0}, {4447, 1, 4447, 0}};
-  DeviceGuarded<AttentionTile> tiles(single);
-  DeviceGuarded<float> partial(cuda::attention_partial_floats(c.shape, 2));
-  DeviceGuarded<int32_t> arrived(std::vector<int32_t>(2, 0));
+  DeviceArray<AttentionTile> tiles(single);
+  DeviceArray<float> partial(cuda::attention_partial_floats(c.shape, 2));
+  DeviceArray<int32_t> arrived(std::vector<int32_t>(2, 0));
   DeviceActivations out(4500, static_cast<int32_t>(w.width()));
   const auto step = [&](int n) {
     cuda::attention_decode({}, c.shape, w.cache, {w.d_q.data(), w.q_width}, tiles.data(), n,
                            w.d_blocks.data(), {partial.data(), arrived.data()}, out.value());
-    return out.get();
+    return out.download();
   };
   const std::vector<float> both = step(2);
   for (const int32_t token : {4499, 4447}) {
@@ -301,11 +301,11 @@ TEST_F(CudaAttention, AQueryDoesNotDependOnItsTile) {
     const Case c{shape_of(6, 1, 256), type, type};
     World w(c, 300, 4);
     const auto run = [&](const std::vector<AttentionTile>& tiles) {
-      DeviceGuarded<AttentionTile> d_tiles(tiles);
+      DeviceArray<AttentionTile> d_tiles(tiles);
       DeviceActivations out(300, static_cast<int32_t>(w.width()));
       cuda::attention_prefill({}, c.shape, w.cache, {w.d_q.data(), w.q_width}, d_tiles.data(),
                               static_cast<int>(tiles.size()), w.d_blocks.data(), out.value());
-      return out.get();
+      return out.download();
     };
     const auto whole =
         run({{0, 64, 0, 0}, {64, 64, 64, 0}, {128, 64, 128, 0}, {192, 64, 192, 0}, {256, 44, 256, 0}});

@@ -3,8 +3,8 @@
 
 #include "kernels/causal_conv.h"
 #include "kernels/cuda/gated_delta.h"
-#include "tests/support/device_guarded.h"
 #include "tests/support/guarded.h"
+#include "tests/support/guarded_activations.h"
 #include "tests/support/tolerances.h"
 
 namespace fl {
@@ -12,7 +12,7 @@ namespace {
 
 using cuda::DeltaRun;
 using test::DeviceActivations;
-using test::DeviceGuarded;
+using test::DeviceArray;
 using test::random_floats;
 
 constexpr int kKernel = 4;
@@ -96,7 +96,7 @@ struct World {
   std::mt19937 random;
   int64_t ring_offset, row_stride;
   std::vector<float> conv, a, dt, norm, qkv, z, alpha, beta;
-  DeviceGuarded<float> state, d_conv, d_a, d_dt, d_norm, d_qkv, d_z, d_alpha, d_beta;
+  DeviceArray<float> state, d_conv, d_a, d_dt, d_norm, d_qkv, d_z, d_alpha, d_beta;
 };
 
 // What the kernels wrote: from the activations where they fuse, else from y.
@@ -108,9 +108,9 @@ struct Output {
   }
   std::vector<float> rows(const DeltaShape& shape) {
     if (!cuda::delta_fuses(shape)) {
-      return y.get();
+      return y.download();
     }
-    const std::vector<float> padded = activations.get();
+    const std::vector<float> padded = activations.download();
     const int64_t stride = cuda::padded_cols(shape.v_channels());
     std::vector<float> out;
     for (int64_t t = 0; t < activations.value().n_tokens; ++t) {
@@ -121,14 +121,14 @@ struct Output {
     }
     return out;
   }
-  DeviceGuarded<float> y;
+  DeviceArray<float> y;
   DeviceActivations activations;
 };
 
 class CudaGatedDelta : public test::DeviceTest {
  protected:
   static void expect_state(World& w, int32_t row, const std::vector<double>& want, const std::string& where) {
-    const std::vector<float> all = w.state.get();
+    const std::vector<float> all = w.state.download();
     const std::vector<float> got(all.begin() + row * w.row_stride,
                                  all.begin() + row * w.row_stride + static_cast<int64_t>(want.size()));
     EXPECT_LT(test::relative_error(got, want, static_cast<int64_t>(want.size())), test::kFloatDelta) << where;
@@ -154,10 +154,11 @@ TEST_F(CudaGatedDelta, StepsAgreeWithTheReference) {
         runs.push_back({static_cast<int32_t>(i * n + t), 1, t, n_sequences - i});
       }
       runs.insert(runs.begin() + 1, DeltaRun{});
-      DeviceGuarded<DeltaRun> d_runs(runs);
+      DeviceArray<DeltaRun> d_runs(runs);
       cuda::gated_delta_step({}, shape, w.weights(), w.device_state(), w.projections(), d_runs.data(),
                              static_cast<int>(runs.size()), out.to(shape));
-      const std::vector<float> rows = cuda::delta_fuses(shape) ? out.activations.get() : out.y.get();
+      const std::vector<float> rows =
+          cuda::delta_fuses(shape) ? out.activations.download() : out.y.download();
       const int64_t stride =
           cuda::delta_fuses(shape) ? cuda::padded_cols(shape.v_channels()) : shape.v_channels();
       for (int32_t i = 0; i < n_sequences; ++i) {
@@ -180,7 +181,7 @@ TEST_F(CudaGatedDelta, StepsAgreeWithTheReference) {
   }
 }
 
-void prompt(World& w, int32_t n_before, int32_t n, int32_t row, bool chunked, DeviceGuarded<float>& mixed,
+void prompt(World& w, int32_t n_before, int32_t n, int32_t row, bool chunked, DeviceArray<float>& mixed,
             Output& out) {
   // The whole piece [n_before, n_before + n) of the sequence as one slice, cut as the runner cuts it.
   const DeltaRun whole{n_before, n, n_before, row};
@@ -196,13 +197,13 @@ void prompt(World& w, int32_t n_before, int32_t n, int32_t row, bool chunked, De
     chunks.push_back({n_before + at, end - at, n_before + at, row});
     at = end;
   }
-  DeviceGuarded<DeltaRun> d_whole(std::vector<DeltaRun>{whole});
-  DeviceGuarded<DeltaRun> d_head(std::vector<DeltaRun>{{n_before, head, n_before, row}});
-  DeviceGuarded<DeltaRun> d_tail(std::vector<DeltaRun>{{n_before + tail, n - tail, n_before + tail, row}});
-  DeviceGuarded<int32_t> begin(std::vector<int32_t>{0, static_cast<int32_t>(chunks.size())});
+  DeviceArray<DeltaRun> d_whole(std::vector<DeltaRun>{whole});
+  DeviceArray<DeltaRun> d_head(std::vector<DeltaRun>{{n_before, head, n_before, row}});
+  DeviceArray<DeltaRun> d_tail(std::vector<DeltaRun>{{n_before + tail, n - tail, n_before + tail, row}});
+  DeviceArray<int32_t> begin(std::vector<int32_t>{0, static_cast<int32_t>(chunks.size())});
   chunks.push_back({});
-  DeviceGuarded<DeltaRun> d_chunks(chunks);
-  DeviceGuarded<float> spare(w.d_qkv.size());
+  DeviceArray<DeltaRun> d_chunks(chunks);
+  DeviceArray<float> spare(w.d_qkv.size());
   cuda::delta_convolve({}, w.shape, w.weights(), w.device_state(), w.d_qkv.data(), d_whole.data(), 1, n,
                        mixed.data());
   cuda::delta_recurrent({}, w.shape, w.weights(), w.device_state(), w.projections(), d_head.data(), 1,
@@ -222,7 +223,7 @@ TEST_F(CudaGatedDelta, PromptsAgreeWithTheReference) {
     const bool chunked = cuda::delta_chunked_supported(shape);
     for (const int32_t n : {1, 2, 15, 16, 17, 63, 64, 65, 79, 80, 130, 257}) {
       World w(shape, 2, n, static_cast<uint32_t>(n));
-      DeviceGuarded<float> mixed(w.d_qkv.size());
+      DeviceArray<float> mixed(w.d_qkv.size());
       Output out(w, n);
       prompt(w, 0, n, 1, chunked, mixed, out);
       std::vector<double> state;
@@ -242,13 +243,13 @@ TEST_F(CudaGatedDelta, PiecesContinueOneAnother) {
   // A prompt cut at 70 and 128, then two steps, is the whole; a cut on the grid changes no bit.
   const DeltaShape shape{2, 6, 128, 128};
   World w(shape, 3, 200, 3);
-  DeviceGuarded<float> mixed(w.d_qkv.size());
+  DeviceArray<float> mixed(w.d_qkv.size());
   Output out(w, 200);
   prompt(w, 0, 70, 1, true, mixed, out);
   prompt(w, 70, 58, 1, true, mixed, out);
   prompt(w, 128, 70, 1, true, mixed, out);
   for (int32_t t = 198; t < 200; ++t) {
-    DeviceGuarded<DeltaRun> run(std::vector<DeltaRun>{{t, 1, t, 1}});
+    DeviceArray<DeltaRun> run(std::vector<DeltaRun>{{t, 1, t, 1}});
     cuda::gated_delta_step({}, shape, w.weights(), w.device_state(), w.projections(), run.data(), 1,
                            out.to(shape));
   }
@@ -257,14 +258,14 @@ TEST_F(CudaGatedDelta, PiecesContinueOneAnother) {
   EXPECT_LT(test::relative_error(out.rows(shape), want, 200 * shape.v_channels()), test::kHalfActivations);
   expect_state(w, 1, state, "pieces");
 
-  DeviceGuarded<float> mixed_cut(w.d_qkv.size());
+  DeviceArray<float> mixed_cut(w.d_qkv.size());
   Output cut(w, 200);
   prompt(w, 0, 64, 0, true, mixed_cut, cut);
   prompt(w, 64, 136, 0, true, mixed_cut, cut);
   Output whole(w, 200);
   prompt(w, 0, 200, 2, true, mixed, whole);
   EXPECT_EQ(cut.rows(shape), whole.rows(shape));
-  const std::vector<float> all = w.state.get();
+  const std::vector<float> all = w.state.download();
   EXPECT_TRUE(std::equal(all.begin(), all.begin() + w.ring_offset, all.begin() + 2 * w.row_stride));
 }
 

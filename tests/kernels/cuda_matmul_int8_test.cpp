@@ -15,11 +15,13 @@ const MatmulOptions kInt8{.library = false, .prompt = PromptProducts::int8};
 // outputs scatter.
 constexpr double kTolerance = test::kInt8Activations;
 
-class CudaMatmulInt8 : public ::testing::Test {
+class CudaMatmulInt8 : public test::DeviceTest {
  protected:
   void SetUp() override {
-    FL_NEEDS_DEVICE();
-    device_ = use_device(0);
+    DeviceTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) {
+      return;
+    }
     const uint64_t bytes = Matmul::workspace_bytes(512, 4096, 8192, kInt8);
     workspace_ = std::make_unique<DeviceArray<std::byte>>(bytes);
     matmul_ = std::make_unique<Matmul>(device_, workspace_->data(), bytes, kInt8);
@@ -51,8 +53,6 @@ class CudaMatmulInt8 : public ::testing::Test {
     }
     return relative_error(want, sampled);
   }
-
-  DeviceInfo device_;
   std::unique_ptr<DeviceArray<std::byte>> workspace_;
   std::unique_ptr<Matmul> matmul_;
 };

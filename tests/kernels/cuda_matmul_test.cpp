@@ -23,12 +23,8 @@ constexpr double kTolerance = 1e-3;
 
 const MatmulOptions kTilesOnly{.prompt_kernel = false, .library = false};
 
-class CudaMatmul : public ::testing::Test {
+class CudaMatmul : public test::DeviceTest {
  protected:
-  void SetUp() override {
-    FL_NEEDS_DEVICE();
-    device_ = use_device(0);
-  }
   std::unique_ptr<Matmul> make(MatmulOptions options) {
     // tests pass records of any number of tokens, whatever the device prefers
     const uint64_t bytes = std::max(Matmul::workspace_bytes(512, 4096, 8192, options),
@@ -53,8 +49,6 @@ class CudaMatmul : public ::testing::Test {
     }
     return y;
   }
-
-  DeviceInfo device_;
   std::vector<std::unique_ptr<DeviceArray<std::byte>>> workspaces_;
 };
 

@@ -3,15 +3,15 @@
 #include "kernels/cuda/embedding.h"
 #include "kernels/cuda/rms_norm.h"
 #include "kernels/rms_norm.h"
-#include "tests/support/device_guarded.h"
 #include "tests/support/guarded.h"
+#include "tests/support/guarded_activations.h"
 #include "tests/support/tolerances.h"
 
 namespace fl {
 namespace {
 
 using test::DeviceActivations;
-using test::DeviceGuarded;
+using test::DeviceArray;
 using test::random_floats;
 
 class CudaRows : public test::DeviceTest {};
@@ -22,11 +22,11 @@ TEST_F(CudaRows, NormsAgreeWithTheReference) {
     for (const int32_t n : {16, 64, 96, 200, 256, 1000, 5120}) {
       const std::vector<float> x = random_floats(random, int64_t{n_tokens} * n, -3.0F, 3.0F);
       const std::vector<float> w = random_floats(random, n, 0.1F, 2.0F);
-      DeviceGuarded<float> d_x(x);
-      DeviceGuarded<float> d_w(w);
+      DeviceArray<float> d_x(x);
+      DeviceArray<float> d_w(w);
       DeviceActivations out(n_tokens, n);
       cuda::rms_norm({}, d_x.data(), n, d_w.data(), 1e-6F, out.value());
-      const std::vector<float> got = out.get();
+      const std::vector<float> got = out.download();
       EXPECT_TRUE(out.intact());
       const int32_t padded = cuda::padded_cols(n);
       for (int32_t t = 0; t < n_tokens; ++t) {
@@ -62,13 +62,13 @@ TEST_F(CudaRows, EmbeddingRowsAreTheFilesValues) {
       std::copy(table.begin(), table.end(), host.data());
       // Two tokens come from the step before: of its rows 1 and 0; row 0 had none.
       const std::vector<int32_t> ids{0, 36, -1, 17, -1};
-      DeviceGuarded<int32_t> d_ids(ids);
-      DeviceGuarded<int32_t> feedback(std::vector<int32_t>{-1, -1, 1, -1, 0});
-      DeviceGuarded<int32_t> sampled(std::vector<int32_t>{-1, 5});
-      DeviceGuarded<float> out(int64_t{5} * cols);
+      DeviceArray<int32_t> d_ids(ids);
+      DeviceArray<int32_t> feedback(std::vector<int32_t>{-1, -1, 1, -1, 0});
+      DeviceArray<int32_t> sampled(std::vector<int32_t>{-1, 5});
+      DeviceArray<float> out(int64_t{5} * cols);
       cuda::embed({}, {host.data(), type, kTable, cols}, {d_ids.data(), feedback.data(), sampled.data()}, 5,
                   out.data());
-      const std::vector<float> got = out.get();
+      const std::vector<float> got = out.download();
       EXPECT_TRUE(out.intact());
       const std::vector<int32_t> expected{0, 36, 5, 17, 0};
       for (size_t i = 0; i < expected.size(); ++i) {
@@ -86,11 +86,11 @@ TEST_F(CudaRows, EmbeddingRowsAreTheFilesValues) {
 TEST_F(CudaRows, GathersRows) {
   std::mt19937 random(3);
   const std::vector<float> x = random_floats(random, 10 * 64, -1.0F, 1.0F);
-  DeviceGuarded<float> d_x(x);
-  DeviceGuarded<int32_t> index(std::vector<int32_t>{9, 0, 0, 4});
-  DeviceGuarded<float> out(4 * 64);
+  DeviceArray<float> d_x(x);
+  DeviceArray<int32_t> index(std::vector<int32_t>{9, 0, 0, 4});
+  DeviceArray<float> out(4 * 64);
   cuda::gather_rows({}, d_x.data(), index.data(), 4, 64, out.data());
-  const std::vector<float> got = out.get();
+  const std::vector<float> got = out.download();
   EXPECT_TRUE(out.intact());
   for (const auto& [to, from] : {std::pair{0, 9}, {1, 0}, {2, 0}, {3, 4}}) {
     EXPECT_TRUE(std::equal(got.begin() + to * 64, got.begin() + (to + 1) * 64, x.begin() + from * 64));

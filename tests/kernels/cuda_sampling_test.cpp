@@ -5,13 +5,13 @@
 #include <numeric>
 
 #include "kernels/cuda/sampling.h"
-#include "tests/support/device_guarded.h"
+#include "tests/support/guarded_activations.h"
 
 namespace fl {
 namespace {
 
 using cuda::SamplingRow;
-using test::DeviceGuarded;
+using test::DeviceArray;
 
 // The token, or -1; `margin` gets how far the draw was from a neighbouring token, as a share of the total
 // weight.
@@ -73,13 +73,13 @@ class CudaSampling : public test::DeviceTest {
  protected:
   static std::vector<int32_t> sample(const std::vector<float>& logits, int32_t n_vocab,
                                      const std::vector<SamplingRow>& rows) {
-    DeviceGuarded<float> d_logits(logits);
-    DeviceGuarded<SamplingRow> d_rows(rows);
+    DeviceArray<float> d_logits(logits);
+    DeviceArray<SamplingRow> d_rows(rows);
     const auto n = static_cast<int>(rows.size());
-    DeviceGuarded<cuda::SamplingCandidate> scratch(cuda::sampling_scratch(n));
-    DeviceGuarded<int32_t> sampled(n);
+    DeviceArray<cuda::SamplingCandidate> scratch(cuda::sampling_scratch(n));
+    DeviceArray<int32_t> sampled(n);
     cuda::sample({}, d_logits.data(), n_vocab, d_rows.data(), n, scratch.data(), sampled.data());
-    const std::vector<int32_t> got = sampled.get();
+    const std::vector<int32_t> got = sampled.download();
     EXPECT_TRUE(sampled.intact() && scratch.intact());
     return got;
   }

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/model/harness.h"
-#include "tests/support/device_guarded.h"
+#include "tests/support/device.h"
 #include "tests/support/tolerances.h"
 
 namespace fl {

@@ -5,7 +5,7 @@
 #include "kernels/cuda/rms_norm.h"
 #include "tests/model/golden.h"
 #include "tests/model/harness.h"
-#include "tests/support/device_guarded.h"
+#include "tests/support/device.h"
 #include "tests/support/tolerances.h"
 
 namespace fl {

@@ -14,11 +14,13 @@
 namespace fl::model {
 namespace {
 
-class CudaUploadTest : public ::testing::Test {
+class CudaUploadTest : public test::DeviceTest {
  protected:
   void SetUp() override {
-    FL_NEEDS_DEVICE();
-    device_ = cuda::use_device(0);
+    DeviceTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) {
+      return;
+    }
     std::mt19937_64 rng(5);
     bytes_.resize(CudaUpload::kPieceBytes * 5 + 12345);
     for (size_t at = 0; at + 8 <= bytes_.size(); at += 8) {
@@ -38,8 +40,6 @@ class CudaUploadTest : public ::testing::Test {
       at += n;
     }
   }
-
-  cuda::DeviceInfo device_;
   std::vector<std::byte> bytes_;
 };
 
