@@ -120,7 +120,7 @@ void delta(Bench& bench, bool overlap) {
     bench.line("gated_delta_step", n, n * 2.0 * static_cast<double>(state_floats) * 4, 0,
                [&](int i) { gated_delta_step(queue, kDelta, weights, layer(i), in, d_runs.data(), n, to); });
   }
-  for (const int n : {128, 512, 2048}) {
+  for (const int n : {128, 512, 1024, 2048}) {
     std::vector<DeltaRun> chunks;
     for (int at = 0; at < n; at += 64) {
       chunks.push_back({at, 64, at, 0});
@@ -136,6 +136,13 @@ void delta(Bench& bench, bool overlap) {
     bench.line("delta_chunked", n, 3 * width, 0.38e9 / 48 * n, [&](int i) {
       delta_chunked(queue, kDelta, weights, layer(i), in, d_chunks.data(), n / 64, begin.data(), 1,
                     mixed.data(), spare.data());
+    });
+    // What a layer does with a prompt, one after the other: chunks leave `mixed` in their own form.
+    bench.line("delta_prompt", n, 3 * width, 0.38e9 / 48 * n, [&](int i) {
+      delta_convolve(queue, kDelta, weights, layer(i), qkv.data(), whole.data(), 1, n, mixed.data());
+      delta_chunked(queue, kDelta, weights, layer(i), in, d_chunks.data(), n / 64, begin.data(), 1,
+                    mixed.data(), spare.data());
+      delta_norm(queue, kDelta, weights, mixed.data(), z.data(), whole.data(), 1, n, to);
     });
     bench.line("delta_norm", n, static_cast<double>(n) * kDelta.v_channels() * 10, 0, [&](int) {
       delta_norm(queue, kDelta, weights, mixed.data(), z.data(), whole.data(), 1, n, to);
@@ -174,17 +181,20 @@ void attention(Bench& bench, bool overlap, DType type) {
                        {partial.data(), arrived.data()}, {out.data(), 1, 24 * 256});
     });
   }
-  for (const int64_t depth : {0, 30720}) {
+  for (const auto [n, depth] :
+       {std::pair<int32_t, int64_t>{2048, 0}, {1024, 3072}, {1024, 7168}, {2048, 30720}}) {
     std::vector<AttentionTile> tiles;
-    for (int32_t at = kTokens - 64; at >= 0; at -= 64) {
+    for (int32_t at = n - 64; at >= 0; at -= 64) {
       tiles.push_back({at, 64, static_cast<int32_t>(depth) + at, 0});
     }
     Array<AttentionTile> d_tiles(tiles);
-    const double pairs = static_cast<double>(kTokens) * (static_cast<double>(depth) + kTokens / 2.0);
-    bench.line("attention_prefill " + name + " 2048 at depth", depth, 0, pairs * 24 * 256 * 4, [&](int i) {
-      attention_prefill(queue, kAttention, cache(i), queries, d_tiles.data(), static_cast<int>(tiles.size()),
-                        d_blocks.data(), {out.data(), kTokens, 24 * 256});
-    });
+    const double pairs = static_cast<double>(n) * (static_cast<double>(depth) + n / 2.0);
+    bench.line("attention_prefill " + name + " " + std::to_string(n) + " at depth", depth, 0,
+               pairs * 24 * 256 * 4, [&](int i) {
+                 attention_prefill(queue, kAttention, cache(i), queries, d_tiles.data(),
+                                   static_cast<int>(tiles.size()), d_blocks.data(),
+                                   {out.data(), n, 24 * 256});
+               });
   }
 }
 
@@ -216,7 +226,12 @@ void rows(Bench& bench, bool overlap) {
 
 }  // namespace
 
-int main() {
+// Arguments: what to time (delta, attention, rows), or everything.
+int main(int argc, char** argv) {
+  const std::vector<std::string> wanted(argv + 1, argv + argc);
+  const auto want = [&](const char* name) {
+    return wanted.empty() || std::find(wanted.begin(), wanted.end(), name) != wanted.end();
+  };
   if (device_count() == 0) {
     std::fprintf(stderr, "bench_cuda_ops: no CUDA device\n");
     return 5;
@@ -234,9 +249,15 @@ int main() {
               device.name.c_str(), device.arch, device.n_sms, bench.bandwidth / 1e9,
               measure_matrix_peak({bench.stream.get(), false}, device.n_sms) / 1e12);
   std::printf("what,size,us,bytes,GB/s,share of read bandwidth,TFLOP/s\n");
-  delta(bench, overlap);
-  attention(bench, overlap, DType::q8_0);
-  attention(bench, overlap, DType::f16);
-  rows(bench, overlap);
+  if (want("delta")) {
+    delta(bench, overlap);
+  }
+  if (want("attention")) {
+    attention(bench, overlap, DType::q8_0);
+    attention(bench, overlap, DType::f16);
+  }
+  if (want("rows")) {
+    rows(bench, overlap);
+  }
   return 0;
 }
