@@ -2,32 +2,15 @@
 // one head and walks over the sequence's KV blocks, scores and outputs in registers (FlashAttention-2, arXiv
 // 2307.08691); while one of K and V is multiplied the next of the other is on its way. Everything else runs a
 // plain kernel.
-#include "kernels/cuda/activations.cuh"
-#include "kernels/cuda/kv_layout.cuh"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/attention_prefill.cuh"
 
 namespace fl::cuda {
 namespace {
 
-constexpr int kHeadDim = 256;
 constexpr int kThreads = 128;
-constexpr float kLog2E = 1.4426950408889634F;
-constexpr float kMasked = -1e30F;
 constexpr int kGeneralThreads = 128;
 constexpr int kGeneralWarps = kGeneralThreads / kWarp;
 constexpr int kMaxHeadDim = 1024;
-
-struct Args {
-  int heads, kv_heads, head_dim;
-  float scale;
-  KvCache cache;
-  const float* q;
-  int64_t stride;
-  const AttentionTile* tiles;
-  const int32_t* blocks;
-  ActivationWriter activations;
-  float* out;  // of the general kernel
-};
 
 // A tile in shared memory: rows of kChunks 16-byte pieces, piece c of row r at c ^ (r % 8), so that the eight
 // rows of a matrix load lie in different banks.
@@ -40,19 +23,6 @@ constexpr int kRowChunks = kHeadDim / 8;  // of a query or key
 constexpr int kDimChunks = kBlock / 8;    // of a dim's values
 constexpr int kTileChunks = kBlock * kRowChunks;
 constexpr size_t kSharedBytes = 3 * kTileChunks * sizeof(uint4);
-
-__device__ __forceinline__ uint4 scaled8(uint32_t low, uint32_t high, __half2 scale) {
-  uint32_t f[4];
-  int8x4_to_half(low, f[0], f[1]);
-  int8x4_to_half(high, f[2], f[3]);
-  uint32_t r[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&f[i]), scale);
-    r[i] = *reinterpret_cast<const uint32_t*>(&product);
-  }
-  return make_uint4(r[0], r[1], r[2], r[3]);
-}
 
 template <DType kType>
 __device__ __forceinline__ void fetch_keys(const std::byte* keys, uint4* tile) {
@@ -76,16 +46,6 @@ __device__ __forceinline__ void fetch_keys(const std::byte* keys, uint4* tile) {
       *piece<kRowChunks>(tile, row, group * 4 + i % 4) = scaled8(raw.x, raw.y, __low2half2(two));
       *piece<kRowChunks>(tile, row, group * 4 + 4 + i % 4) = scaled8(raw.z, raw.w, __high2half2(two));
     }
-  }
-}
-
-// Tokens from `left` on become zero.
-__device__ __forceinline__ void clear_tail(uint4& x, int first_token, int left) {
-  uint32_t* const words[4] = {&x.x, &x.y, &x.z, &x.w};
-#pragma unroll
-  for (int w = 0; w < 4; ++w) {
-    const int token = first_token + 2 * w;
-    *words[w] &= token + 1 < left ? 0xFFFFFFFFU : token < left ? 0xFFFFU : 0U;
   }
 }
 
@@ -117,18 +77,8 @@ __device__ __forceinline__ void fetch_values(const std::byte* values, int left, 
       for (int half = 0; half < 2; ++half) {
         uint4 scale = scales[dim / kGroup32 * kDimChunks + token / 8 + half];
         clear_tail(scale, token + 8 * half, left);
-        uint32_t f[4];
-        int8x4_to_half(half == 0 ? raw.x : raw.z, f[0], f[1]);
-        int8x4_to_half(half == 0 ? raw.y : raw.w, f[2], f[3]);
-        const uint32_t by[4] = {scale.x, scale.y, scale.z, scale.w};
-        uint32_t r[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const __half2 product =
-              __hmul2(*reinterpret_cast<const __half2*>(&f[i]), *reinterpret_cast<const __half2*>(&by[i]));
-          r[i] = *reinterpret_cast<const uint32_t*>(&product);
-        }
-        *piece<kDimChunks>(tile, dim, token / 8 + half) = make_uint4(r[0], r[1], r[2], r[3]);
+        *piece<kDimChunks>(tile, dim, token / 8 + half) =
+            scaled8(half == 0 ? raw.x : raw.z, half == 0 ? raw.y : raw.w, scale);
       }
     }
   }
@@ -136,7 +86,7 @@ __device__ __forceinline__ void fetch_values(const std::byte* values, int left, 
 
 // Grid: query heads, tiles.
 template <DType kTypeK, DType kTypeV>
-__global__ void __launch_bounds__(kThreads) prefill_256(const Args a) {
+__global__ void __launch_bounds__(kThreads) prefill_256(const PrefillArgs a) {
   extern __shared__ __align__(16) uint4 shared_tiles[];
   uint4* const q = shared_tiles;
   uint4* const k = q + kTileChunks;
@@ -296,7 +246,7 @@ __global__ void __launch_bounds__(kThreads) prefill_256(const Args a) {
 
 // Any type and head size: a block takes one query token and head; its warps take the keys in turn. Grid:
 // heads, tiles, tokens of a tile.
-__global__ void __launch_bounds__(kGeneralThreads) general(const Args a) {
+__global__ void __launch_bounds__(kGeneralThreads) general(const PrefillArgs a) {
   extern __shared__ float shared_floats[];  // the query, then an output per warp
   __shared__ float maxima[kGeneralWarps];
   __shared__ float sums[kGeneralWarps];
@@ -369,7 +319,7 @@ __global__ void __launch_bounds__(kGeneralThreads) general(const Args a) {
 }
 
 template <DType kTypeK, DType kTypeV>
-void start(const Queue& queue, dim3 grid, const Args& args) {
+void start(const Queue& queue, dim3 grid, const PrefillArgs& args) {
   static const cudaError_t raised =
       cudaFuncSetAttribute(prefill_256<kTypeK, kTypeV>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                            static_cast<int>(kSharedBytes));
@@ -377,8 +327,8 @@ void start(const Queue& queue, dim3 grid, const Args& args) {
   launch(queue, prefill_256<kTypeK, kTypeV>, grid, kThreads, kSharedBytes, "attention_prefill", args);
 }
 
-Args make_args(const AttentionShape& shape, const KvCache& cache, const AttentionQueries& queries,
-               const AttentionTile* tiles, const int32_t* blocks) {
+PrefillArgs make_args(const AttentionShape& shape, const KvCache& cache, const AttentionQueries& queries,
+                      const AttentionTile* tiles, const int32_t* blocks) {
   return {static_cast<int>(shape.n_heads),
           static_cast<int>(shape.n_kv_heads),
           static_cast<int>(shape.head_dim),
@@ -400,9 +350,15 @@ void attention_prefill(const Queue& queue, const AttentionShape& shape, const Kv
   if (n_tiles == 0) {
     return;
   }
-  Args args = make_args(shape, cache, queries, tiles, blocks);
+  PrefillArgs args = make_args(shape, cache, queries, tiles, blocks);
   args.activations = writer(out);
   const dim3 grid(static_cast<unsigned>(shape.n_heads), static_cast<unsigned>(n_tiles));
+#ifdef FREELUNCH_SM90A
+  if (prefill_sm90a_takes(shape)) {
+    prefill_sm90a(queue, n_tiles, args);
+    return;
+  }
+#endif
   const bool quantised_v = cache.type_v == DType::q8_0;
   if (cache.type_k == DType::q8_0) {
     quantised_v ? start<DType::q8_0, DType::q8_0>(queue, grid, args)
@@ -419,7 +375,7 @@ void attention_general(const Queue& queue, const AttentionShape& shape, const Kv
   if (n_tiles == 0) {
     return;
   }
-  Args args = make_args(shape, cache, queries, tiles, blocks);
+  PrefillArgs args = make_args(shape, cache, queries, tiles, blocks);
   args.out = out;
   static_assert((1 + kGeneralWarps) * kMaxHeadDim * sizeof(float) <= 48 * 1024);
   launch(queue, general,

@@ -24,7 +24,7 @@ inline constexpr int kChunkPieces = kChunk / 8;  // of a row of T or P
 inline constexpr int kScaleK = 8;
 inline constexpr int kScaleQ = 10;
 inline constexpr int kScaleP = 10;
-inline constexpr int kScaleT = 12;
+inline constexpr int kScaleT = 4;
 inline constexpr int kScaleL = 8;
 
 struct ChunkArgs {

@@ -94,14 +94,27 @@ __global__ void __launch_bounds__(kWarps* kWarp) convolve_heads_128(const Prepar
                                                   : ring[p % kFastKernel * width + channel];
     }
   }
-  const int end = min(begin + kFastTokens, run.n_tokens);
-  for (int i = begin; i < end; ++i) {
-    const int64_t at = (run.first + i) * width + c;
+  // All inputs are asked for before the first is used: the loop would wait for memory with each token.
+  float inputs[kFastTokens][kLaneChannels];
+#pragma unroll
+  for (int i = 0; i < kFastTokens; ++i) {
+    const bool there = begin + i < run.n_tokens;
+#pragma unroll
+    for (int j = 0; j < kLaneChannels; ++j) {
+      inputs[i][j] = there ? a.qkv[(run.first + begin + i) * width + c + kWarp * j] : 0.0F;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kFastTokens; ++i) {
+    if (begin + i >= run.n_tokens) {
+      break;
+    }
+    const int64_t at = (run.first + begin + i) * width + c;
     float x[kLaneChannels];
     float squares = 0;
 #pragma unroll
     for (int j = 0; j < kLaneChannels; ++j) {
-      const float u = a.qkv[at + kWarp * j];
+      const float u = inputs[i][j];
       float sum = w[j].x * past[j][2];
       sum += w[j].y * past[j][1];
       sum += w[j].z * past[j][0];

@@ -10,9 +10,11 @@ namespace {
 // columns of S, so that a result is the next product's first operand in the registers where it is. Row g of a
 // tile is column 2g, row g + 8 column 2g + 1, which makes them neighbours in memory. Warps share only what
 // they read.
-constexpr int kScanThreads = 128;
+constexpr int kScanWarps = 4;
 constexpr int kWarpColumns = 16;
-constexpr int kScanColumns = kScanThreads / kWarp * kWarpColumns;
+constexpr int kScanColumns = kScanWarps * kWarpColumns;
+constexpr int kFetchThreads = 128;  // of more warps, which bring what the others multiply
+constexpr int kScanThreads = kScanWarps * kWarp + kFetchThreads;
 constexpr int kValuePieces = kScanColumns / 4;  // 16-byte pieces of a row of V, f32
 
 struct alignas(1024) ScanStage {
@@ -32,8 +34,7 @@ __device__ __forceinline__ int swizzled_value(int row, int piece) {
 
 // Of `from` nothing is read when it is not there.
 template <int kBytes>
-__device__ __forceinline__ void copy_or_clear(void* to, const void* from, bool there) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+__device__ __forceinline__ void copy_or_clear(uint32_t address, const void* from, bool there) {
   const int bytes = there ? kBytes : 0;
   if constexpr (kBytes == 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes));
@@ -43,98 +44,79 @@ __device__ __forceinline__ void copy_or_clear(void* to, const void* from, bool t
   }
 }
 
-// Where a thread's pieces of a chunk come from.
-struct ChunkSource {
-  const float* k;
-  const float* q;
-  const float* v;
-  const float* t;
-  const float* p;
-  const float* decay;  // of either kind
-  int n_tokens;
-};
-template <int kRow>
-__device__ __forceinline__ const float* thread_piece(const float* from, int64_t width) {
-  const int thread = static_cast<int>(threadIdx.x);
-  return from + thread / kRow * width + thread % kRow * 4;
+// Rows of kRow pieces, by all threads that fetch; from row `n` on zeros. `to_diagonal`: of rows of one or two
+// parts of kChunkPieces, only what is not above the diagonal's blocks.
+template <int kRow, bool kToDiagonal, typename Place>
+__device__ __forceinline__ void fetch_rows(int thread, const float* from, int64_t width, int n,
+                                           Place&& place) {
+  constexpr int kStep = kFetchThreads / kRow;
+  constexpr int kSame = 8 % kStep == 0 ? 8 / kStep : 1;  // steps after which a place's swizzle comes again
+  const int piece = thread % kRow;
+  const int row0 = thread / kRow;
+  const float* at = from + row0 * width + piece * 4;
+  uint32_t to[kSame];
+#pragma unroll
+  for (int i = 0; i < kSame; ++i) {
+    to[i] = static_cast<uint32_t>(__cvta_generic_to_shared(place(row0 + i * kStep, piece)));
+  }
+#pragma unroll
+  for (int i = 0; i < kChunk / kStep; ++i, at += kStep * width) {
+    const int row = row0 + i * kStep;
+    if (!kToDiagonal || piece % kChunkPieces * 8 <= (row | 15)) {
+      copy_or_clear<16>(to[i % kSame] + i / kSame * kSame * kStep * kRow * 16, at, row < n);
+    }
+  }
 }
-__device__ __forceinline__ ChunkSource chunk_source(const ChunkArgs& a, const DeltaRun& chunk, int head,
-                                                    int column0) {
-  const int thread = static_cast<int>(threadIdx.x);
+
+// Everything that a chunk needs.
+__device__ __forceinline__ void fetch_chunk(const ChunkArgs& a, const DeltaRun& chunk, int head, int column0,
+                                            int thread, ScanStage& s) {
   const int64_t width = a.dims.conv_channels();
   const int qk = a.dims.qk_channels();
+  const int n = chunk.n_tokens;
   const float* const q = a.mixed + chunk.first * width + head % a.dims.key_heads * kDim;
   const float* const v = a.mixed + chunk.first * width + 2 * qk + head * kDim + column0;
-  const int64_t token = chunk.first + thread % kChunk;
-  static_assert(kScanThreads == 2 * kChunk);
-  return {
-      thread_piece<2 * kPieces>(q + qk, width),
-      thread_piece<kPieces>(q, width),
-      thread_piece<kValuePieces>(v, width),
-      thread_piece<2 * kChunkPieces>(a.spare + spare_t(a.dims, chunk.first, head), width),
-      thread_piece<kChunkPieces>(a.spare + spare_p(a.dims, chunk.first, head), width),
-      a.spare + (thread < kChunk ? spare_decay(a.dims, token, head) : spare_decay_left(a.dims, token, head)),
-      chunk.n_tokens};
+  fetch_rows<2 * kPieces, false>(thread, q + qk, width, n,
+                                 [&](int row, int piece) { return s.k + swizzled<2 * kPieces>(row, piece); });
+  fetch_rows<kPieces, false>(thread, q, width, n,
+                             [&](int row, int piece) { return s.q + swizzled<kPieces>(row, piece); });
+  fetch_rows<kValuePieces, false>(thread, v, width, n,
+                                  [&](int row, int piece) { return s.v + swizzled_value(row, piece); });
+  fetch_rows<2 * kChunkPieces, true>(
+      thread, a.spare + spare_t(a.dims, chunk.first, head), width, n,
+      [&](int row, int piece) { return s.t + swizzled<2 * kChunkPieces>(row, piece); });
+  fetch_rows<kChunkPieces, true>(
+      thread, a.spare + spare_p(a.dims, chunk.first, head), width, n,
+      [&](int row, int piece) { return s.p + swizzled<kChunkPieces>(row, piece); });
+  static_assert(kFetchThreads == 2 * kChunk);
+  const int row = thread % kChunk;
+  const int64_t token = chunk.first + row;
+  const bool left = thread >= kChunk;
+  copy_or_clear<4>(
+      static_cast<uint32_t>(__cvta_generic_to_shared((left ? s.decay_left : s.decay) + row)),
+      a.spare + (left ? spare_decay_left(a.dims, token, head) : spare_decay(a.dims, token, head)), row < n);
 }
 
-// The i-th of a thread's pieces of rows of kRow pieces.
-template <int kRow, typename Place>
-__device__ __forceinline__ void fetch_piece(const ChunkSource& source, const float* from, int64_t width,
-                                            int i, bool to_diagonal, Place&& place) {
-  constexpr int kStep = kScanThreads / kRow;
-  const int piece = static_cast<int>(threadIdx.x) % kRow;
-  const int row = static_cast<int>(threadIdx.x) / kRow + i * kStep;
-  if (!to_diagonal || piece % kChunkPieces * 8 <= (row | 15)) {
-    copy_or_clear<16>(place(row, piece), from + i * kStep * width, row < source.n_tokens);
-  }
-}
-
-// A part of what a chunk needs; rows that it has not become zeros.
-constexpr int kFetchParts = 8;
-__device__ __forceinline__ void fetch_part(const ChunkSource& source, int64_t width, int part, ScanStage& s) {
-#pragma unroll
-  for (int i = 2 * part; i < 2 * part + 2; ++i) {
-    fetch_piece<2 * kPieces>(source, source.k, width, i, false,
-                             [&](int row, int piece) { return s.k + swizzled<2 * kPieces>(row, piece); });
-  }
-  fetch_piece<kPieces>(source, source.q, width, part, false,
-                       [&](int row, int piece) { return s.q + swizzled<kPieces>(row, piece); });
-  fetch_piece<kValuePieces>(source, source.v, width, part, false,
-                            [&](int row, int piece) { return s.v + swizzled_value(row, piece); });
-  fetch_piece<2 * kChunkPieces>(source, source.t, width, part, true, [&](int row, int piece) {
-    return s.t + swizzled<2 * kChunkPieces>(row, piece);
-  });
-  if (part % 2 == 0) {
-    fetch_piece<kChunkPieces>(source, source.p, width, part / 2, true,
-                              [&](int row, int piece) { return s.p + swizzled<kChunkPieces>(row, piece); });
-  }
-  if (part == 0) {
-    const int thread = static_cast<int>(threadIdx.x);
-    copy_or_clear<4>((thread < kChunk ? s.decay : s.decay_left) + thread % kChunk, source.decay,
-                     thread % kChunk < source.n_tokens);
-  }
-}
-static_assert(kChunk * 2 * kPieces == 2 * kFetchParts * kScanThreads);
-static_assert(kChunk * kPieces == kFetchParts * kScanThreads);
-static_assert(kChunk * kValuePieces == kFetchParts * kScanThreads);
-static_assert(kChunk * 2 * kChunkPieces == kFetchParts * kScanThreads);
-static_assert(2 * kChunk * kChunkPieces == kFetchParts * kScanThreads);
-
-// The power of two that brings the largest of a warp's values to 2^13 .. 2^14: as halves their low parts then
-// keep 2^-24 of it at least.
+// The power of two that brings the largest of a warp's values to just below 2^kLargest. The low parts of
+// halves keep 2^-25, far less than a float's last bit of the largest.
+constexpr int kLargestS = 14;
+constexpr int kLargestX = 5;
 constexpr int kMostScale = 40;
-template <int kTiles>
+template <int kLargest, int kTiles>
 __device__ __forceinline__ int scale_of(const float (&x)[kTiles][4]) {
-  float most = 0;
+  float most[8] = {};  // independent of one another: nothing else runs beside this warp
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      most = fmaxf(most, fabsf(x[n][e]));
+      float& m = most[n % 2 * 4 + e];
+      m = fmaxf(m, fabsf(x[n][e]));
     }
   }
-  const auto exponent = static_cast<int>(__reduce_max_sync(0xFFFFFFFFU, __float_as_uint(most)) >> 23);
-  return max(-kMostScale, min(127 + 13 - exponent, kMostScale));
+  const float all = fmaxf(fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3])),
+                          fmaxf(fmaxf(most[4], most[5]), fmaxf(most[6], most[7])));
+  const auto exponent = static_cast<int>(__reduce_max_sync(0xFFFFFFFFU, __float_as_uint(all)) >> 23);
+  return max(-kMostScale, min(126 + kLargest - exponent, kMostScale));
 }
 
 // Columns 16 step .. + 15 of a warp's 16 rows as the first operand, times `by`.
@@ -215,17 +197,21 @@ __global__ void __launch_bounds__(kScanThreads, 1) scan_chunks(const ChunkArgs a
   if (begin == end) {
     return;
   }
+  if (warp >= kScanWarps) {
+    const int thread = static_cast<int>(threadIdx.x) - kScanWarps * kWarp;
+    for (int index = begin; index < end; ++index) {
+      fetch_chunk(a, a.chunks[index], head, column0, thread, stages[(index - begin) % kStages]);
+      copy_async_commit();
+      copy_async_wait<0>();
+      __syncthreads();  // the chunk is here, and the one before is no longer needed
+      if (kStages == 1) {
+        __syncthreads();
+      }
+    }
+    return;
+  }
   const int64_t width = a.dims.conv_channels();
   const DeltaRun first = a.chunks[begin];
-  {
-    const ChunkSource source = chunk_source(a, first, head, column0);
-#pragma unroll
-    for (int part = 0; part < kFetchParts; ++part) {
-      fetch_part(source, width, part, stages[0]);
-    }
-    copy_async_commit();
-  }
-
   const LaneAddresses at = lane_addresses();
   const int my_column = warp * kWarpColumns + 2 * g;  // of the block's; and the next
   float* const state = a.state.base + first.state_row * a.state.row_stride +
@@ -247,20 +233,14 @@ __global__ void __launch_bounds__(kScanThreads, 1) scan_chunks(const ChunkArgs a
     const DeltaRun chunk = a.chunks[index];
     ScanStage& stage = stages[(index - begin) % kStages];
     const auto base = static_cast<uint32_t>(__cvta_generic_to_shared(&stage));
-    const bool more = index + 1 < end;
-    const ChunkSource next = chunk_source(a, a.chunks[more ? index + 1 : index], head, column0);
-    copy_async_wait<0>();
-    __syncthreads();  // the chunk is here, and the one before is no longer needed
+    __syncthreads();
 
     float x[kChunk / 8][4] = {};  // K S, then X
     float o[kChunk / 8][4] = {};  // Q S, then O
-    const int scale_s = scale_of(s);
+    const int scale_s = scale_of<kLargestS>(s);
     const float up_s = power_of_two(scale_s);
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step) {
-      if (kStages > 1 && more) {
-        fetch_part(next, width, step, stages[(index + 1 - begin) % kStages]);
-      }
       const PairA fs = operand(s, step, up_s);
       const uint32_t k_at = (base + at.k) ^ (step * 32U);
       const uint32_t q_at = (base + at.q) ^ (step * 32U);
@@ -283,7 +263,6 @@ __global__ void __launch_bounds__(kScanThreads, 1) scan_chunks(const ChunkArgs a
         }
       }
     }
-    copy_async_commit();
     const float down_s = power_of_two(-scale_s - kScaleK);
 #pragma unroll
     for (int tile = 0; tile < kChunk / 8; ++tile) {
@@ -306,7 +285,8 @@ __global__ void __launch_bounds__(kScanThreads, 1) scan_chunks(const ChunkArgs a
     }
 
     float d[kChunk / 8][4] = {};
-    const int scale_x = scale_of(x);
+    static_assert(kChunk << (kScaleT + kLargestX) <= 1 << 15);
+    const int scale_x = scale_of<kLargestX>(x);
     const float up_x = power_of_two(scale_x);
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
@@ -322,16 +302,13 @@ __global__ void __launch_bounds__(kScanThreads, 1) scan_chunks(const ChunkArgs a
         mma_tiles(d + tile, fx, ft);
       }
     }
-    // From here d stands for 2^-unit times itself.
-    const int scale_d = min(scale_of(d), kMostScale / 2);
-    const int unit = kScaleT + scale_x + scale_d;
-    const float up_d = power_of_two(scale_d);
+    // d stands for 2^-unit times itself. |T diag(beta)| <= 1, so it is below 2^15.
+    const int unit = kScaleT + scale_x;
     const float up_o = power_of_two(unit - scale_s);
 #pragma unroll
     for (int tile = 0; tile < kChunk / 8; ++tile) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        d[tile][e] *= up_d;
         o[tile][e] *= up_o;
       }
     }
@@ -410,13 +387,8 @@ __global__ void __launch_bounds__(kScanThreads, 1) scan_chunks(const ChunkArgs a
         }
       }
     }
-    if (kStages == 1 && more) {
+    if (kStages == 1) {
       __syncthreads();
-#pragma unroll
-      for (int part = 0; part < kFetchParts; ++part) {
-        fetch_part(next, width, part, stages[0]);
-      }
-      copy_async_commit();
     }
   }
 #pragma unroll

@@ -41,6 +41,14 @@ __device__ __forceinline__ void wgmma_wait(uint32_t (&a)[8]) {
                : "n"(kLeft)
                : "memory");
 }
+template <int kLeft>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
+}
+/// What ordinary code wrote to shared memory, for products that other threads start.
+__device__ __forceinline__ void shared_for_products() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 /// Ordinary code that touches the sums stays on its side of this.
 template <int kSize>
 __device__ __forceinline__ void hold_sums(float (&d)[kSize]) {
@@ -94,6 +102,16 @@ __device__ __forceinline__ void wgmma(float (&d)[N / 2], const uint32_t* a, uint
     FL_WGMMA(256, FL_N128, "%128", "%129", "%130", "%131", "%132", FL_D32(0), FL_D32(32), FL_D32(64),
              FL_D32(96));
   }
+}
+
+/// d (+)= A B for 64 columns of B, A in shared memory like B; the first product of a sum starts it.
+__device__ __forceinline__ void wgmma_shared_64(float (&d)[32], uint64_t a_operand, uint64_t b_operand,
+                                                bool first) {
+  asm volatile(
+      "{ .reg .pred more; setp.ne.b32 more, %34, 0; "
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" FL_N32 "}, %32, %33, more, 1, 1, 0, 0; }"
+      : FL_D32(0)
+      : "l"(a_operand), "l"(b_operand), "r"(first ? 0 : 1));
 }
 
 #undef FL_WGMMA
