@@ -144,8 +144,8 @@ bool Loop::start(const Ticket& ticket) {
   seq.timings = {};
   seq.paused = false;
   const bool host = request.hook != nullptr || request.n_probs > 0 || request.want_logprob;
-  seq.device = host ? model::DeviceSampling{}
-                    : device_sampling(request.sampling, runner_->capacity().max_device_top_k);
+  // A view of the request, which the ticket keeps.
+  seq.device = host ? model::DeviceSampling{} : device_sampling(request.sampling, runner_->capacity());
   reserved_blocks_ += needed;
   ++n_busy_;
   try {

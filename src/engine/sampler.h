@@ -17,6 +17,7 @@
 #include "engine/engine.h"
 #include "engine/sampling_params.h"
 #include "model/batch.h"
+#include "model/runner.h"
 
 namespace fl::engine {
 
@@ -24,8 +25,9 @@ namespace fl::engine {
 /// mirostat 1.
 Status check(const SamplingParams& params, int32_t n_vocab);
 
-/// What a device can do of these parameters: mode none when the host must sample. `uniform` is left at 0.
-model::DeviceSampling device_sampling(const SamplingParams& params, int32_t max_device_top_k);
+/// What a device can do of these parameters: mode none when the host must sample. `uniform` is left at 0,
+/// `bias` is a view of the parameters' own.
+model::DeviceSampling device_sampling(const SamplingParams& params, const model::Capacity& capacity);
 
 /// Working memory shared by all sequences of an engine.
 struct SamplerScratch {

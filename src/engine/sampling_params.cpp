@@ -150,10 +150,11 @@ Status check(const SamplingParams& p, int32_t n_vocab) {
   return {};
 }
 
-model::DeviceSampling device_sampling(const SamplingParams& p, int32_t max_device_top_k) {
+model::DeviceSampling device_sampling(const SamplingParams& p, const model::Capacity& capacity) {
   using Mode = model::DeviceSampling::Mode;
   model::DeviceSampling device;
-  if (max_device_top_k < 1 || p.mirostat != 0 || !p.logit_bias.empty()) {
+  if (capacity.max_device_top_k < 1 || p.mirostat != 0 ||
+      p.logit_bias.size() > static_cast<size_t>(capacity.max_device_bias)) {
     return device;
   }
   const bool greedy = is_greedy(p);
@@ -178,11 +179,12 @@ model::DeviceSampling device_sampling(const SamplingParams& p, int32_t max_devic
   }
   if (greedy) {
     device.mode = Mode::greedy;
+    device.bias = p.logit_bias;
     return device;
   }
   const bool has_k = has(p, SamplerKind::top_k) && p.top_k > 0;
   const float temperature = has(p, SamplerKind::temperature) ? p.temperature : 1.0F;
-  if (!has_k || p.top_k > max_device_top_k || p.dynatemp_range > 0.0F || p.min_keep > 1 ||
+  if (!has_k || p.top_k > capacity.max_device_top_k || p.dynatemp_range > 0.0F || p.min_keep > 1 ||
       temperature <= 0.0F) {
     return device;
   }
@@ -191,6 +193,7 @@ model::DeviceSampling device_sampling(const SamplingParams& p, int32_t max_devic
   device.top_p = has(p, SamplerKind::top_p) ? p.top_p : 1.0F;
   device.min_p = has(p, SamplerKind::min_p) ? p.min_p : 0.0F;
   device.temperature = temperature;
+  device.bias = p.logit_bias;
   return device;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 
 namespace fl::model {
 
@@ -38,6 +39,7 @@ struct Slice {
 /// Sampling that a device can do itself, without the logits leaving it. The engine's host path follows the
 /// same steps (engine/sampler.h), so both give the same token but for the rounding of exp() and of the sums.
 ///
+/// `bias` first, for both: of each (token, b) in order, l = min(l + b, max(l, 1e30)); -inf forbids the token.
 /// greedy: the largest logit; the lowest id among equals.
 /// random, in this order:
 ///   1. Candidates are the top_k largest logits, ordered by (logit descending, id ascending): c_0, c_1, ...
@@ -59,13 +61,14 @@ struct DeviceSampling {
   float min_p = 0.0F;        ///< <= 0: off
   float temperature = 1.0F;  ///< > 0
   float uniform = 0.0F;      ///< the draw in [0, 1), made by the engine's counter-based generator
+  std::span<const std::pair<int32_t, float>> bias;  ///< at most Capacity::max_device_bias
 };
 
 /// A token whose logits are needed.
 struct Row {
   int32_t token = 0;           ///< index in Batch::tokens
   bool logits_to_host = true;  ///< copy the n_vocab logits to the host
-  DeviceSampling sampling;
+  DeviceSampling sampling;     ///< does not change the logits that go to the host
 };
 
 struct Batch {

@@ -119,6 +119,10 @@ void BatchCheck::check_rows(const Batch& batch) const {
       continue;
     }
     FL_CHECK(capacity_.max_device_top_k > 0, "this runner does not sample");
+    FL_CHECK(row.sampling.bias.size() <= static_cast<size_t>(capacity_.max_device_bias), "too many biases");
+    for (const auto& [token, bias] : row.sampling.bias) {
+      FL_CHECK(token >= 0 && token < capacity_.n_vocab, "bias of a token out of range");
+    }
     if (row.sampling.mode == DeviceSampling::Mode::random) {
       FL_CHECK(row.sampling.top_k >= 1 && row.sampling.top_k <= capacity_.max_device_top_k,
                "top_k out of range");

@@ -27,6 +27,7 @@ Capacity device_capacity(const RunnerOptions& options, const Config& config) {
   Capacity capacity = capacity_of(options, config);
   capacity.max_in_flight = kCudaInFlight;
   capacity.max_device_top_k = cuda::kMaxTopK;
+  capacity.max_device_bias = std::min(cuda::kMaxSamplingBias, config.n_vocab - 1);
   return capacity;
 }
 

@@ -185,6 +185,9 @@ void fill_step(const Batch& batch, bool chunked, int32_t bucket, const StepCount
       } else {
         to.top_k = s.mode == DeviceSampling::Mode::greedy ? 1 : 0;
       }
+      for (const auto& [token, bias] : s.bias) {
+        to.bias[to.n_bias++] = {token, bias};
+      }
       if (!all) {
         table.gathered[i] = row.token;
       }

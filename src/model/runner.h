@@ -52,6 +52,7 @@ struct Capacity {
   int32_t max_in_flight = 1;
   /// 0: the runner never samples (DeviceSampling::Mode::none only, no kTokenFromDevice).
   int32_t max_device_top_k = 0;
+  int32_t max_device_bias = 0;  ///< entries of DeviceSampling::bias; less than n_vocab
 };
 
 struct MemoryItem {

@@ -53,6 +53,7 @@ FakeRunner::FakeRunner(const FakeModel& model, const model::RunnerOptions& optio
   capacity_.n_vocab = model.n_vocab();
   capacity_.max_in_flight = in_flight;
   capacity_.max_device_top_k = device_top_k;
+  capacity_.max_device_bias = device_top_k > 0 ? kDeviceBias : 0;
   rows_.resize(int64_t{options.n_state_rows} + options.n_spare_rows);
   blocks_.resize(options.n_blocks);
 }
@@ -147,6 +148,7 @@ void FakeRunner::submit(const model::Batch& batch) {
                  "device sampling");
         FL_CHECK(how.mode != model::DeviceSampling::Mode::none || batch.rows[r].logits_to_host,
                  "a row without answer");
+        FL_CHECK(how.bias.size() <= static_cast<size_t>(capacity_.max_device_bias), "device bias");
         step.sampled[r] = sample(logits, how);
         if (how.mode == model::DeviceSampling::Mode::random) {
           FL_CHECK(how.top_k >= 1 && how.top_k <= capacity_.max_device_top_k, "device top_k");
@@ -194,8 +196,11 @@ void FakeRunner::copy_state(int32_t from_row, int32_t to_row) {
   ++n_copies;
 }
 
-int32_t FakeRunner::sample(std::span<const float> logits, const model::DeviceSampling& how) {
+int32_t FakeRunner::sample(std::vector<float> logits, const model::DeviceSampling& how) {
   using Mode = model::DeviceSampling::Mode;
+  for (const auto& [token, bias] : how.bias) {
+    logits[token] += bias;
+  }
   if (how.mode == Mode::none || std::ranges::any_of(logits, [](float v) { return std::isnan(v); })) {
     return -1;
   }

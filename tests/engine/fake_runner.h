@@ -40,6 +40,8 @@ class FakeModel {
 
 class FakeRunner final : public model::Runner {
  public:
+  static constexpr int32_t kDeviceBias = 4;  ///< Capacity::max_device_bias where it samples
+
   /// `device_top_k` and `in_flight` as in Capacity.
   FakeRunner(const FakeModel& model, const model::RunnerOptions& options, int32_t in_flight,
              int32_t device_top_k);
@@ -83,7 +85,7 @@ class FakeRunner final : public model::Runner {
     std::vector<int32_t> sampled;
     std::vector<std::vector<float>> logits;
   };
-  static int32_t sample(std::span<const float> logits, const model::DeviceSampling& how);
+  static int32_t sample(std::vector<float> logits, const model::DeviceSampling& how);
 
   FakeModel model_;
   model::Config config_;

@@ -483,10 +483,13 @@ TEST(Sampler, AbsurdNumbersStillGiveAToken) {
 
 TEST(Sampler, DeviceSamplingOnlyWhereItIsTheSame) {
   using Mode = model::DeviceSampling::Mode;
-  const auto mode = [](auto&& change) {
+  model::Capacity device;
+  device.max_device_top_k = 64;
+  device.max_device_bias = 2;
+  const auto mode = [&](auto&& change) {
     SamplingParams p;  // the defaults: top_k 40, top_p 0.95, min_p 0.05, temperature 0.8
     change(p);
-    return device_sampling(p, 64).mode;
+    return device_sampling(p, device).mode;
   };
   EXPECT_EQ(mode([](auto&) {}), Mode::random);
   EXPECT_EQ(mode([](auto& p) { p.temperature = 0; }), Mode::greedy);
@@ -503,9 +506,11 @@ TEST(Sampler, DeviceSamplingOnlyWhereItIsTheSame) {
   EXPECT_EQ(mode([](auto& p) { p.dynatemp_range = 0.1F; }), Mode::none);
   EXPECT_EQ(mode([](auto& p) { p.min_keep = 3; }), Mode::none);
   EXPECT_EQ(mode([](auto& p) { p.mirostat = 2; }), Mode::none);
-  EXPECT_EQ(mode([](auto& p) { p.logit_bias = {{1, 1.0F}}; }), Mode::none);
+  EXPECT_EQ(mode([](auto& p) { p.logit_bias = {{1, 1.0F}, {2, -1.0F}}; }), Mode::random);
+  EXPECT_EQ(mode([](auto& p) { p.temperature = 0, p.logit_bias = {{1, 1.0F}}; }), Mode::greedy);
+  EXPECT_EQ(mode([](auto& p) { p.logit_bias = {{1, 1.0F}, {2, 1.0F}, {3, 1.0F}}; }), Mode::none);
   EXPECT_EQ(mode([](auto& p) { std::reverse(p.samplers.begin(), p.samplers.end()); }), Mode::none);
-  EXPECT_EQ(device_sampling(SamplingParams{}, 0).mode, Mode::none);
+  EXPECT_EQ(device_sampling(SamplingParams{}, model::Capacity{}).mode, Mode::none);
 }
 
 TEST(Logprobs, OfTheModelAndAfterSampling) {

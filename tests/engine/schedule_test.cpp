@@ -55,6 +55,12 @@ class Schedule {
         p.top_p = 0.9F;
         p.temperature = 0.7F;
     }
+    if (chance(0.3)) {  // sometimes more than the device takes
+      for (int n = pick(1, FakeRunner::kDeviceBias + 1); n > 0; --n) {
+        p.logit_bias.emplace_back(pick(0, kVocab - 1),
+                                  chance(0.5) ? -std::numeric_limits<float>::infinity() : 2.0F);
+      }
+    }
     return p;
   }
 

@@ -3,6 +3,7 @@
 
 #include "kernels/causal_conv.h"
 #include "kernels/cuda/gated_delta.h"
+#include "tests/support/cases.h"
 #include "tests/support/guarded.h"
 #include "tests/support/guarded_activations.h"
 #include "tests/support/tolerances.h"
@@ -221,7 +222,7 @@ void prompt(World& w, int32_t n_before, int32_t n, int32_t row, bool chunked, De
 TEST_F(CudaGatedDelta, PromptsAgreeWithTheReference) {
   for (const DeltaShape& shape : kShapes) {
     const bool chunked = cuda::delta_chunked_supported(shape);
-    for (const int32_t n : {1, 2, 15, 16, 17, 63, 64, 65, 79, 80, 130, 257}) {
+    for (const int32_t n : test::cases({1, 2, 15, 16, 17, 63, 64, 65, 79, 80, 130, 257}, {2, 79, 130})) {
       World w(shape, 2, n, static_cast<uint32_t>(n));
       DeviceArray<float> mixed(w.d_qkv.size());
       Output out(w, n);

@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include "tests/kernels/cuda_matmul_support.h"
+#include "tests/support/cases.h"
 #include "tests/support/tolerances.h"
 
 namespace fl::cuda {
 namespace {
+
+using test::cases;
 
 const MatmulOptions kInt8{.library = false, .prompt = PromptProducts::int8};
 
@@ -59,15 +62,19 @@ class CudaMatmulInt8 : public test::DeviceTest {
 
 TEST_F(CudaMatmulInt8, EveryTypeShapeAndCount) {
   double worst = 0;
-  for (const DType type : {DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0, DType::q4_0, DType::q5_0,
-                           DType::iq4_nl, DType::q2_k, DType::f32}) {
+  for (const DType type : cases({DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0, DType::q4_0, DType::q5_0,
+                                 DType::iq4_nl, DType::q2_k, DType::f32},
+                                {DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0})) {
     const bool super = dtype_info(type).block_elems == 256;
     for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{16, 256},
                                      {5, super ? 256 : 96},
                                      {300, super ? 768 : 800},
                                      {1033, 2304}}) {
+      if (test::few_cases() && rows != 300) {
+        continue;
+      }
       const Matrix w(type, rows, cols, static_cast<uint32_t>(rows));
-      for (const int n : {65, 127, 128, 129, 200, 256, 300}) {
+      for (const int n : cases({65, 127, 128, 129, 200, 256, 300}, {65, 200, 300})) {
         const Inputs in(n, cols, static_cast<uint32_t>(n));
         const double e = error(w, in, run(w, in));
         EXPECT_LT(e, kTolerance) << dtype_info(type).name << " " << rows << "x" << cols << " n=" << n;
@@ -80,8 +87,9 @@ TEST_F(CudaMatmulInt8, EveryTypeShapeAndCount) {
 
 // Whole = in chunks: neither the tokens beside it nor the shape of the launch changes a token's bits.
 TEST_F(CudaMatmulInt8, ATokenHasTheSameBitsHoweverThePromptIsCut) {
-  for (const auto& [type, cols] :
-       {std::pair{DType::q4_k, 2304}, {DType::q5_k, 1280}, {DType::q6_k, 2304}, {DType::q8_0, 1280}}) {
+  for (const auto& [type, cols] : cases<std::pair<DType, int>>(
+           {{DType::q4_k, 2304}, {DType::q5_k, 1280}, {DType::q6_k, 2304}, {DType::q8_0, 1280}},
+           {{DType::q4_k, 768}})) {
     const Matrix w(type, 1100, cols, 21);
     const Inputs all(500, w.cols, 22);
     const std::vector<float> together = run(w, all);
@@ -102,7 +110,7 @@ TEST_F(CudaMatmulInt8, SeveralMatricesOfDifferentTypes) {
   const Matrix z(DType::q4_k, 600, 1024, 32);
   const Matrix alpha(DType::f32, 48, 1024, 33);
   const Matrix beta(DType::q4_k, 12, 1024, 34);
-  for (const int n : {70, 150}) {
+  for (const int n : cases({70, 150}, {70})) {
     const Inputs in(n, 1024, 35);
     const auto un = static_cast<size_t>(n);
     DeviceArray<float> a(un * 1000);
@@ -137,11 +145,11 @@ TEST_F(CudaMatmulInt8, SeveralMatricesOfDifferentTypes) {
 TEST_F(CudaMatmulInt8, SwigluFeedsTheNextProduct) {
   for (const auto& [gate_type, up_type] :
        {std::pair{DType::q4_k, DType::q4_k}, {DType::q6_k, DType::q6_k}, {DType::q4_k, DType::q6_k}}) {
-    for (const int64_t ff : {512, 640}) {
+    for (const int64_t ff : cases({512, 640}, {640})) {
       const Matrix gate(gate_type, ff, 768, 41);
       const Matrix up(up_type, ff, 768, 42);
       const Matrix down(ff % 256 == 0 ? DType::q4_k : DType::q8_0, 200, ff, 43);
-      for (const int n : {65, 100, 190}) {
+      for (const int n : cases({65, 100, 190}, {100})) {
         const Inputs in(n, 768, 44);
         DeviceArray<std::byte> hidden(activation_bytes(n, ff));
         const Activations out{hidden.data(), n, static_cast<int32_t>(ff)};

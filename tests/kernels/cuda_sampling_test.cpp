@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "kernels/cuda/sampling.h"
+#include "tests/support/cases.h"
 #include "tests/support/guarded_activations.h"
 
 namespace fl {
@@ -15,8 +16,12 @@ using test::DeviceArray;
 
 // The token, or -1; `margin` gets how far the draw was from a neighbouring token, as a share of the total
 // weight.
-int32_t oracle(const std::vector<float>& logits, const SamplingRow& row, double& margin) {
+int32_t oracle(std::vector<float> logits, const SamplingRow& row, double& margin) {
   margin = 1;
+  for (int32_t i = 0; i < row.n_bias; ++i) {
+    float& l = logits[static_cast<size_t>(row.bias[i].token)];
+    l = std::min(l + row.bias[i].add, std::max(l, cuda::kLargestLogit));
+  }
   std::vector<int32_t> ids(logits.size());
   std::iota(ids.begin(), ids.end(), 0);
   for (const float l : logits) {
@@ -88,7 +93,7 @@ class CudaSampling : public test::DeviceTest {
 TEST_F(CudaSampling, AgreesWithTheOracle) {
   std::mt19937 random(11);
   std::uniform_real_distribution<float> unit(0.0F, 1.0F);
-  for (const int32_t n_vocab : {3, 200, 2048, 248320}) {
+  for (const int32_t n_vocab : test::cases({3, 200, 2048, 248320}, {3, 5000})) {
     const int32_t n_rows = 24;
     std::vector<float> logits;
     std::vector<SamplingRow> rows;
@@ -103,6 +108,18 @@ TEST_F(CudaSampling, AgreesWithTheOracle) {
                       0.2F + unit(random), unit(random)});
     }
     rows[3].logits_row = 7;
+    // Every third row: its best is forbidden, then some are changed, one twice.
+    for (int32_t r = 1; r < n_rows; r += 3) {
+      SamplingRow& row = rows[static_cast<size_t>(r)];
+      const auto begin = logits.begin() + int64_t{row.logits_row} * n_vocab;
+      const auto best = static_cast<int32_t>(std::max_element(begin, begin + n_vocab) - begin);
+      row.bias[row.n_bias++] = {best, -std::numeric_limits<float>::infinity()};
+      std::uniform_int_distribution<int32_t> any(0, n_vocab - 1);
+      for (const int32_t most = 2 + r % 2 * (cuda::kMaxSamplingBias - 2); row.n_bias < most;) {
+        row.bias[row.n_bias++] = {any(random), 12.0F * unit(random) - 4.0F};
+      }
+      row.bias[row.n_bias - 1].token = row.bias[1].token;
+    }
     const std::vector<int32_t> got = sample(logits, n_vocab, rows);
     for (int32_t r = 0; r < n_rows; ++r) {
       const auto begin = logits.begin() + int64_t{rows[static_cast<size_t>(r)].logits_row} * n_vocab;
@@ -137,6 +154,17 @@ TEST_F(CudaSampling, RowsThatAreNoNumbersGiveNoToken) {
     EXPECT_EQ(got[2], -1) << "nothing possible";
     EXPECT_EQ(got[3], 99) << "one possible";
     EXPECT_EQ(got[4], -1) << "not asked for";
+    rows.assign(4, {1, k, 0.9F, 0.0F, 0.7F, 0.999F, 1, {{17, 0.0F}}});
+    rows[0].logits_row = 0;
+    rows[0].bias[0] = {4321, -inf};
+    rows[1].bias[0] = {17, -inf};
+    rows[2] = {3, k, 0.9F, 0.0F, 0.7F, 0.999F, 1, {{99, -inf}}};
+    rows[3] = {2, k, 0.9F, 0.0F, 0.7F, 0.999F, 1, {{5, 1e30F}}};
+    const std::vector<int32_t> biased = sample(logits, kVocab, rows);
+    EXPECT_EQ(biased[0], -1) << "a NaN is none the less when it is forbidden";
+    EXPECT_EQ(biased[1], -1) << "infinity forbidden";
+    EXPECT_EQ(biased[2], -1) << "the only one forbidden";
+    EXPECT_EQ(biased[3], -1) << "what is impossible stays so";
     if (k == 1) {
       EXPECT_EQ(got[5], 4999);
     }
@@ -146,6 +174,9 @@ TEST_F(CudaSampling, RowsThatAreNoNumbersGiveNoToken) {
 TEST_F(CudaSampling, TheLowestIdWinsAmongEquals) {
   std::vector<float> logits(100000, 1.0F);
   EXPECT_EQ(sample(logits, 100000, {{0, 1, 1.0F, 0.0F, 1.0F, 0.0F}})[0], 0);
+  const float inf = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(
+      sample(logits, 100000, {{0, 1, 1.0F, 0.0F, 1.0F, 0.0F, 3, {{0, -inf}, {1, -1.0F}, {2, 1e38F}}}})[0], 2);
   logits[70000] = logits[90000] = 2.0F;
   EXPECT_EQ(sample(logits, 100000, {{0, 1, 1.0F, 0.0F, 1.0F, 0.0F}})[0], 70000);
   // Four candidates of one weight: 70000, 90000 and the two lowest of the rest.

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/model/harness.h"
+#include "tests/support/cases.h"
 #include "tests/support/device.h"
 #include "tests/support/tolerances.h"
 
@@ -91,7 +92,7 @@ TEST_F(CudaInt8Model, WholeIsInChunksBitForBit) {
   const auto tokens = test::tiny_prompt(m, 448);
   Sequence whole = test::sequence(0);
   const Logits want = test::run(**runner, whole, tokens);
-  for (const int32_t chunk : {128, 192, 320}) {
+  for (const int32_t chunk : test::cases({128, 192, 320}, {192})) {
     Sequence cut = test::sequence(1);
     for (int32_t first = 0; first < 448;) {
       int32_t n = std::min(chunk, 448 - first);

@@ -5,6 +5,7 @@
 #include "kernels/cuda/rms_norm.h"
 #include "tests/model/golden.h"
 #include "tests/model/harness.h"
+#include "tests/support/cases.h"
 #include "tests/support/device.h"
 #include "tests/support/tolerances.h"
 
@@ -80,7 +81,8 @@ TEST_F(CudaModel, LogitsOfTheOfficialImplementation) {
 }
 
 TEST_F(CudaModel, AgreesWithTheCpu) {
-  for (const DType weights : {DType::q4_k, DType::q6_k, DType::q8_0, DType::f16}) {
+  for (const DType weights :
+       test::cases({DType::q4_k, DType::q6_k, DType::q8_0, DType::f16}, {DType::q4_k, DType::q8_0})) {
     for (const DType kv : {DType::f16, DType::q8_0}) {
       test::TinyModel m = wide();
       test::Draft draft = test::draft_model(m);
@@ -118,7 +120,7 @@ TEST_F(CudaModel, APromptMayBeCutOnTheGrid) {
     const auto tokens = test::tiny_prompt(m, 320);
     Sequence whole = test::sequence(0);
     const Logits want = test::run(*r, whole, tokens);
-    for (const int32_t chunk : {64, 128, 192}) {
+    for (const int32_t chunk : test::cases({64, 128, 192}, {64})) {
       Sequence cut = test::sequence(1);
       for (int32_t first = 0; first < 320; first += chunk) {
         const int32_t n = std::min(chunk, 320 - first);
@@ -134,6 +136,7 @@ TEST_F(CudaModel, APromptMayBeCutOnTheGrid) {
 }
 
 TEST_F(CudaModel, AChatsBitsDoNotDependOnItsNeighbours) {
+  const int32_t n_steps = test::few_cases() ? 4 : 20;
   for (const test::TinyModel& m : {wide(), test::TinyModel{}}) {
     model::RunnerOptions options = test::tiny_options();
     options.kv_type_k = options.kv_type_v = DType::q8_0;
@@ -142,11 +145,11 @@ TEST_F(CudaModel, AChatsBitsDoNotDependOnItsNeighbours) {
     std::vector<std::vector<int32_t>> tokens;
     std::vector<Logits> want;
     for (int32_t i = 0; i < 3; ++i) {
-      tokens.push_back(test::tiny_prompt(m, 40 + 30 * i));
+      tokens.push_back(test::tiny_prompt(m, 20 + n_steps + 30 * i));
       Sequence s = test::sequence(i);
       test::run(*r, s, test::part(tokens.back(), 0, 20 + 30 * i));
       want.emplace_back();
-      for (int32_t t = 20 + 30 * i; t < 40 + 30 * i; ++t) {
+      for (int32_t t = 20 + 30 * i; t < 20 + n_steps + 30 * i; ++t) {
         want.back().push_back(test::run(*r, s, {tokens.back()[static_cast<size_t>(t)]})[0]);
       }
     }
@@ -156,7 +159,7 @@ TEST_F(CudaModel, AChatsBitsDoNotDependOnItsNeighbours) {
     for (int32_t i = 0; i < 3; ++i) {
       test::run(*r, s[static_cast<size_t>(i)], test::part(tokens[static_cast<size_t>(i)], 0, 20 + 30 * i));
     }
-    for (int32_t t = 0; t < 20; ++t) {
+    for (int32_t t = 0; t < n_steps; ++t) {
       std::vector<test::Feed> feeds;
       std::vector<size_t> who;
       for (size_t i = 0; i < 3; ++i) {
@@ -217,17 +220,24 @@ TEST_F(CudaModel, ResumedIsCold) {
 }
 
 TEST_F(CudaModel, TokensStayOnTheDevice) {
-  // Greedy, two steps in flight: each step takes the token of the one before from the device.
+  // Greedy, two steps in flight: each step takes the token of the one before from the device. The token that
+  // would come first is forbidden.
   const test::TinyModel m = wide();
   const auto r = runner(m, DType::q4_k, test::tiny_options());
   ASSERT_NE(r, nullptr);
   ASSERT_EQ(r->capacity().max_in_flight, 2);
   const auto prompts = std::vector{test::tiny_prompt(m, 70), test::tiny_prompt(m, 9)};
   std::vector<std::vector<int32_t>> want(2);
+  std::vector<std::pair<int32_t, float>> forbidden;
   for (int32_t i = 0; i < 2; ++i) {
     Sequence s = test::sequence(i);
     std::vector<float> logits = test::run(*r, s, prompts[static_cast<size_t>(i)]).back();
+    if (forbidden.empty()) {
+      const auto first = std::max_element(logits.begin(), logits.end()) - logits.begin();
+      forbidden.emplace_back(static_cast<int32_t>(first), -std::numeric_limits<float>::infinity());
+    }
     for (int32_t t = 0; t < 12; ++t) {
+      logits[static_cast<size_t>(forbidden[0].first)] = forbidden[0].second;
       const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
       want[static_cast<size_t>(i)].push_back(static_cast<int32_t>(best));
       logits = test::run(*r, s, {static_cast<int32_t>(best)})[0];
@@ -254,6 +264,7 @@ TEST_F(CudaModel, TokensStayOnTheDevice) {
       model::Row row{static_cast<int32_t>(tokens.size()) - 1, false, {}};
       row.sampling.mode = i == 0 ? model::DeviceSampling::Mode::greedy : model::DeviceSampling::Mode::random;
       row.sampling.top_k = 1;
+      row.sampling.bias = forbidden;
       rows.push_back(row);
       slices.push_back(slice);
     }

@@ -28,6 +28,42 @@ __device__ __forceinline__ int pair_id(uint64_t pair) {
   return static_cast<int>(~static_cast<uint32_t>(pair));
 }
 
+/// The biases of one part of a row, in the order in which they were given.
+struct PartBias {
+  int n;
+  SamplingBias of[kMaxSamplingBias];
+
+  // By the first warp; `row` is in global memory.
+  __device__ void take(const SamplingRow& row, int first, int size) {
+    static_assert(kMaxSamplingBias <= kWarp);
+    const auto lane = static_cast<int>(threadIdx.x);
+    SamplingBias mine{};
+    bool here = false;
+    if (lane < row.n_bias) {
+      mine = row.bias[lane];
+      here = mine.token >= first && mine.token < first + size;
+    }
+    const uint32_t all = __ballot_sync(0xFFFFFFFFU, here);
+    if (here) {
+      of[__popc(all & ((1U << lane) - 1))] = mine;
+    }
+    if (lane == 0) {
+      n = __popc(all);
+    }
+  }
+  __device__ float apply(float logit, int token) const {
+    for (int i = 0; i < n; ++i) {
+      if (of[i].token == token) {
+        // Not fminf and fmaxf: a NaN must stay one.
+        const float sum = logit + of[i].add;
+        const float most = logit < kLargestLogit ? kLargestLogit : logit;
+        logit = most < sum ? most : sum;
+      }
+    }
+    return logit;
+  }
+};
+
 struct SelectShared {
   int bins[kBins];
   uint64_t prefix;
@@ -113,10 +149,12 @@ struct Args {
 __global__ void __launch_bounds__(kThreads) select_part(const Args a) {
   __shared__ SelectShared s;
   __shared__ int not_a_number;
+  __shared__ PartBias bias;
   let_next_start();
   wait_for_previous();
-  const SamplingRow row = a.rows[blockIdx.y];
-  if (row.top_k == 0) {
+  const SamplingRow& row = a.rows[blockIdx.y];
+  const int top_k = row.top_k;
+  if (top_k == 0) {
     return;
   }
   const int part = static_cast<int>(blockIdx.x);
@@ -126,13 +164,16 @@ __global__ void __launch_bounds__(kThreads) select_part(const Args a) {
   const float* logits = a.logits + static_cast<int64_t>(row.logits_row) * a.n_vocab + first;
   uint64_t* out = a.scratch + (static_cast<int64_t>(blockIdx.y) * kSamplingParts + part) * kPartSlots;
   const int thread = static_cast<int>(threadIdx.x);
+  if (thread < kWarp) {
+    bias.take(row, first, n);
+  }
   if (thread == 0) {
     not_a_number = 0;
   }
   __syncthreads();
   uint64_t best = 0;
   for (int i = thread; i < n; i += kThreads) {
-    const float logit = logits[i];
+    const float logit = bias.apply(logits[i], first + i);
     if (logit != logit) {
       not_a_number = 1;
     }
@@ -147,7 +188,7 @@ __global__ void __launch_bounds__(kThreads) select_part(const Args a) {
     }
     return;
   }
-  const int k = min(row.top_k, n);
+  const int k = min(top_k, n);
   if (k <= 1) {
     __shared__ uint64_t warp_best[kThreads / kWarp];
     for (int mask = kWarp / 2; mask > 0; mask /= 2) {
@@ -168,7 +209,7 @@ __global__ void __launch_bounds__(kThreads) select_part(const Args a) {
     return;
   }
   select_largest(
-      s, n, k, [&](int i) { return make_pair(logits[i], first + i); },
+      s, n, k, [&](int i) { return make_pair(bias.apply(logits[i], first + i), first + i); },
       [&](int at, uint64_t p) { out[at] = p; });
   if (thread == 0) {
     out[kMaxTopK] = static_cast<uint64_t>(k);
@@ -243,7 +284,7 @@ __global__ void __launch_bounds__(kThreads) choose_token(const Args a) {
   __shared__ int offset[kSamplingParts + 1];
   let_next_start();
   wait_for_previous();
-  const SamplingRow row = a.rows[blockIdx.x];
+  const SamplingRow& row = a.rows[blockIdx.x];
   const int thread = static_cast<int>(threadIdx.x);
   if (row.top_k == 0) {
     if (thread == 0) {

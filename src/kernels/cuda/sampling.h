@@ -13,7 +13,17 @@ inline constexpr int kMaxTopK = 128;
 /// Pieces of the vocabulary that are searched side by side.
 inline constexpr int kSamplingParts = 32;
 
-/// One row of logits; what DeviceSampling says.
+/// Biased logits that a row may have.
+inline constexpr int kMaxSamplingBias = 32;
+/// Where a bias stops, so that no sum overflows.
+inline constexpr float kLargestLogit = 1e30F;
+
+struct SamplingBias {
+  int32_t token;
+  float add;
+};
+
+/// One row of logits; what DeviceSampling says. The logits themselves are not changed.
 struct SamplingRow {
   int32_t logits_row = 0;  ///< row of the logits
   int32_t top_k = 0;       ///< 0: nothing is sampled (the token is -1); 1 and `greedy`: the largest
@@ -21,6 +31,8 @@ struct SamplingRow {
   float min_p = 0;
   float temperature = 1;
   float uniform = 0;
+  int32_t n_bias = 0;
+  SamplingBias bias[kMaxSamplingBias] = {};
 };
 
 /// (ordered logit, inverted id) pairs; as large as `sampling_scratch(n_rows)` says.
