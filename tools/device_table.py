@@ -3,8 +3,9 @@
 
     tools/device_table.py --program build/cuda/freelunch --model 27B.gguf --out results
 
-Writes bench.csv (the engine, by `freelunch bench`) and server.csv (memory, time to the first token, streams). Every
-prompt is random token ids, so no two share a prefix. Only the standard library is needed.
+Writes bench.csv (the engine, by `freelunch bench`) and server.csv (memory, time to the first token, streams, and their
+share of the engine's rate). Every prompt is random token ids, so no two share a prefix. Only the standard library is
+needed.
 """
 
 import argparse
@@ -54,33 +55,40 @@ def device_memory_mib(pid):
 
 
 def stream(port, n_prompt, n_predict, rng):
-    """One streamed completion: (seconds to the first token, seconds between first and last, tokens)."""
+    """One streamed completion: when it was asked for, and when each token arrived."""
     prompt = [rng.randrange(FIRST_ID, LAST_ID) for _ in range(n_prompt)]
     body = json.dumps({"prompt": prompt, "n_predict": n_predict, "temperature": 0, "stream": True,
-                       "ignore_eos": True, "cache_prompt": False})
+                       "ignore_eos": True, "cache_prompt": False, "return_tokens": True})
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     start = time.perf_counter()
     connection.request("POST", "/completion", body, {"Content-Type": "application/json"})
     response = connection.getresponse()
     if response.status != 200:
         raise RuntimeError(f"/completion: {response.status} {response.read(300)!r}")
-    first = last = None
-    tokens = 0
+    arrivals = []
     for line in response:
         if not line.startswith(b"data: {"):
             continue
         event = json.loads(line[6:])
         if event.get("stop"):
-            tokens = event["tokens_predicted"]
             break
-        last = time.perf_counter()
-        first = first or last
+        arrivals += [time.perf_counter()] * len(event["tokens"])
     connection.close()
-    return first - start, last - first, tokens, start
+    if len(arrivals) != n_predict:
+        raise RuntimeError(f"{len(arrivals)} tokens arrived of {n_predict}")
+    return start, arrivals
+
+
+def first_token(port, n_prompt, rng):
+    """Seconds until it arrives."""
+    start, arrivals = stream(port, n_prompt, 4, rng)
+    return arrivals[0] - start
 
 
 def together(port, n_chats, n_predict, seed):
-    """Tokens per second of n chats, from the first token of the first to the last token of the last."""
+    """Tokens per second of n chats that begin at once, as (whole, steady). Whole: from the first token of the first to
+    the last token of the last, so with the others' prompts and with the end, when fewer go on. Steady: while all of
+    them answer."""
     results = [None] * n_chats
     barrier = threading.Barrier(n_chats)
 
@@ -94,9 +102,14 @@ def together(port, n_chats, n_predict, seed):
         t.start()
     for t in threads:
         t.join()
-    begin = min(start + to_first for to_first, _, _, start in results)
-    end = max(start + to_first + span for to_first, span, _, start in results)
-    return sum(tokens - 1 for _, _, tokens, _ in results) / (end - begin)
+    arrivals = [times for _, times in results]
+
+    def rate(begin, end):
+        return sum(begin < t <= end for times in arrivals for t in times) / (end - begin)
+
+    whole = rate(min(times[0] for times in arrivals), max(times[-1] for times in arrivals))
+    steady = rate(max(times[0] for times in arrivals), min(times[-1] for times in arrivals))
+    return whole, steady
 
 
 def measure_server(args, ctx, chats, row):
@@ -126,24 +139,48 @@ def measure_server(args, ctx, chats, row):
         row(name, f"device memory after load ({whose})", memory, "MiB", 1)
         rng = random.Random(ctx + chats)
         stream(args.port, SHORT_PROMPT, 8, rng)  # warm
-        short = [stream(args.port, SHORT_PROMPT, 4, rng)[0] for _ in range(5)]
+        short = [first_token(args.port, SHORT_PROMPT, rng) for _ in range(5)]
         row(name, f"first token, prompt of {SHORT_PROMPT}", 1e3 * statistics.median(short), "ms", 5, short)
-        long = [stream(args.port, LONG_PROMPT, 4, rng)[0] for _ in range(5)]
+        long = [first_token(args.port, LONG_PROMPT, rng) for _ in range(5)]
         row(name, f"first token, prompt of {LONG_PROMPT}", 1e3 * statistics.median(long), "ms", 5, long)
         one = []
         for _ in range(3):
-            _, span, tokens, _ = stream(args.port, SHORT_PROMPT, ANSWER, rng)
-            one.append((tokens - 1) / span)
+            _, arrivals = stream(args.port, SHORT_PROMPT, ANSWER, rng)
+            one.append((len(arrivals) - 1) / (arrivals[-1] - arrivals[0]))
         row(name, "one chat", statistics.median(one), "tok/s", 3, one)
+        rates = {1: statistics.median(one)}
         if chats > 1:
-            rates = [together(args.port, chats, 2 * ANSWER, 100 * i) for i in range(3)]
-            row(name, f"{chats} chats together", statistics.median(rates), "tok/s", 3, rates)
+            whole, steady = zip(*[together(args.port, chats, 2 * ANSWER, 100 * i) for i in range(3)])
+            row(name, f"{chats} chats together, first token to last", statistics.median(whole), "tok/s", 3, whole)
+            row(name, f"{chats} chats together, while all answer", statistics.median(steady), "tok/s", 3, steady)
+            rates[chats] = statistics.median(whole)
         row(name, f"device memory after use ({whose})", device_memory_mib(server.pid)[0], "MiB", 1)
+        return rates
     finally:
         if server.poll() is None:
             server.send_signal(signal.SIGTERM)
             server.wait(30)
         log.close()
+
+
+def measure_engine(args):
+    """Writes bench.csv; returns tokens per second by the number of chats, at depth 0."""
+    rates = {}
+    with open(args.out / "bench.csv", "w") as f:
+        common = [args.program, "bench", "-m", args.model, "-ctk", "q8_0", "-ctv", "q8_0", "-o", "csv"]
+        for i, run in enumerate(BENCH_RUNS + ([DEEP_RUN] if args.deep else [])):
+            say("bench " + " ".join(run))
+            out = subprocess.run(common + run, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+            for line in out if i == 0 else out[1:]:
+                f.write(line + "\n")
+            f.flush()
+            for line in csv.DictReader(out):
+                if line["n_gen"] != "0" and line["n_depth"] == "0":
+                    rates[int(line["n_parallel"])] = float(line["avg_ts"])
+                print(f"pp {line['n_prompt']:>5} tg {line['n_gen']:>3} depth {line['n_depth']:>6} chats "
+                      f"{line['n_parallel']:>2}: {float(line['avg_ts']):9.1f} tok/s, {float(line['limit_share'] or 0):.2f} of the limit",
+                      flush=True)
+    return rates
 
 
 def main():
@@ -169,23 +206,14 @@ def main():
             f.flush()
             print(f"{name:12} {what:44} {value:9.1f} {unit}", flush=True)
 
+        served = {}
         for ctx, chats in SERVERS:
-            measure_server(args, ctx, chats, row)
-
-    if args.no_bench:
-        return
-    with open(args.out / "bench.csv", "w") as f:
-        common = [args.program, "bench", "-m", args.model, "-ctk", "q8_0", "-ctv", "q8_0", "-o", "csv"]
-        for i, run in enumerate(BENCH_RUNS + ([DEEP_RUN] if args.deep else [])):
-            say("bench " + " ".join(run))
-            out = subprocess.run(common + run, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
-            for line in out if i == 0 else out[1:]:
-                f.write(line + "\n")
-            f.flush()
-            for line in csv.DictReader(out):
-                print(f"pp {line['n_prompt']:>5} tg {line['n_gen']:>3} depth {line['n_depth']:>6} chats "
-                      f"{line['n_parallel']:>2}: {float(line['avg_ts']):9.1f} tok/s, {float(line['limit_share'] or 0):.2f} of the limit",
-                      flush=True)
+            served |= measure_server(args, ctx, chats, row)
+        if args.no_bench:
+            return
+        engine = measure_engine(args)
+        for chats, rate in sorted(served.items()):
+            row(f"{chats} chats", "server's share of the engine's rate", 100 * rate / engine[chats], "%", 1)
 
 
 if __name__ == "__main__":
