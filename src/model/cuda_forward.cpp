@@ -203,6 +203,8 @@ CudaForward::CudaForward(const CudaWeights& weights, const RunnerOptions& option
   overlap_ = matmul_->overlap();
   check(cudaMemsetAsync(workspace_.data() + sizes.products + sizes.partial, 0, sizes.arrived, stream_),
         "clearing the counters of attention");
+  // Attention reads whole blocks and drops what was never written: it shall read zeros, not what lay there.
+  check(cudaMemsetAsync(kv_.data(), 0, plan_.kv_cache, stream_), "clearing the KV cache");
   std::byte* const base = buffers_.data();
   check(cudaMemcpyAsync(base + work_->frequency, rope_.frequency.data(),
                         rope_.frequency.size() * sizeof(float), cudaMemcpyHostToDevice, stream_),

@@ -19,7 +19,9 @@ Q8 = ("-ctk", "q8_0", "-ctv", "q8_0")
 SECONDS_FROM_CACHE = 3.0
 COLD_TO_DISK = 1.15
 N_CHATS, N_TOKENS = 8, 96
-PROMPT_AMONG_OTHERS = 48  # with seven decoding chats less than the 64 tokens up to which one kernel serves all widths
+# Alone and with seven decoding chats beside it a step of one product with one order of sums: on sm_90 from 9 tokens on, elsewhere up to 64
+# (docs/decisions/0077). Steps that only decode have at most eight tokens.
+PROMPT_AMONG_OTHERS = 48
 LONG_PROMPT = 32704
 DEPTHS = {32768: "0.90, aim 0.93", 122880: "0.72, aim 0.77"}
 DOES_NOT_FIT = 4

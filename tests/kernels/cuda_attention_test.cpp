@@ -218,7 +218,7 @@ const std::vector<Case> kCases{
 // All tokens at once, and the last few one by one; each token's rows are compared.
 TEST_F(CudaAttention, AgreesWithTheReference) {
   for (const Case& c : kCases) {
-    for (const int32_t n : test::cases({1, 7, 63, 64, 65, 129, 400}, {7, 129})) {
+    for (const int32_t n : test::cases({1, 7, 63, 64, 65, 129, 400}, {70})) {
       World w(c, n, static_cast<uint32_t>(n));
       const std::string where = describe(c, n);
       const bool fuses = cuda::attention_fuses(c.shape, w.cache);

@@ -346,6 +346,13 @@ __global__ void __launch_bounds__(kTeams* kThreads, 1) decode_256(const Args a) 
     accumulate<kTypeV>(raw_v, scale_v, shared.p[team], g, t, o);
   }
 
+  // A team without a block in the last round passes its barriers all the same: racecheck counts barriers by
+  // thread, and where the counts differ takes none of the block's later ones for common (decision 0079).
+  if (block - team < end_block) {
+    team_barrier(team);
+    team_barrier(team);
+  }
+
   // The team's sums over lanes and warps, then the run's over teams.
 #pragma unroll
   for (int e = 0; e < 2; ++e) {
