@@ -81,6 +81,8 @@ TEST_F(CudaModel, LogitsOfTheOfficialImplementation) {
 }
 
 TEST_F(CudaModel, AgreesWithTheCpu) {
+  const int64_t n_prompt = test::few_cases() ? 70 : 140;
+  const int64_t n_tokens = n_prompt + (test::few_cases() ? 2 : 10);
   for (const DType weights :
        test::cases({DType::q4_k, DType::q6_k, DType::q8_0, DType::f16}, {DType::q4_k})) {
     for (const DType kv : {DType::f16, DType::q8_0}) {
@@ -93,12 +95,12 @@ TEST_F(CudaModel, AgreesWithTheCpu) {
       ASSERT_TRUE(cpu) << cpu.error().message;
       auto cuda = load_cuda(draft, options);
       ASSERT_TRUE(cuda) << cuda.error().message;
-      const auto tokens = test::tiny_prompt(m, 150);
+      const auto tokens = test::tiny_prompt(m, n_tokens);
       Sequence on_cpu = test::sequence(0);
       Sequence on_cuda = test::sequence(0);
-      Logits want = test::run(**cpu, on_cpu, test::part(tokens, 0, 140));
-      Logits got = test::run(**cuda, on_cuda, test::part(tokens, 0, 140));
-      for (int64_t i = 140; i < 150; ++i) {
+      Logits want = test::run(**cpu, on_cpu, test::part(tokens, 0, n_prompt));
+      Logits got = test::run(**cuda, on_cuda, test::part(tokens, 0, n_prompt));
+      for (int64_t i = n_prompt; i < n_tokens; ++i) {
         want.push_back(test::run(**cpu, on_cpu, test::part(tokens, i, 1))[0]);
         got.push_back(test::run(**cuda, on_cuda, test::part(tokens, i, 1))[0]);
       }
@@ -121,7 +123,7 @@ TEST_F(CudaModel, APromptMayBeCutOnTheGrid) {
     const auto tokens = test::tiny_prompt(m, n_tokens);
     Sequence whole = test::sequence(0);
     const Logits want = test::run(*r, whole, tokens);
-    for (const int32_t chunk : test::cases({64, 128, 192}, {64})) {
+    for (const int32_t chunk : test::cases({64, 128, 192}, {128})) {
       Sequence cut = test::sequence(1);
       for (int32_t first = 0; first < n_tokens; first += chunk) {
         const int32_t n = std::min(chunk, n_tokens - first);
@@ -137,8 +139,8 @@ TEST_F(CudaModel, APromptMayBeCutOnTheGrid) {
 }
 
 TEST_F(CudaModel, AChatsBitsDoNotDependOnItsNeighbours) {
-  const int32_t n_steps = test::few_cases() ? 4 : 20;
-  for (const test::TinyModel& m : {wide(), test::TinyModel{}}) {
+  const int32_t n_steps = test::few_cases() ? 2 : 20;
+  for (const test::TinyModel& m : test::cases<test::TinyModel>({wide(), {}}, {wide()})) {
     model::RunnerOptions options = test::tiny_options();
     options.kv_type_k = options.kv_type_v = DType::q8_0;
     const auto r = runner(m, DType::q4_k, options);
@@ -228,6 +230,7 @@ TEST_F(CudaModel, TokensStayOnTheDevice) {
   ASSERT_NE(r, nullptr);
   ASSERT_EQ(r->capacity().max_in_flight, 2);
   const auto prompts = std::vector{test::tiny_prompt(m, 70), test::tiny_prompt(m, 9)};
+  const int32_t n_steps = test::few_cases() ? 3 : 12;
   std::vector<std::vector<int32_t>> want(2);
   std::vector<std::pair<int32_t, float>> forbidden;
   for (int32_t i = 0; i < 2; ++i) {
@@ -237,7 +240,7 @@ TEST_F(CudaModel, TokensStayOnTheDevice) {
       const auto first = std::max_element(logits.begin(), logits.end()) - logits.begin();
       forbidden.emplace_back(static_cast<int32_t>(first), -std::numeric_limits<float>::infinity());
     }
-    for (int32_t t = 0; t < 12; ++t) {
+    for (int32_t t = 0; t < n_steps; ++t) {
       logits[static_cast<size_t>(forbidden[0].first)] = forbidden[0].second;
       const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
       want[static_cast<size_t>(i)].push_back(static_cast<int32_t>(best));
@@ -278,7 +281,7 @@ TEST_F(CudaModel, TokensStayOnTheDevice) {
     }
   };
   submit(true);
-  for (int32_t t = 1; t < 12; ++t) {
+  for (int32_t t = 1; t < n_steps; ++t) {
     submit(false);
     collect();
   }
