@@ -171,7 +171,8 @@ std::vector<std::pair<std::string, std::string>> Service::cors_headers(const Req
 std::variant<Reply, Admitted> Service::admit(const RequestHead& head) const {
   constexpr int kLoadingRetrySeconds = 2;
   if (head.method == "OPTIONS") {
-    Reply out;
+    Reply out;  // without a body, which must not be said to be JSON; llama-server says this
+    out.content_type = "text/html; charset=utf-8";
     out.headers = cors_headers(head, true);
     return out;
   }

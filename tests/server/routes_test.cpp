@@ -291,6 +291,8 @@ TEST(Routes, Cors) {
     const Response preflight =
         server.ask("OPTIONS", "/v1/chat/completions", "", "Origin: http://a.example\r\n");
     EXPECT_EQ(preflight.status, 200);
+    EXPECT_EQ(preflight.body, "");
+    EXPECT_THAT(preflight.header("content-type"), HasSubstr("text/html"));
     EXPECT_EQ(preflight.header("access-control-allow-credentials"), "true");
     EXPECT_EQ(preflight.header("access-control-allow-methods"), "GET, POST, DELETE, OPTIONS");
     EXPECT_EQ(preflight.header("access-control-allow-headers"), "*");
