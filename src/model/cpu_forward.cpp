@@ -271,6 +271,13 @@ void CpuForward::delta_layer(const Batch& batch, const CpuLayer& layer, int64_t 
     }
   });
 
+  const int64_t dv = config_.value_dim;
+  const bool in_parts = dv % cpu::Activations::kPartColumns == 0;
+  if (in_parts) {
+    activations_.set_in_parts(y, n_tokens, v_channels, v_channels, w.out);
+  } else {
+    activations_.set(y, n_tokens, v_channels, v_channels);
+  }
   const std::array<const cpu::PackedMatrix*, 1> next{&w.out};
   cpu::read_ahead(pool_, next, n_tokens);
   pool_.parallel_for(n_slices * n_heads, 1, [&](int64_t begin, int64_t end, int thread) {
@@ -288,12 +295,15 @@ void CpuForward::delta_layer(const Batch& batch, const CpuLayer& layer, int64_t 
       in.eps = config_.rms_eps;
       in.n_tokens = slice.n_tokens;
       in.first_position = slice.n_cached;
-      cpu::gated_delta(isa_, delta_shape_, in, item % n_heads, state_of(slice.state_row, delta_index),
+      const int64_t h = item % n_heads;
+      cpu::gated_delta(isa_, delta_shape_, in, h, state_of(slice.state_row, delta_index),
                        y + slice.first * v_channels, scratch_ + thread * scratch_stride_);
+      if (in_parts) {
+        activations_.make_part(slice.first, slice.first + slice.n_tokens, h * dv, (h + 1) * dv);
+      }
     }
   });
 
-  activations_.set(y, n_tokens, v_channels, v_channels);
   const std::array<cpu::MatmulTask, 1> output{{{&w.out, x_, config_.n_embd, true}}};
   const std::array<const cpu::PackedMatrix*, 2> after{&layer.ffn.gate, &layer.ffn.up};
   cpu::matmul(pool_, activations_, output, after);
@@ -339,6 +349,13 @@ void CpuForward::attention_layer(const Batch& batch, const CpuLayer& layer, int6
   });
 
   const auto n_tiles = static_cast<int64_t>(tiles_.size());
+  const int64_t group_columns = attention_shape_.group() * hd;
+  const bool in_parts = group_columns % cpu::Activations::kPartColumns == 0;
+  if (in_parts) {
+    activations_.set_in_parts(out, n_tokens, out_stride, out_stride, w.out);
+  } else {
+    activations_.set(out, n_tokens, out_stride, out_stride);
+  }
   const std::array<const cpu::PackedMatrix*, 1> next{&w.out};
   cpu::read_ahead(pool_, next, n_tokens);
   pool_.parallel_for(n_tiles * config_.n_kv_heads, 1, [&](int64_t begin, int64_t end, int thread) {
@@ -354,12 +371,16 @@ void CpuForward::attention_layer(const Batch& batch, const CpuLayer& layer, int6
       in.n_tokens = slice.n_tokens;
       in.first_index = slice.n_cached;
       in.blocks = slice.blocks;
-      cpu::attention(isa_, attention_shape_, cache, in, item % config_.n_kv_heads, tile.first, tile.n,
+      const int64_t kv_head = item % config_.n_kv_heads;
+      cpu::attention(isa_, attention_shape_, cache, in, kv_head, tile.first, tile.n,
                      out + slice.first * out_stride, out_stride, scratch_ + thread * scratch_stride_);
+      if (in_parts) {
+        const int64_t token = slice.first + tile.first;
+        activations_.make_part(token, token + tile.n, kv_head * group_columns, (kv_head + 1) * group_columns);
+      }
     }
   });
 
-  activations_.set(out, n_tokens, out_stride, out_stride);
   const std::array<cpu::MatmulTask, 1> output{{{&w.out, x_, config_.n_embd, true}}};
   const std::array<const cpu::PackedMatrix*, 2> after{&layer.ffn.gate, &layer.ffn.up};
   cpu::matmul(pool_, activations_, output, after);

@@ -124,6 +124,9 @@ double error_of_product(const std::vector<float>& got, const std::vector<double>
   return std::sqrt(difference / (w_norm * x_norm / static_cast<double>(cols)));
 }
 
+/// Rows that make strips (kernels/cpu/pack.h), with a last chunk that is not whole.
+constexpr int64_t kLongCols = 1280;
+
 class MatmulOf : public testing::TestWithParam<DType> {};
 INSTANTIATE_TEST_SUITE_P(Types, MatmulOf, testing::ValuesIn(kTypes),
                          [](const auto& p) { return std::string(dtype_info(p.param).name); });
@@ -131,13 +134,14 @@ INSTANTIATE_TEST_SUITE_P(Types, MatmulOf, testing::ValuesIn(kTypes),
 TEST_P(MatmulOf, RowsComeBackBitForBit) {
   const DType type = GetParam();
   ThreadPool pool(2);
-  for (const int64_t cols : {int64_t{256}, int64_t{1024}}) {
-    const FileMatrix file(type, 19, cols, 7);
+  constexpr int64_t kRows = 83;  // of long rows a strip of four tiles and one of two
+  for (const int64_t cols : {int64_t{256}, int64_t{1024}, kLongCols}) {
+    const FileMatrix file(type, kRows, cols, 7);
     const PackedMatrix w = PackedMatrix::pack(file.view, cpu::best_isa(), pool);
-    EXPECT_EQ(w.bytes(), PackedMatrix::packed_bytes(type, 19, cols, cpu::best_isa()));
+    EXPECT_EQ(w.bytes(), PackedMatrix::packed_bytes(type, kRows, cols, cpu::best_isa()));
     std::vector<float> want(static_cast<size_t>(cols));
     std::vector<float> got(static_cast<size_t>(cols));
-    for (int64_t r = 0; r < 19; ++r) {
+    for (int64_t r = 0; r < kRows; ++r) {
       dequantize_row(type, file.view.row(r), want);
       w.dequantize_row(r, got);
       EXPECT_EQ(got, want) << "row " << r;
@@ -170,12 +174,12 @@ TEST_P(MatmulOf, AgreesWithTheDefinition) {
   const DType type = GetParam();
   const int64_t block = dtype_info(type).block_elems;
   ThreadPool pool(2);
-  std::vector<int64_t> widths{block, 3 * block, 1024};
+  std::vector<int64_t> widths{block, 3 * block, 1024, kLongCols};
   if (is_float(type)) {
     widths = {1, 31, 100, 1024};
   }
   for (const Isa isa : test::runnable_isas()) {
-    for (const int64_t rows : {1, 16, 37}) {
+    for (const int64_t rows : {1, 16, 37, 83}) {
       for (const int64_t cols : widths) {
         const FileMatrix file(type, rows, cols, static_cast<unsigned>(rows + cols));
         const PackedMatrix w = PackedMatrix::pack(file.view, isa, pool);
@@ -219,21 +223,22 @@ TEST_P(MatmulOf, ExactWhereTheInputIsExact) {
 TEST_P(MatmulOf, ARowAloneEqualsTheSameRowInABatch) {
   const DType type = GetParam();
   constexpr int64_t kRows = 40;
-  constexpr int64_t kCols = 768;
   constexpr int64_t kTokens = 27;
   ThreadPool pool(2);
-  const FileMatrix file(type, kRows, kCols, 4);
-  const std::vector<float> x = random_input(kCols * kTokens, 9);
-  for (const Isa isa : test::runnable_isas()) {
-    const PackedMatrix w = PackedMatrix::pack(file.view, isa, pool);
-    const std::vector<float> all = product(pool, w, x, kTokens);
-    for (int64_t n = 1; n < kTokens; ++n) {
-      for (const int64_t first : {int64_t{0}, kTokens - n}) {
-        const std::vector<float> part(x.begin() + first * kCols, x.begin() + (first + n) * kCols);
-        const std::vector<float> got = product(pool, w, part, n);
-        for (int64_t i = 0; i < n * kRows; ++i) {
-          ASSERT_EQ(got[static_cast<size_t>(i)], all[static_cast<size_t>(first * kRows + i)])
-              << isa_name(isa) << " tokens " << n << " at " << first << " element " << i;
+  for (const int64_t cols : {int64_t{768}, kLongCols}) {
+    const FileMatrix file(type, kRows, cols, 4);
+    const std::vector<float> x = random_input(cols * kTokens, 9);
+    for (const Isa isa : test::runnable_isas()) {
+      const PackedMatrix w = PackedMatrix::pack(file.view, isa, pool);
+      const std::vector<float> all = product(pool, w, x, kTokens);
+      for (int64_t n = 1; n < kTokens; ++n) {
+        for (const int64_t first : {int64_t{0}, kTokens - n}) {
+          const std::vector<float> part(x.begin() + first * cols, x.begin() + (first + n) * cols);
+          const std::vector<float> got = product(pool, w, part, n);
+          for (int64_t i = 0; i < n * kRows; ++i) {
+            ASSERT_EQ(got[static_cast<size_t>(i)], all[static_cast<size_t>(first * kRows + i)])
+                << isa_name(isa) << " tokens " << n << " at " << first << " element " << i;
+          }
         }
       }
     }
@@ -242,8 +247,8 @@ TEST_P(MatmulOf, ARowAloneEqualsTheSameRowInABatch) {
 
 TEST(Matmul, TheNumberOfThreadsChangesNoBit) {
   for (const DType type : {DType::q4_k, DType::q6_k, DType::f32}) {
-    const FileMatrix file(type, 200, 512, 4);
-    const std::vector<float> x = random_input(512 * 33, 9);
+    const FileMatrix file(type, 200, kLongCols, 4);
+    const std::vector<float> x = random_input(kLongCols * 33, 9);
     ThreadPool one(1);
     const PackedMatrix w = PackedMatrix::pack(file.view, cpu::best_isa(), one);
     const std::vector<float> want = product(one, w, x, 33);
@@ -379,6 +384,42 @@ TEST(Matmul, AnInputMadeOnTheWayGivesTheSameBitsAndIsMadeOnce) {
           EXPECT_EQ(yb, product(pool, b, x, n));
           EXPECT_TRUE(std::all_of(times.begin(), times.end(), [](const auto& t) { return t == 1; }));
         }
+      }
+    }
+  }
+}
+
+TEST(Matmul, AnInputMadeInPartsGivesTheSameBits) {
+  constexpr int64_t kCols = 320;
+  ThreadPool pool(2);
+  const FileMatrix quantised(DType::q8_0, 40, kCols, 1);
+  const FileMatrix floats(DType::f16, 40, kCols, 2);
+  for (const Isa isa : test::runnable_isas()) {
+    for (const FileMatrix* file : {&quantised, &floats}) {
+      const PackedMatrix w = PackedMatrix::pack(file->view, isa, pool);
+      for (const int64_t n : {1, 2, 3, 7, 9}) {
+        const std::vector<float> x = random_input(n * kCols, static_cast<unsigned>(n));
+        Activations in;
+        in.reserve(9, kCols);
+        // More tokens first: what the missing tokens of a unit were before must not matter.
+        const std::vector<float> before = random_input(9 * kCols, 77);
+        in.set(before.data(), 9, kCols, kCols);
+        std::vector<float> y(9 * 40);
+        const MatmulTask task{&w, y.data(), 40, false};
+        matmul(pool, in, {&task, 1});
+
+        in.set_in_parts(x.data(), n, kCols, kCols, w);
+        pool.parallel_for(n * 2, 1, [&](int64_t begin, int64_t end, int) {
+          for (int64_t i = begin; i < end; ++i) {  // tokens backwards, each in two parts
+            const int64_t token = n - 1 - i / 2;
+            const int64_t middle = 96;
+            in.make_part(token, token + 1, i % 2 == 0 ? middle : 0, i % 2 == 0 ? kCols : middle);
+          }
+        });
+        y.resize(static_cast<size_t>(n * 40));
+        const MatmulTask again{&w, y.data(), 40, false};
+        matmul(pool, in, {&again, 1});
+        EXPECT_EQ(y, product(pool, w, x, n)) << isa_name(isa) << " tokens " << n;
       }
     }
   }

@@ -92,7 +92,10 @@ struct PackedMatrix::Impl {
   WeightBytes bytes;
 
   int64_t n_tiles() const { return divide_up(rows, kTileRows); }
-  const uint8_t* tile(int64_t i) const { return bytes.data() + i * tile_stride; }
+  int64_t strip_tiles() const { return cpu::strip_tiles(pack_format(type), cols); }
+  /// Of the strip that begins at tile i.
+  const uint8_t* strip(int64_t i) const { return bytes.data() + i * tile_stride; }
+  int64_t tiles_of_strip(int64_t i) const { return std::min(strip_tiles(), n_tiles() - i); }
 };
 
 PackedMatrix::PackedMatrix() = default;
@@ -111,11 +114,15 @@ PackedMatrix PackedMatrix::pack(const TensorView& tensor, Isa isa, ThreadPool& p
   FL_CHECK(p.cols % dtype_info(p.type).block_elems == 0, "a row holds whole blocks");
   p.tile_stride = tile_bytes(pack_format(p.type), p.cols);
   p.bytes = WeightBytes(packed_bytes(p.type, p.rows, p.cols, isa));
+  const PackFormat format = pack_format(p.type);
   pool.parallel_for(p.n_tiles(), 1, [&](int64_t begin, int64_t end, int) {
+    std::vector<uint8_t> tile(static_cast<size_t>(p.tile_stride));
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = i * kTileRows;
-      pack_tile(p.type, tensor.row(first), std::min(kTileRows, p.rows - first), p.cols,
-                p.bytes.data() + i * p.tile_stride);
+      const int64_t row = i * kTileRows;
+      pack_tile(p.type, tensor.row(row), std::min(kTileRows, p.rows - row), p.cols, tile.data());
+      const int64_t first = i / p.strip_tiles() * p.strip_tiles();
+      tile_to_strip(format, p.cols, tile.data(), i - first, p.tiles_of_strip(first),
+                    p.bytes.data() + first * p.tile_stride);
     }
   });
   return m;
@@ -140,7 +147,12 @@ uint64_t PackedMatrix::bytes() const {
 
 void PackedMatrix::dequantize_row(int64_t row, std::span<float> out) const {
   FL_CHECK(row >= 0 && row < impl_->rows && static_cast<int64_t>(out.size()) == impl_->cols, "one whole row");
-  unpack_row(impl_->type, impl_->tile(row / kTileRows), row % kTileRows, out);
+  const int64_t i = row / kTileRows;
+  const int64_t first = i / impl_->strip_tiles() * impl_->strip_tiles();
+  std::vector<uint8_t> tile(static_cast<size_t>(impl_->tile_stride));
+  tile_from_strip(pack_format(impl_->type), impl_->cols, impl_->strip(first), i - first,
+                  impl_->tiles_of_strip(first), tile.data());
+  unpack_row(impl_->type, tile.data(), row % kTileRows, out);
 }
 
 struct Activations::Impl {
@@ -163,7 +175,33 @@ struct Activations::Impl {
   int64_t floats_stride() const { return cols * unit() * static_cast<int64_t>(sizeof(float)); }
   void quantise(ThreadPool& pool, const MatmulTable& kernels);
   void interleave(ThreadPool& pool);
+  // Parts of one unit: tokens [begin, end) of it, where those that x has not are zeros.
+  void quantise_part(const MatmulTable& kernels, int64_t i, int64_t begin, int64_t end, int64_t column,
+                     int64_t end_column);
+  void interleave_part(int64_t i, int64_t begin, int64_t end, int64_t column, int64_t end_column);
+  // Set while others make the form that `parts_of` reads.
+  const PackedMatrix::Impl* parts_of = nullptr;
 };
+
+void Activations::Impl::quantise_part(const MatmulTable& kernels, int64_t i, int64_t begin, int64_t end,
+                                      int64_t column, int64_t end_column) {
+  const int64_t token = i * unit();
+  kernels.quantise(x + token * stride, stride, begin, end, std::min(unit(), n_tokens - token),
+                   column / kGroupCols, groups_of(end_column), unit(),
+                   quantised.data() + i * quantised_stride());
+}
+
+void Activations::Impl::interleave_part(int64_t i, int64_t begin, int64_t end, int64_t column,
+                                        int64_t end_column) {
+  auto* out = reinterpret_cast<float*>(floats.data() + i * floats_stride());
+  const int64_t token = i * unit();
+  for (int64_t t = begin; t < end; ++t) {
+    const float* row = token + t < n_tokens ? x + (token + t) * stride : nullptr;
+    for (int64_t c = column; c < end_column; ++c) {
+      out[c * unit() + t] = row != nullptr ? row[c] : 0.0F;
+    }
+  }
+}
 
 void Activations::Impl::quantise(ThreadPool& pool, const MatmulTable& kernels) {
   if (std::exchange(has_quantised, true)) {
@@ -180,13 +218,11 @@ void Activations::Impl::quantise(ThreadPool& pool, const MatmulTable& kernels) {
       const int64_t i = item / pieces;
       const int64_t first = item % pieces * groups_each;
       const int64_t last = std::min(first + groups_each, groups);
-      const int64_t token = i * unit();
-      const int64_t n = std::min(unit(), n_tokens - token);
       if (make != nullptr) {
-        make(make_context, token, token + n, first * kGroupCols, last * kGroupCols);
+        make(make_context, i * unit(), std::min((i + 1) * unit(), n_tokens), first * kGroupCols,
+             last * kGroupCols);
       }
-      kernels.quantise(x + token * stride, stride, static_cast<int>(n), first, last, unit(),
-                       quantised.data() + i * quantised_stride());
+      quantise_part(kernels, i, 0, unit(), first * kGroupCols, last * kGroupCols);
     }
   };
   if (n_tokens * cols <= kSmallInput) {
@@ -208,14 +244,7 @@ void Activations::Impl::interleave(ThreadPool& pool) {
       if (make != nullptr) {
         make(make_context, i * unit(), std::min((i + 1) * unit(), n_tokens), 0, cols);
       }
-      auto* out = reinterpret_cast<float*>(floats.data() + i * floats_stride());
-      const int64_t token = i * unit();
-      for (int64_t t = 0; t < unit(); ++t) {
-        const float* row = token + t < n_tokens ? x + (token + t) * stride : nullptr;
-        for (int64_t c = 0; c < cols; ++c) {
-          out[c * unit() + t] = row != nullptr ? row[c] : 0.0F;
-        }
-      }
+      interleave_part(i, 0, unit(), 0, cols);
     }
   });
   make = nullptr;
@@ -257,39 +286,77 @@ void Activations::set_raw(const float* x, int64_t n_tokens, int64_t cols, int64_
   impl_->make = make;
   impl_->make_context = context;
   impl_->make_rows = rows;
+  impl_->parts_of = nullptr;
+}
+
+void Activations::set_in_parts(const float* x, int64_t n_tokens, int64_t cols, int64_t stride,
+                               const PackedMatrix& w) {
+  set(x, n_tokens, cols, stride);
+  Impl& in = *impl_;
+  in.parts_of = &w.impl();
+  const bool is_float = pack_format(w.type()).bits == 0;
+  (is_float ? in.has_floats : in.has_quantised) = true;
+  const int64_t needed = units_of(n_tokens) * (is_float ? in.floats_stride() : in.quantised_stride());
+  FL_CHECK(static_cast<uint64_t>(needed) <= (is_float ? in.floats : in.quantised).size(),
+           "activations not reserved");
+}
+
+void Activations::make_part(int64_t token, int64_t end_token, int64_t column, int64_t end_column) const {
+  Impl& in = *impl_;
+  const PackedMatrix::Impl& w = *in.parts_of;
+  const int64_t unit = in.unit();
+  for (int64_t i = token / unit; i * unit < end_token; ++i) {
+    const int64_t begin = std::max<int64_t>(0, token - i * unit);
+    const int64_t end = end_token == in.n_tokens ? unit : std::min(unit, end_token - i * unit);
+    if (pack_format(w.type).bits == 0) {
+      in.interleave_part(i, begin, end, column, end_column);
+    } else {
+      in.quantise_part(matmul_table(w.isa), i, begin, end, column, end_column);
+    }
+  }
 }
 
 namespace {
 
-/// Tiles [first, last) of one task with all tokens, a block of tokens at a time.
+void put_sums(const MatmulTask& task, const float* sums, int64_t token, int64_t n, int64_t row,
+              int64_t n_rows) {
+  for (int64_t t = 0; t < n; ++t) {
+    const float* from = sums + t * kTileRows;
+    float* y = task.y + (token + t) * task.stride + row;
+    if (task.accumulate) {
+      for (int64_t r = 0; r < n_rows; ++r) {
+        y[r] += from[r];
+      }
+    } else {
+      std::memcpy(y, from, static_cast<size_t>(n_rows) * sizeof(float));
+    }
+  }
+}
+
+/// Tiles [first, last), whole strips, of one task with all tokens, a block of tokens at a time.
 void run_tiles(const MatmulTask& task, const Activations::Impl& in, int64_t first, int64_t last) {
   const PackedMatrix::Impl& w = task.w->impl();
   const MatmulTable& kernels = matmul_table(w.isa);
   const bool floats = pack_format(w.type).bits == 0;
   const uint8_t* x = floats ? in.floats.data() : in.quantised.data();
-  alignas(64) std::array<float, kMaxTileTokens * kTileRows> sums;
+  alignas(64) std::array<float, kStripTiles * kMaxTileTokens * kTileRows> sums;
   TileCall call{};
   call.cols = w.cols;
   call.unit_stride = floats ? in.floats_stride() : in.quantised_stride();
   call.out = sums.data();
+  call.tile_stride = kMaxTileTokens * kTileRows;
+  const int64_t strip = w.strip_tiles();
   for (int64_t token = 0; token < in.n_tokens; token += kernels.max_tokens) {
     const int64_t n = std::min<int64_t>(kernels.max_tokens, in.n_tokens - token);
     const TileFn kernel = kernels.tile_fn(w.type, static_cast<int>(n), in.unit());
     call.x = x + token / in.unit() * call.unit_stride;
-    for (int64_t i = first; i < last; ++i) {
-      call.tile = w.tile(i);
+    for (int64_t i = first; i < last; i += strip) {
+      call.strip = w.strip(i);
+      call.n_tiles = w.tiles_of_strip(i);
       kernel(call);
-      const int64_t n_rows = std::min(kTileRows, w.rows - i * kTileRows);
-      for (int64_t t = 0; t < n; ++t) {
-        const float* from = sums.data() + t * kTileRows;
-        float* y = task.y + (token + t) * task.stride + i * kTileRows;
-        if (task.accumulate) {
-          for (int64_t r = 0; r < n_rows; ++r) {
-            y[r] += from[r];
-          }
-        } else {
-          std::memcpy(y, from, static_cast<size_t>(n_rows) * sizeof(float));
-        }
+      for (int64_t j = 0; j < call.n_tiles; ++j) {
+        const int64_t row = (i + j) * kTileRows;
+        put_sums(task, sums.data() + j * call.tile_stride, token, n, row, std::min(kTileRows, w.rows - row));
       }
     }
   }
@@ -305,7 +372,11 @@ class Items {
   Items(int64_t total_bytes, int64_t n_tokens, int threads)
       : bytes_(std::min(n_tokens <= kMaxTileTokens ? kStreamBytes : kCachedBytes,
                         total_bytes / (kItemsPerThread * threads))) {}
-  int64_t tiles(const PackedMatrix::Impl& w) const { return std::max<int64_t>(1, bytes_ / w.tile_stride); }
+  /// Of an item of w: whole strips.
+  int64_t tiles(const PackedMatrix::Impl& w) const {
+    const int64_t strip = w.strip_tiles();
+    return std::max<int64_t>(1, bytes_ / (strip * w.tile_stride)) * strip;
+  }
   int64_t count(const PackedMatrix::Impl& w) const { return divide_up(w.n_tiles(), tiles(w)); }
 
  private:
@@ -333,7 +404,7 @@ void read_ahead(ThreadPool& pool, std::span<const PackedMatrix* const> matrices,
       const PackedMatrix::Impl& w = matrix->impl();
       if (at < items.count(w)) {
         const int64_t tile = at * items.tiles(w);
-        pool.read_ahead(thread, {w.tile(tile), std::min(kAheadBytes, (w.n_tiles() - tile) * w.tile_stride)});
+        pool.read_ahead(thread, {w.strip(tile), std::min(kAheadBytes, (w.n_tiles() - tile) * w.tile_stride)});
         break;
       }
       at -= items.count(w);

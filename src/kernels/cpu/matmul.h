@@ -76,6 +76,13 @@ class Activations {
         },
         &make, rows);
   }
+  /// The same for an x that other regions make part by part: whoever has written a part calls make_part for
+  /// the form that `w` reads, once for every element, before the first product. Parts may be made in
+  /// parallel.
+  void set_in_parts(const float* x, int64_t n_tokens, int64_t cols, int64_t stride, const PackedMatrix& w);
+  /// `column` is a multiple of kPartColumns, and so is `end_column` unless it is `cols`.
+  void make_part(int64_t token, int64_t end_token, int64_t column, int64_t end_column) const;
+  static constexpr int64_t kPartColumns = 32;
   uint64_t bytes() const;
 
   struct Impl;

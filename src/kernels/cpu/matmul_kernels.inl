@@ -101,8 +101,11 @@ FL_INLINE vi offset_start(const uint8_t* minus, int64_t half_stride) {
   return kBothHalves ? first + (splat_i(word(minus + half_stride)) << kLeft) : first;
 }
 
+/// Blocks [first, last) of FL_LANES rows of a tile from `part` on. The sums of the blocks before are in
+/// `out`.
 template <DType D, int T>
-void quantised_tile(const TileCall& call) {
+FL_INLINE void quantised_chunk(const TileCall& call, const uint8_t* tile, int64_t first, int64_t last,
+                               int64_t part, float* out) {
   constexpr PackFormat f = pack_format(D);
   constexpr int64_t kGroups = f.block_cols / kGroupCols;
   constexpr int kSubs = static_cast<int>(kGroupCols) / f.sub_cols;  // of a group
@@ -116,129 +119,146 @@ void quantised_tile(const TileCall& call) {
   // NOLINTNEXTLINE(bugprone-branch-clone): the branches are equal in the instance of four only
   constexpr int kU = T < 4 ? T : 4;
   constexpr int kUnits = (T + kU - 1) / kU;
-  const int64_t n_blocks = call.cols / f.block_cols;
-
-  for (int64_t part = 0; part < kTileRows; part += FL_LANES) {
-    const uint8_t* x[kUnits];
+  const uint8_t* x[kUnits];
 #pragma GCC unroll 4
-    for (int u = 0; u < kUnits; ++u) {
-      x[u] = call.x + u * call.unit_stride;
-    }
-    // Of a block where scales are integers, else of the row. Sums of the row then wait in memory: there are
-    // not registers for both.
-    vf acc[T];
+  for (int u = 0; u < kUnits; ++u) {
+    x[u] = call.x + u * call.unit_stride + first * kGroups * kTokenRecordBytes * kU;
+  }
+  // Of a block where scales are integers, else of the row. Sums of the row then wait in memory: there are
+  // not registers for both.
+  vf acc[T];
 #pragma GCC unroll 12
-    for (int t = 0; t < T; ++t) {
-      acc[t] = vf{};
-      if constexpr (kIntegerScales) {
-        store(call.out + t * kTileRows + part, acc[t]);
+  for (int t = 0; t < T; ++t) {
+    acc[t] = first == 0 || kIntegerScales ? vf{} : load(out + t * kTileRows);
+    if constexpr (kIntegerScales) {
+      if (first == 0) {
+        store(out + t * kTileRows, acc[t]);
       }
     }
-    for (int64_t i = 0; i < n_blocks; ++i) {
-      const uint8_t* half = call.tile + halves_at(f, i) + part * 2;
-      const uint8_t* block = call.tile + block_at(f, i) + part * 4;
-      const vf d = halves(half) * kLower;
-      vf m{};
-      if constexpr (has_min(f.scales)) {
-        m = halves(half + 2 * kTileRows);
+  }
+  for (int64_t i = first; i < last; ++i) {
+    const uint8_t* half = tile + halves_at(f, i) + part * 2;
+    const uint8_t* block = tile + block_at(f, i) + part * 4;
+    const vf d = halves(half) * kLower;
+    vf m{};
+    if constexpr (has_min(f.scales)) {
+      m = halves(half + 2 * kTileRows);
+    }
+    const uint8_t* scales = block - part * 4;  // not in lanes of four bytes
+    alignas(64) uint8_t unpacked[f.scales == Scales::six_bit ? 4 * kLineBytes : 1];
+    if constexpr (f.scales == Scales::six_bit) {
+      unpack_six_bit(scales, unpacked);
+      scales = unpacked;
+    }
+    scales += part;
+    const uint8_t* group = block + kScaleBytes;
+    for (int64_t g = 0; g < kGroups; ++g, group += kGroupBytes) {
+      if constexpr (T >= kPrefetchTokens) {
+        for (int64_t line = 0; line < kGroupBytes; line += kLineBytes) {
+          __builtin_prefetch(group + line + kPrefetchBytes);
+        }
       }
-      const uint8_t* scales = block - part * 4;  // not in lanes of four bytes
-      alignas(64) uint8_t unpacked[f.scales == Scales::six_bit ? 4 * kLineBytes : 1];
-      if constexpr (f.scales == Scales::six_bit) {
-        unpack_six_bit(scales, unpacked);
-        scales = unpacked;
-      }
-      scales += part;
-      const uint8_t* group = block + kScaleBytes;
-      for (int64_t g = 0; g < kGroups; ++g, group += kGroupBytes) {
-        if constexpr (T >= kPrefetchTokens) {
-          for (int64_t line = 0; line < kGroupBytes; line += kLineBytes) {
-            __builtin_prefetch(group + line + kPrefetchBytes);
+      Scaled scaled[T];
+#pragma GCC unroll 2
+      for (int sub = 0; sub < kSubs; ++sub) {
+        vi sum[T];
+#pragma GCC unroll 12
+        for (int t = 0; t < T; ++t) {
+          sum[t] = vi{};
+          if constexpr (kOffset) {
+            sum[t] = offset_start<f.offset_shift + kRaised, kSubs == 1>(
+                x[t / kU] + (kMinusSumsAt + 4 * sub) * kU + t % kU * 4, 4 * kU);
           }
         }
-        Scaled scaled[T];
-#pragma GCC unroll 2
-        for (int sub = 0; sub < kSubs; ++sub) {
-          vi sum[T];
+#pragma GCC unroll 4
+        for (int pair = 0; pair < 4 / kSubs; ++pair) {
+          // Both halves of a line of nibbles, or two quads of half a group.
+          const int j0 = kSubs == 1 ? pair : 4 * sub + 2 * pair;
+          const int j1 = kSubs == 1 ? pair + 4 : j0 + 1;
+          const vu w0 = codes<D>(group, j0);
+          const vu w1 = codes<D>(group, j1);
 #pragma GCC unroll 12
           for (int t = 0; t < T; ++t) {
-            sum[t] = vi{};
-            if constexpr (kOffset) {
-              sum[t] = offset_start<f.offset_shift + kRaised, kSubs == 1>(
-                  x[t / kU] + (kMinusSumsAt + 4 * sub) * kU + t % kU * 4, 4 * kU);
-            }
+            const uint8_t* q = x[t / kU] + t % kU * 32;
+            sum[t] = dot_pair<kDotBits>(sum[t], w0, w1, word(q + 4 * j0), word(q + 4 * j1));
           }
-#pragma GCC unroll 4
-          for (int pair = 0; pair < 4 / kSubs; ++pair) {
-            // Both halves of a line of nibbles, or two quads of half a group.
-            const int j0 = kSubs == 1 ? pair : 4 * sub + 2 * pair;
-            const int j1 = kSubs == 1 ? pair + 4 : j0 + 1;
-            const vu w0 = codes<D>(group, j0);
-            const vu w1 = codes<D>(group, j1);
-#pragma GCC unroll 12
-            for (int t = 0; t < T; ++t) {
-              const uint8_t* q = x[t / kU] + t % kU * 32;
-              sum[t] = dot_pair<kDotBits>(sum[t], w0, w1, word(q + 4 * j0), word(q + 4 * j1));
-            }
-          }
-          const int64_t s = kSubs == 2 ? 2 * g + sub : g;
-          vf w_scale = d;
-          vf w_min = m;
-          if constexpr (f.scales == Scales::six_bit) {
-            w_scale = d * to_float(unsigned_bytes(scales + s * kTileRows));
-            w_min = m * to_float(unsigned_bytes(scales + (8 + s) * kTileRows));
-          } else if constexpr (f.scales == Scales::nibbles) {
-            const vi both = unsigned_bytes(scales + s * kTileRows);
-            w_scale = d * to_float(both & 15);
-            w_min = m * to_float(both >> 4);
-          }
-          if constexpr (kIntegerScales) {
-            const Scaled scale = as_scale(signed_bytes(scales + s * kTileRows));
-#pragma GCC unroll 12
-            for (int t = 0; t < T; ++t) {
-              const Scaled product = as_scale(sum[t]) * scale;
-              scaled[t] = sub == 0 ? product : scaled[t] + product;
-            }
-          } else {
-#pragma GCC unroll 12
-            for (int t = 0; t < T; ++t) {
-              const float x_scale = real(x[t / kU] + kScalesAt * kU + t % kU * 4);
-              acc[t] += to_float(sum[t]) * x_scale * w_scale;
-              if constexpr (f.scales == Scales::half_min) {
-                acc[t] += w_min * real(x[t / kU] + kSumsAt * kU + t % kU * 4);
-              } else if constexpr (f.scales == Scales::six_bit) {
-                acc[t] -= w_min * real(x[t / kU] + kSumsAt * kU + t % kU * 4);
-              } else if constexpr (f.scales == Scales::nibbles) {
-                const int32_t minus = word(x[t / kU] + (kMinusSumsAt + 4 * sub) * kU + t % kU * 4);
-                acc[t] += w_min * (static_cast<float>(minus) * (x_scale * kRecordSumUnit));
-              }
-            }
-          }
+        }
+        const int64_t s = kSubs == 2 ? 2 * g + sub : g;
+        vf w_scale = d;
+        vf w_min = m;
+        if constexpr (f.scales == Scales::six_bit) {
+          w_scale = d * to_float(unsigned_bytes(scales + s * kTileRows));
+          w_min = m * to_float(unsigned_bytes(scales + (8 + s) * kTileRows));
+        } else if constexpr (f.scales == Scales::nibbles) {
+          const vi both = unsigned_bytes(scales + s * kTileRows);
+          w_scale = d * to_float(both & 15);
+          w_min = m * to_float(both >> 4);
         }
         if constexpr (kIntegerScales) {
+          const Scaled scale = as_scale(signed_bytes(scales + s * kTileRows));
 #pragma GCC unroll 12
           for (int t = 0; t < T; ++t) {
-            acc[t] += from_scaled(scaled[t]) * real(x[t / kU] + kScalesAt * kU + t % kU * 4);
+            const Scaled product = as_scale(sum[t]) * scale;
+            scaled[t] = sub == 0 ? product : scaled[t] + product;
           }
-        }
-#pragma GCC unroll 4
-        for (int u = 0; u < kUnits; ++u) {
-          x[u] += kTokenRecordBytes * kU;
+        } else {
+#pragma GCC unroll 12
+          for (int t = 0; t < T; ++t) {
+            const float x_scale = real(x[t / kU] + kScalesAt * kU + t % kU * 4);
+            acc[t] += to_float(sum[t]) * x_scale * w_scale;
+            if constexpr (f.scales == Scales::half_min) {
+              acc[t] += w_min * real(x[t / kU] + kSumsAt * kU + t % kU * 4);
+            } else if constexpr (f.scales == Scales::six_bit) {
+              acc[t] -= w_min * real(x[t / kU] + kSumsAt * kU + t % kU * 4);
+            } else if constexpr (f.scales == Scales::nibbles) {
+              const int32_t minus = word(x[t / kU] + (kMinusSumsAt + 4 * sub) * kU + t % kU * 4);
+              acc[t] += w_min * (static_cast<float>(minus) * (x_scale * kRecordSumUnit));
+            }
+          }
         }
       }
       if constexpr (kIntegerScales) {
 #pragma GCC unroll 12
         for (int t = 0; t < T; ++t) {
-          float* y = call.out + t * kTileRows + part;
-          store(y, load(y) + d * acc[t]);
-          acc[t] = vf{};
+          acc[t] += from_scaled(scaled[t]) * real(x[t / kU] + kScalesAt * kU + t % kU * 4);
         }
       }
+#pragma GCC unroll 4
+      for (int u = 0; u < kUnits; ++u) {
+        x[u] += kTokenRecordBytes * kU;
+      }
     }
-    if constexpr (!kIntegerScales) {
+    if constexpr (kIntegerScales) {
 #pragma GCC unroll 12
       for (int t = 0; t < T; ++t) {
-        store(call.out + t * kTileRows + part, acc[t]);
+        float* y = out + t * kTileRows;
+        store(y, load(y) + d * acc[t]);
+        acc[t] = vf{};
+      }
+    }
+  }
+  if constexpr (!kIntegerScales) {
+#pragma GCC unroll 12
+    for (int t = 0; t < T; ++t) {
+      store(out + t * kTileRows, acc[t]);
+    }
+  }
+}
+
+template <DType D, int T>
+void quantised_strip(const TileCall& call) {
+  constexpr PackFormat f = pack_format(D);
+  const int64_t n_blocks = call.cols / f.block_cols;
+  const int64_t step = call.n_tiles == 1 ? n_blocks : kChunkCols / f.block_cols;
+  for (int64_t first = 0; first < n_blocks; first += step) {
+    const int64_t last = first + step < n_blocks ? first + step : n_blocks;
+    const int64_t before = tile_bytes(f, first * f.block_cols);
+    const int64_t bytes = tile_bytes(f, last * f.block_cols) - before;
+    for (int64_t i = 0; i < call.n_tiles; ++i) {
+      // Where the tile would begin if it were alone, which is what halves_at and block_at count from.
+      const uint8_t* tile = call.strip + (call.n_tiles - 1) * before + i * bytes;
+      for (int64_t part = 0; part < kTileRows; part += FL_LANES) {
+        quantised_chunk<D, T>(call, tile, first, last, part, call.out + i * call.tile_stride + part);
       }
     }
   }
@@ -247,11 +267,11 @@ void quantised_tile(const TileCall& call) {
 /// Twelve tokens of a type that needs more registers a token than there are for twelve.
 template <DType D>
 void eight_and_four(const TileCall& call) {
-  quantised_tile<D, 8>(call);
+  quantised_strip<D, 8>(call);
   TileCall rest = call;
   rest.x += 2 * call.unit_stride;
   rest.out += 8 * kTileRows;
-  quantised_tile<D, 4>(rest);
+  quantised_strip<D, 4>(rest);
 }
 
 template <DType D>
@@ -272,7 +292,7 @@ void float_tile(const TileCall& call) {
   constexpr int kU = T < 4 ? T : 4;
   constexpr int kUnits = (T + kU - 1) / kU;
   for (int64_t part = 0; part < kTileRows; part += FL_LANES) {
-    const uint8_t* w = call.tile + part * kElem;
+    const uint8_t* w = call.strip + part * kElem;
     const uint8_t* x[kUnits];
 #pragma GCC unroll 4
     for (int u = 0; u < kUnits; ++u) {
@@ -320,7 +340,7 @@ constexpr TileFn tile_of() {
   } else if constexpr (pack_format(D).scales == Scales::int8 && T == 12) {
     return eight_and_four<D>;
   } else {
-    return quantised_tile<D, T>;
+    return quantised_strip<D, T>;
   }
 }
 
@@ -409,13 +429,13 @@ FL_INLINE int32_t sum_of(vi v) {
 }
 
 /// Symmetric, 127 steps to the largest magnitude of the 32. The nearest integer comes from adding 1.5 * 2^23.
-void quantise(const float* x, int64_t stride, int n, int64_t first, int64_t last, int64_t unit,
-              uint8_t* out) {
+void quantise(const float* x, int64_t stride, int64_t begin, int64_t end, int64_t n, int64_t first,
+              int64_t last, int64_t unit, uint8_t* out) {
   constexpr float kRound = 12582912.0F;
   constexpr float kTiny = 1e-35F;  // 127 / kTiny is finite
   constexpr float kHuge = 3.4e38F;
   constexpr int64_t kVecs = kGroupCols / FL_LANES;
-  for (int64_t t = 0; t < unit; ++t) {
+  for (int64_t t = begin; t < end; ++t) {
     const float* row = x + t * stride;
     for (int64_t g = first; g < last; ++g) {
       uint8_t* record = out + g * kTokenRecordBytes * unit;

@@ -23,13 +23,15 @@ constexpr int64_t unit_tokens(int64_t n_tokens) {
 }
 inline constexpr int kMaxTileTokens = 12;
 
-/// One tile of weights with one to kMaxTileTokens tokens.
+/// One strip of weights with one to kMaxTileTokens tokens.
 struct TileCall {
-  const uint8_t* tile;
+  const uint8_t* strip;
+  int64_t n_tiles;
   int64_t cols;
   const uint8_t* x;     ///< first unit
   int64_t unit_stride;  ///< bytes from unit to unit
-  float* out;           ///< [tokens][16], 64-byte aligned
+  float* out;           ///< [n_tiles][tokens][16], 64-byte aligned
+  int64_t tile_stride;  ///< floats from tile to tile of out
 };
 using TileFn = void (*)(const TileCall&);
 
@@ -39,9 +41,9 @@ struct MatmulTable {
   /// The kernel for at least n tokens (1 <= n <= max_tokens) in units of `unit`; it may compute up to
   /// kMaxTileTokens.
   TileFn (*tile_fn)(DType type, int n, int64_t unit);
-  /// Groups [first, last) of one unit from `n` rows of x.
-  void (*quantise)(const float* x, int64_t stride, int n, int64_t first, int64_t last, int64_t unit,
-                   uint8_t* out);
+  /// Groups [first, last) of tokens [begin, end) of one unit, whose rows are x; those from n on are zeros.
+  void (*quantise)(const float* x, int64_t stride, int64_t begin, int64_t end, int64_t n, int64_t first,
+                   int64_t last, int64_t unit, uint8_t* out);
   // Loops for kernels/cpu/machine.h: reading n bytes; `steps` rounds of arithmetic, returning the operations
   // of one.
   void (*read)(const uint8_t* p, int64_t n);

@@ -235,7 +235,30 @@ int get_code(const PackFormat& f, const uint8_t* group, int64_t row, int64_t col
   return f.table ? kIq4Codes[v] : v;
 }
 
+/// f(bytes before a chunk, its bytes), chunk after chunk of one tile of a strip.
+template <typename F>
+void each_chunk(const PackFormat& f, int64_t cols, int64_t n_tiles, const F& visit) {
+  const int64_t step = n_tiles == 1 ? cols : kChunkCols;
+  for (int64_t c = 0; c < cols; c += step) {
+    const int64_t before = tile_bytes(f, c);
+    visit(before, tile_bytes(f, std::min(c + step, cols)) - before);
+  }
+}
+
 }  // namespace
+
+void tile_to_strip(const PackFormat& f, int64_t cols, const uint8_t* tile, int64_t i, int64_t n_tiles,
+                   uint8_t* strip) {
+  each_chunk(f, cols, n_tiles, [&](int64_t before, int64_t bytes) {
+    std::memcpy(strip + n_tiles * before + i * bytes, tile + before, static_cast<size_t>(bytes));
+  });
+}
+void tile_from_strip(const PackFormat& f, int64_t cols, const uint8_t* strip, int64_t i, int64_t n_tiles,
+                     uint8_t* tile) {
+  each_chunk(f, cols, n_tiles, [&](int64_t before, int64_t bytes) {
+    std::memcpy(tile + before, strip + n_tiles * before + i * bytes, static_cast<size_t>(bytes));
+  });
+}
 
 void pack_tile(DType type, const std::byte* rows, int64_t n_rows, int64_t cols, uint8_t* tile) {
   const PackFormat f = pack_format(type);

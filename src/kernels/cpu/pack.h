@@ -16,6 +16,10 @@
 // file's number.
 //
 // A tile of a float type is [column][16].
+//
+// Tiles of long rows lie in strips: kChunkCols columns of each of the strip's tiles in turn, then the next
+// kChunkCols of each. A stream of tiles pushes the input of a product out of the first-level cache; of a
+// strip it pushes out the chunk that all of its tiles have used.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +32,9 @@ namespace fl::cpu {
 inline constexpr int64_t kTileRows = 16;
 inline constexpr int64_t kGroupCols = 32;
 inline constexpr int64_t kLineBytes = 64;
+inline constexpr int64_t kChunkCols = 512;  // every format has whole lines here
+inline constexpr int64_t kStripTiles = 4;
+inline constexpr int64_t kLongRow = 1024;  // longer rows make strips
 
 enum class Scales : uint8_t {
   none,      ///< float types
@@ -145,6 +152,16 @@ constexpr int64_t tile_bytes(const PackFormat& f, int64_t cols) {
                      : round_to_line(cols / f.block_cols * half_entry_bytes(f)) +
                            cols / f.block_cols * block_bytes(f);
 }
+
+/// The most tiles of a strip.
+constexpr int64_t strip_tiles(const PackFormat& f, int64_t cols) {
+  return f.bits > 0 && cols > kLongRow ? kStripTiles : 1;
+}
+/// Copies a tile to or from its place, the i-th of n_tiles, in a strip.
+void tile_to_strip(const PackFormat& f, int64_t cols, const uint8_t* tile, int64_t i, int64_t n_tiles,
+                   uint8_t* strip);
+void tile_from_strip(const PackFormat& f, int64_t cols, const uint8_t* strip, int64_t i, int64_t n_tiles,
+                     uint8_t* tile);
 
 /// Packs rows [0, n_rows) of at most 16 consecutive ones into a tile; the missing rows become zeros.
 void pack_tile(DType type, const std::byte* rows, int64_t n_rows, int64_t cols, uint8_t* tile);
