@@ -29,7 +29,10 @@ from machine import Results
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEMO = ROOT / "models/demo/freelunch-demo-q8_0.gguf"
 GROUPS = ("tests", "sanitizers", "answers", "report", "large")
-TESTS = ("test_kernels_cuda", "test_model_cuda", "test_engine_cuda")
+# Programs, and the processes that share one's tests: most of their time is the references on the host, on one core each.
+TESTS = {"test_kernels_cuda": 6, "test_model_cuda": 4, "test_engine_cuda": 1}
+SANITIZED = ("test_kernels_cuda", "test_model_cuda")
+ALONE = ("test_model_cuda", "*MemoryIsAccounted*")  # sees what other programs on the device take
 # Under a tool that makes each access ten to a hundred times as slow, tests take a few of their cases (tests/support/cases.h), and
 # these stay out: long runs, what is about the driver, and prompts in int8 through a model (their products are in test_kernels_cuda).
 NOT_SANITIZED = "-*ALongRun*:*ALostDevice*:*MemoryIsAccounted*:CudaInt8Model.*"
@@ -66,20 +69,33 @@ def run(command, log, seconds, more_env=None):
 
 
 def tests(programs, results, out):
-    """Side by side: most of their time is the references on the host."""
-    def one(name):
-        started = time.monotonic()
-        return *run([find(programs, name)], out / f"{name}.log", TEST_SECONDS), time.monotonic() - started
+    shards = [(name, i, n) for name, n in TESTS.items() for i in range(n)]
+    others = f"-{ALONE[1]}"
 
-    with concurrent.futures.ThreadPoolExecutor(len(TESTS)) as pool:
-        for name, (code, said, seconds) in zip(TESTS, pool.map(one, TESTS)):
-            failed = " ".join(re.findall(r"^\[  FAILED  \] (\S+)$", said, re.M))
-            failed = failed or ("ran out of time" if code is None else "")
-            results.check(name, code == 0 and n_passed(said) > 0, f"{n_passed(said)} passed {failed} in {seconds:.0f} s", "all")
+    def one(shard):
+        name, i, n = shard
+        env = {"GTEST_TOTAL_SHARDS": str(n), "GTEST_SHARD_INDEX": str(i)}
+        return run([find(programs, name), f"--gtest_filter={others}"], out / f"{name}-{i}.log", TEST_SECONDS, env)
+
+    def verdict(name, ran, seconds):
+        failed = " ".join(re.findall(r"^\[  FAILED  \] (\S+)$", "\n".join(said for _, said in ran), re.M))
+        failed = failed or ("ran out of time" if any(code is None for code, _ in ran) else "")
+        passed = [n_passed(said) for _, said in ran]
+        results.check(name, all(code == 0 for code, _ in ran) and all(passed), f"{sum(passed)} passed {failed} in {seconds:.0f} s", "all")
+
+    started = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(len(shards)) as pool:
+        ran = list(zip(shards, pool.map(one, shards)))
+    seconds = time.monotonic() - started
+    for name in TESTS:
+        verdict(name, [result for shard, result in ran if shard[0] == name], seconds)
+    started = time.monotonic()
+    alone = run([find(programs, ALONE[0]), f"--gtest_filter={ALONE[1]}"], out / f"{ALONE[0]}-alone.log", TEST_SECONDS)
+    verdict(f"{ALONE[0]} {ALONE[1]}", [alone], time.monotonic() - started)
 
 
 def sanitizers(programs, results, out, limit):
-    jobs = [(tool, options, name) for tool, options in SANITIZERS for name in TESTS[:2]]
+    jobs = [(tool, options, name) for tool, options in SANITIZERS for name in SANITIZED]
 
     def one(job):
         tool, options, name = job
@@ -96,6 +112,19 @@ def sanitizers(programs, results, out, limit):
                 f"{said.count('[       OK ]')} tests and not all, the last {(re.findall(r'RUN +. (.*)', said) or ['none'])[-1]}"
             found = "no summary" if judged is None else f"{judged[0]} errors" + (f", {judged[1]} reports of bulk copies" if judged[1] else "")
             results.check(f"{tool} {name}", clean, f"{done}, {found}, {seconds:.0f} s", "clean")
+
+
+def attempt(name, part, program, model, results):
+    try:
+        part(program, model, results)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        results.check(name, False, error, "an answer")
+
+
+def timed(name, part):
+    started = time.monotonic()
+    part()
+    print(f"({name}: {time.monotonic() - started:.0f} s)", flush=True)
 
 
 def main():
@@ -116,23 +145,18 @@ def main():
         out = args.out or pathlib.Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         if "tests" in wanted:
-            tests(args.bin, results, out)
+            timed("tests", lambda: tests(args.bin, results, out))
         if "sanitizers" in wanted:
-            sanitizers(args.bin, results, out, args.sanitizer_seconds)
+            timed("sanitizers", lambda: sanitizers(args.bin, results, out, args.sanitizer_seconds))
         program = find(args.bin, "freelunch")
         if "answers" in wanted:
-            answers.compare(program, str(DEMO), results)
+            timed("answers", lambda: answers.compare(program, str(DEMO), results))
         if "report" in wanted:
-            report_readings.look(program, str(DEMO), results, out)
+            timed("report", lambda: report_readings.look(program, str(DEMO), results, out))
         if chosen:
             model = args.model or large.make(program, folder, args.size)
             for part in chosen:
-                started = time.monotonic()
-                try:
-                    large.PARTS[part](program, model, results)
-                except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-                    results.check(f"{part}", False, error, "an answer")
-                print(f"({part}: {time.monotonic() - started:.0f} s)", flush=True)
+                timed(part, lambda part=part: attempt(part, large.PARTS[part], program, model, results))
         (out / "device.txt").write_text("\n".join(results.lines) + "\n")
     sys.exit(1 if results.failed() else 0)
 
