@@ -240,8 +240,8 @@ void Loop::place_cuts(Sequence& seq, int32_t n_blocked) {
   std::ranges::sort(seq.cuts, [](const Cut& a, const Cut& b) {
     return a.position < b.position || (a.position == b.position && a.worth > b.worth);
   });
-  const auto twice = std::ranges::unique(seq.cuts, {}, &Cut::position);
-  seq.cuts.erase(twice.begin(), twice.end());
+  const auto same = [](const Cut& a, const Cut& b) { return a.position == b.position; };
+  seq.cuts.erase(std::unique(seq.cuts.begin(), seq.cuts.end(), same), seq.cuts.end());
   // Of many places on the way the first, often the end of a system prompt, and the latest are kept.
   while (static_cast<int32_t>(seq.cuts.size()) > options_.n_checkpoints) {
     const auto second = std::ranges::find(seq.cuts.begin() + 1, seq.cuts.end(), Worth::passing, &Cut::worth);
