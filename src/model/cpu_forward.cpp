@@ -134,15 +134,6 @@ CpuForward::CpuForward(const CpuWeights& weights, const RunnerOptions& options, 
     next += block_heads * kv_head_bytes(cache.type_v, config_.head_dim);
     caches_.push_back(cache);
   }
-  for (const CpuLayer& layer : weights.layers) {
-    const CpuDeltaNet& delta = layer.delta;
-    const CpuAttention& attention = layer.attention;
-    if (layer.kind == LayerKind::full_attention) {
-      mixer_inputs_.push_back({&attention.q, &attention.k, &attention.v});
-    } else {
-      mixer_inputs_.push_back({&delta.qkv, &delta.gate, &delta.alpha, &delta.beta});
-    }
-  }
   token_slice_.resize(static_cast<size_t>(options.max_tokens));
   tiles_.reserve(static_cast<size_t>(options.max_tokens));
   row_tokens_.reserve(static_cast<size_t>(options.max_rows));
@@ -179,19 +170,17 @@ void CpuForward::run(const Batch& batch) {
   int64_t attention_index = 0;
   for (const CpuLayer& layer : weights_.layers) {
     if (layer.kind == LayerKind::full_attention) {
-      attention_layer(batch, layer, attention_index++);
+      attention_layer(batch, layer.attention, attention_index++);
     } else {
-      delta_layer(batch, layer, delta_index++);
+      delta_layer(batch, layer.delta, delta_index++);
     }
     if (&layer != &weights_.layers.back()) {
-      feed_forward(layer.ffn, batch.n_tokens(),
-                   mixer_inputs_[static_cast<size_t>(attention_index + delta_index)]);
+      feed_forward(layer.ffn, batch.n_tokens());
     }
   }
   // Nothing after the last mixer mixes tokens: only the rows that are asked for go on.
   keep_rows();
-  const std::array<const cpu::PackedMatrix*, 1> next{&weights_.output};
-  feed_forward(weights_.layers.back().ffn, static_cast<int64_t>(row_tokens_.size()), next);
+  feed_forward(weights_.layers.back().ffn, static_cast<int64_t>(row_tokens_.size()));
   output_rows();
 }
 
@@ -238,8 +227,7 @@ void CpuForward::embed(const Batch& batch) {
   }
 }
 
-void CpuForward::delta_layer(const Batch& batch, const CpuLayer& layer, int64_t delta_index) {
-  const CpuDeltaNet& w = layer.delta;
+void CpuForward::delta_layer(const Batch& batch, const CpuDeltaNet& w, int64_t delta_index) {
   const int64_t n_tokens = batch.n_tokens();
   const int64_t channels = config_.conv_channels();
   const int64_t v_channels = config_.v_channels();
@@ -278,8 +266,6 @@ void CpuForward::delta_layer(const Batch& batch, const CpuLayer& layer, int64_t 
   } else {
     activations_.set(y, n_tokens, v_channels, v_channels);
   }
-  const std::array<const cpu::PackedMatrix*, 1> next{&w.out};
-  cpu::read_ahead(pool_, next, n_tokens);
   pool_.parallel_for(n_slices * n_heads, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t item = begin; item < end; ++item) {
       const Slice& slice = batch.slices[static_cast<size_t>(item / n_heads)];
@@ -305,12 +291,10 @@ void CpuForward::delta_layer(const Batch& batch, const CpuLayer& layer, int64_t 
   });
 
   const std::array<cpu::MatmulTask, 1> output{{{&w.out, x_, config_.n_embd, true}}};
-  const std::array<const cpu::PackedMatrix*, 2> after{&layer.ffn.gate, &layer.ffn.up};
-  cpu::matmul(pool_, activations_, output, after);
+  cpu::matmul(pool_, activations_, output);
 }
 
-void CpuForward::attention_layer(const Batch& batch, const CpuLayer& layer, int64_t attention_index) {
-  const CpuAttention& w = layer.attention;
+void CpuForward::attention_layer(const Batch& batch, const CpuAttention& w, int64_t attention_index) {
   const int64_t n_tokens = batch.n_tokens();
   const int64_t hd = config_.head_dim;
   const int64_t q_stride = int64_t{config_.n_heads} * 2 * hd;
@@ -356,8 +340,6 @@ void CpuForward::attention_layer(const Batch& batch, const CpuLayer& layer, int6
   } else {
     activations_.set(out, n_tokens, out_stride, out_stride);
   }
-  const std::array<const cpu::PackedMatrix*, 1> next{&w.out};
-  cpu::read_ahead(pool_, next, n_tokens);
   pool_.parallel_for(n_tiles * config_.n_kv_heads, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t item = begin; item < end; ++item) {
       // Late tiles see the most keys: they go first.
@@ -382,12 +364,10 @@ void CpuForward::attention_layer(const Batch& batch, const CpuLayer& layer, int6
   });
 
   const std::array<cpu::MatmulTask, 1> output{{{&w.out, x_, config_.n_embd, true}}};
-  const std::array<const cpu::PackedMatrix*, 2> after{&layer.ffn.gate, &layer.ffn.up};
-  cpu::matmul(pool_, activations_, output, after);
+  cpu::matmul(pool_, activations_, output);
 }
 
-void CpuForward::feed_forward(const CpuFeedForward& w, int64_t n_tokens,
-                              std::span<const cpu::PackedMatrix* const> next) {
+void CpuForward::feed_forward(const CpuFeedForward& w, int64_t n_tokens) {
   if (n_tokens == 0) {
     return;
   }
@@ -397,8 +377,7 @@ void CpuForward::feed_forward(const CpuFeedForward& w, int64_t n_tokens,
   NormRows norm{isa_, x_, w.norm.data(), config_.rms_eps, config_.n_embd, normed_};
   activations_.set_made(normed_, n_tokens, config_.n_embd, config_.n_embd, true, norm);
   const std::array<cpu::MatmulTask, 2> inputs{{{&w.gate, gate, n, false}, {&w.up, up, n, false}}};
-  const std::array<const cpu::PackedMatrix*, 1> down{&w.down};
-  cpu::matmul(pool_, activations_, inputs, down);
+  cpu::matmul(pool_, activations_, inputs);
   auto product = [&](int64_t token, int64_t end_token, int64_t column, int64_t end_column) {
     for (; token < end_token; ++token) {
       const int64_t at = token * n + column;
@@ -407,7 +386,7 @@ void CpuForward::feed_forward(const CpuFeedForward& w, int64_t n_tokens,
   };
   activations_.set_made(gate, n_tokens, n, n, false, product);
   const std::array<cpu::MatmulTask, 1> output{{{&w.down, x_, config_.n_embd, true}}};
-  cpu::matmul(pool_, activations_, output, next);
+  cpu::matmul(pool_, activations_, output);
 }
 
 void CpuForward::output_rows() {

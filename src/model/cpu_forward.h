@@ -49,11 +49,9 @@ class CpuForward {
 
   void embed(const Batch& batch);
   void plan_step(const Batch& batch);
-  void delta_layer(const Batch& batch, const CpuLayer& layer, int64_t delta_index);
-  void attention_layer(const Batch& batch, const CpuLayer& layer, int64_t attention_index);
-  /// `next`: what reads weights after it.
-  void feed_forward(const CpuFeedForward& w, int64_t n_tokens,
-                    std::span<const cpu::PackedMatrix* const> next);
+  void delta_layer(const Batch& batch, const CpuDeltaNet& w, int64_t delta_index);
+  void attention_layer(const Batch& batch, const CpuAttention& w, int64_t attention_index);
+  void feed_forward(const CpuFeedForward& w, int64_t n_tokens);
   /// x_ becomes the rows whose logits are asked for; normed_ has room, a runner's max_rows is at most its
   /// max_tokens.
   void keep_rows();
@@ -76,8 +74,6 @@ class CpuForward {
   cpu::Activations activations_;
   std::vector<KvCache> caches_;       ///< per full-attention layer
   std::vector<int32_t> token_slice_;  ///< per token of the step
-  std::vector<std::vector<const cpu::PackedMatrix*>>
-      mixer_inputs_;  ///< per layer, what its first product reads
   std::vector<Tile> tiles_;
   std::vector<int32_t> row_tokens_;  ///< tokens whose logits are asked for
 

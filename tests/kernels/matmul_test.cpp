@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -378,8 +377,7 @@ TEST(Matmul, AnInputMadeOnTheWayGivesTheSameBitsAndIsMadeOnce) {
           if (floats_first) {
             std::swap(tasks[0], tasks[1]);
           }
-          const std::array<const PackedMatrix*, 2> next{&b, &a};
-          matmul(pool, in, tasks, next);
+          matmul(pool, in, tasks);
           EXPECT_EQ(ya, product(pool, a, x, n));
           EXPECT_EQ(yb, product(pool, b, x, n));
           EXPECT_TRUE(std::all_of(times.begin(), times.end(), [](const auto& t) { return t == 1; }));

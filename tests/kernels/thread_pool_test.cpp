@@ -139,19 +139,6 @@ TEST(ThreadPool, RegionsWithPausesOfEveryLength) {
   EXPECT_EQ(sums, std::vector<int64_t>(3, rounds));
 }
 
-TEST(ThreadPool, ReadingAheadChangesNothing) {
-  ThreadPool pool(3);
-  std::vector<uint8_t> bytes(1000, 7);  // not whole batches of lines
-  for (int round = 0; round < 200; ++round) {
-    for (int thread = 0; thread < pool.size(); ++thread) {
-      pool.read_ahead(thread, {bytes.data(), static_cast<int64_t>(bytes.size()) - 300 * thread});
-    }
-    std::atomic<int64_t> sum = 0;
-    pool.parallel_for(100, 3, [&](int64_t begin, int64_t end, int) { sum += end - begin; });
-    ASSERT_EQ(sum, 100);
-  }
-}
-
 TEST(ThreadPool, ManyPoolsComeAndGo) {
   for (int i = 0; i < 50; ++i) {
     ThreadPool pool(1 + i % 5);

@@ -9,6 +9,8 @@
 
 #include <xxhash.h>
 
+#include "engine/candidates.h"
+
 namespace fl::apps::bench {
 namespace {
 
@@ -199,8 +201,7 @@ class Session {
     for (size_t i = 0; i < chosen.size(); ++i) {
       int32_t token = results[i].token;
       if (token < 0) {
-        const std::span<const float> logits = results[i].logits;
-        token = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+        token = std::max(0, engine::argmax(results[i].logits));  // 0: logits that are not finite
       }
       chosen[i]->last = token;
       hash_ = XXH3_64bits_withSeed(&token, sizeof token, hash_);

@@ -21,9 +21,8 @@ constexpr int64_t kStreamBytes = int64_t{64} << 10;
 // With many tokens a run of tiles stays in the second-level cache while all tokens pass.
 constexpr int64_t kCachedBytes = int64_t{256} << 10;
 constexpr int64_t kItemsPerThread = 6;
-constexpr int64_t kAheadBytes = int64_t{128} << 10;  // of the next product, for each thread
-constexpr int64_t kGroupsPerItem = 32;               // of the quantisation
-constexpr int64_t kSmallInput = 2048;                // elements quantised without waking the other threads
+constexpr int64_t kGroupsPerItem = 32;  // of the quantisation
+constexpr int64_t kSmallInput = 2048;   // elements quantised without waking the other threads
 
 constexpr int64_t divide_up(int64_t n, int64_t by) {
   return (n + by - 1) / by;
@@ -385,35 +384,7 @@ class Items {
 
 }  // namespace
 
-void read_ahead(ThreadPool& pool, std::span<const PackedMatrix* const> matrices, int64_t n_tokens) {
-  if (n_tokens > kMaxTileTokens) {
-    return;  // arithmetic hides the memory
-  }
-  int64_t total_bytes = 0;
-  for (const PackedMatrix* w : matrices) {
-    total_bytes += static_cast<int64_t>(w->bytes());
-  }
-  const Items items(total_bytes, n_tokens, pool.size());
-  int64_t n_items = 0;
-  for (const PackedMatrix* w : matrices) {
-    n_items += items.count(w->impl());
-  }
-  for (int thread = 0; thread < pool.size(); ++thread) {
-    int64_t at = n_items * thread / pool.size();  // as ThreadPool::parallel_for shares them out
-    for (const PackedMatrix* matrix : matrices) {
-      const PackedMatrix::Impl& w = matrix->impl();
-      if (at < items.count(w)) {
-        const int64_t tile = at * items.tiles(w);
-        pool.read_ahead(thread, {w.strip(tile), std::min(kAheadBytes, (w.n_tiles() - tile) * w.tile_stride)});
-        break;
-      }
-      at -= items.count(w);
-    }
-  }
-}
-
-void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks,
-            std::span<const PackedMatrix* const> next) {
+void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks) {
   Activations::Impl& in = x.mutable_impl();
   int64_t total_bytes = 0;
   for (const MatmulTask& task : tasks) {
@@ -431,7 +402,6 @@ void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> 
   for (const MatmulTask& task : tasks) {
     n_items += items.count(task.w->impl());
   }
-  read_ahead(pool, next, in.n_tokens);
   pool.parallel_for(n_items, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t item = begin; item < end; ++item) {
       int64_t at = item;

@@ -103,11 +103,7 @@ struct MatmulTask {
   bool accumulate = false;  ///< add to y (residual) instead of storing
 };
 
-/// Several matrices on the same input in one parallel region. `next`: the matrices of a later product, whose
-/// first bytes the threads ask for while they wait (ThreadPool::read_ahead).
-void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks,
-            std::span<const PackedMatrix* const> next = {});
-/// The same from another region: what the product of `matrices` with n_tokens tokens will read first.
-void read_ahead(ThreadPool& pool, std::span<const PackedMatrix* const> matrices, int64_t n_tokens);
+/// Several matrices on the same input in one parallel region.
+void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks);
 
 }  // namespace fl::cpu

@@ -13,7 +13,6 @@
 #include <set>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 namespace fl::cpu {
@@ -103,20 +102,6 @@ class Cores {
   std::vector<std::atomic<int>> core_;  ///< where each thread was last seen
 };
 
-constexpr int64_t kLine = 64;
-constexpr int64_t kAheadLines = 16;  // asked for between two looks at what is waited for
-
-/// Asks for the bytes, a few lines at a time, until `over()`.
-template <class Over>
-void ask_for(Ahead what, const Over& over) {
-  for (int64_t at = 0; at < what.bytes && !over(); at += kAheadLines * kLine) {
-    const int64_t end = std::min(at + kAheadLines * kLine, what.bytes);
-    for (int64_t line = at; line < end; line += kLine) {
-      __builtin_prefetch(what.data + line);
-    }
-  }
-}
-
 /// Where threads sleep until it rings. Not a condition variable: to notify one of glibc's waits for sleepers
 /// of the time before that are awake but have no core yet.
 class Bell {
@@ -155,10 +140,9 @@ void await(Bell& bell, const Over& over) {
   }
 }
 
-/// The next item of one thread's stretch and what it will read later, on a cache line of their own.
+/// The next item of one thread's stretch, on a cache line of its own.
 struct alignas(64) Stretch {
   std::atomic<int64_t> item{0};
-  Ahead ahead;  ///< written between regions, taken by its thread inside one
 };
 
 }  // namespace
@@ -208,9 +192,7 @@ struct ThreadPool::Impl {
       const uint64_t g = gate.load(std::memory_order_acquire);
       return is_open(g) && g / kRegion != seen;
     };
-    Ahead ahead;
     while (true) {
-      ask_for(std::exchange(ahead, {}), begun);
       await(announced, begun);
       cores.settle(thread);  // before it is waited for: a core may be long in coming
       if (!enter()) {
@@ -221,13 +203,10 @@ struct ThreadPool::Impl {
         return;
       }
       fn(context, thread);
-      ahead = take_ahead(thread);
       gate.fetch_add(kLeft - kInside);
       left.ring();
     }
   }
-
-  Ahead take_ahead(int thread) { return std::exchange(next[static_cast<size_t>(thread)].ahead, {}); }
 
   /// Announces a region to the threads.
   void open() {
@@ -251,9 +230,7 @@ struct ThreadPool::Impl {
       await(left, [&] { return gone(gate.load()) == static_cast<uint64_t>(size - 1); });
     }
     gate.fetch_and(~kOpen);
-    const auto empty = [&] { return inside(gate.load()) == 0; };
-    ask_for(take_ahead(0), empty);
-    await(left, empty);
+    await(left, [&] { return inside(gate.load()) == 0; });
   }
 
   const int size;
@@ -299,10 +276,6 @@ int ThreadPool::size() const {
 
 void ThreadPool::run_raw(RunFn fn, void* context) {
   impl_->run(fn, context, true);
-}
-
-void ThreadPool::read_ahead(int thread, Ahead what) {
-  impl_->next[static_cast<size_t>(thread)].ahead = what;
 }
 
 void ThreadPool::for_raw(int64_t n, int64_t grain, ForFn fn, void* context) {

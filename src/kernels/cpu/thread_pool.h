@@ -8,12 +8,6 @@
 
 namespace fl::cpu {
 
-/// Bytes that a thread will read soon.
-struct Ahead {
-  const uint8_t* data = nullptr;
-  int64_t bytes = 0;
-};
-
 class ThreadPool {
  public:
   /// `n_threads` includes the caller; 0: one per physical core.
@@ -43,11 +37,6 @@ class ThreadPool {
         },
         &body);
   }
-
-  /// What `thread` will read in a coming region. It asks the memory for it while it waits at the end of the
-  /// next region, so that the memory does not rest; forgotten after that. Between regions, by the caller of
-  /// run.
-  void read_ahead(int thread, Ahead what);
 
  private:
   using RunFn = void (*)(void*, int);
