@@ -73,9 +73,9 @@ BufferPlan plan_buffers(const Config& c, int64_t max_tokens, int64_t n_threads) 
   return plan;
 }
 
+/// Of all products but the feed-forward block's second.
 int64_t widest_input(const Config& c) {
-  return std::max(
-      {int64_t{c.n_embd}, int64_t{c.n_ff}, int64_t{c.v_channels()}, int64_t{c.n_heads} * c.head_dim});
+  return std::max({int64_t{c.n_embd}, int64_t{c.v_channels()}, int64_t{c.n_heads} * c.head_dim});
 }
 
 }  // namespace
@@ -92,7 +92,8 @@ CpuMemoryPlan plan_cpu_memory(const Config& c, const RunnerOptions& options, int
   plan.spare_state = row * static_cast<uint64_t>(options.n_spare_rows);
   plan.activations =
       static_cast<uint64_t>(plan_buffers(c, options.max_tokens, n_threads).total) * sizeof(float) +
-      cpu::Activations::reserved_bytes(options.max_tokens, widest_input(c));
+      cpu::Activations::reserved_bytes(options.max_tokens, widest_input(c)) +
+      cpu::Activations::reserved_bytes(options.max_tokens, c.n_ff);
   plan.logits = static_cast<uint64_t>(options.max_rows) * static_cast<uint64_t>(c.n_vocab) * sizeof(float);
   return plan;
 }
@@ -121,6 +122,7 @@ CpuForward::CpuForward(const CpuWeights& weights, const RunnerOptions& options, 
   scratch_ = buffers_.floats() + at.scratch;
   scratch_stride_ = scratch_floats(config_);
   activations_.reserve(options.max_tokens, widest_input(config_));
+  hidden_.reserve(options.max_tokens, config_.n_ff);
 
   const int64_t block_heads = int64_t{options.n_blocks} * config_.n_kv_heads;
   std::byte* next = kv_.data();
@@ -143,8 +145,8 @@ CpuMemoryPlan CpuForward::reserved() const {
   const uint64_t rows =
       static_cast<uint64_t>(options_.n_state_rows) + static_cast<uint64_t>(options_.n_spare_rows);
   const uint64_t steps = state_.bytes() / rows * static_cast<uint64_t>(options_.n_state_rows);
-  return {kv_.bytes(), steps, state_.bytes() - steps, buffers_.bytes() + activations_.bytes(),
-          logits_.bytes()};
+  return {kv_.bytes(), steps, state_.bytes() - steps,
+          buffers_.bytes() + activations_.bytes() + hidden_.bytes(), logits_.bytes()};
 }
 
 float* CpuForward::state_of(int32_t row, int64_t delta_index) const {
@@ -376,17 +378,22 @@ void CpuForward::feed_forward(const CpuFeedForward& w, int64_t n_tokens) {
   float* up = gate + n_tokens * n;
   NormRows norm{isa_, x_, w.norm.data(), config_.rms_eps, config_.n_embd, normed_};
   activations_.set_made(normed_, n_tokens, config_.n_embd, config_.n_embd, true, norm);
-  const std::array<cpu::MatmulTask, 2> inputs{{{&w.gate, gate, n, false}, {&w.up, up, n, false}}};
-  cpu::matmul(pool_, activations_, inputs);
   auto product = [&](int64_t token, int64_t end_token, int64_t column, int64_t end_column) {
     for (; token < end_token; ++token) {
       const int64_t at = token * n + column;
       cpu::swiglu(isa_, gate + at, up + at, std::min(end_column, n) - column, gate + at);
     }
   };
-  activations_.set_made(gate, n_tokens, n, n, false, product);
+  if (w.paired) {
+    hidden_.set_in_parts(gate, n_tokens, n, n, w.down);
+    cpu::gated_matmul(pool_, activations_, w.gate_up, gate, hidden_);
+  } else {
+    const std::array<cpu::MatmulTask, 2> inputs{{{&w.gate, gate, n, false}, {&w.up, up, n, false}}};
+    cpu::matmul(pool_, activations_, inputs);
+    hidden_.set_made(gate, n_tokens, n, n, false, product);
+  }
   const std::array<cpu::MatmulTask, 1> output{{{&w.down, x_, config_.n_embd, true}}};
-  cpu::matmul(pool_, activations_, output);
+  cpu::matmul(pool_, hidden_, output);
 }
 
 void CpuForward::output_rows() {

@@ -72,6 +72,7 @@ class CpuForward {
   HostBuffer buffers_;
   HostBuffer logits_;
   cpu::Activations activations_;
+  cpu::Activations hidden_;           ///< of the feed-forward block, made while activations_ are read
   std::vector<KvCache> caches_;       ///< per full-attention layer
   std::vector<int32_t> token_slice_;  ///< per token of the step
   std::vector<Tile> tiles_;

@@ -41,7 +41,19 @@ class Packer {
     return transposed;
   }
   CpuFeedForward ffn(const FeedForward& f) {
-    return {floats(f.norm), matrix(f.gate), matrix(f.up), matrix(f.down)};
+    CpuFeedForward packed;
+    packed.norm = floats(f.norm);
+    packed.paired = cpu::PackedMatrix::can_pair(f.gate, f.up);
+    if (packed.paired) {
+      packed.gate_up = cpu::PackedMatrix::pack_pair(f.gate, f.up, isa_, pool_);
+      advance(f.gate);
+      advance(f.up);
+    } else {
+      packed.gate = matrix(f.gate);
+      packed.up = matrix(f.up);
+    }
+    packed.down = matrix(f.down);
+    return packed;
   }
   CpuAttention attention(const FullAttention& a) {
     return {floats(a.norm), floats(a.q_norm), floats(a.k_norm), matrix(a.q),
@@ -82,10 +94,15 @@ uint64_t matrix_bytes(const cpu::PackedMatrix& matrix, cpu::Isa) {
 }
 
 // The same sums over the file's views (before) and over the packed weights (after).
+uint64_t gate_up_bytes(const FeedForward& f, cpu::Isa isa) {
+  return matrix_bytes(f.gate, isa) + matrix_bytes(f.up, isa);
+}
+uint64_t gate_up_bytes(const CpuFeedForward& f, cpu::Isa) {
+  return f.paired ? f.gate_up.bytes() : f.gate.bytes() + f.up.bytes();
+}
 template <typename FeedForwardLike>
 uint64_t ffn_bytes(const FeedForwardLike& f, cpu::Isa isa) {
-  return float_bytes(f.norm) + matrix_bytes(f.gate, isa) + matrix_bytes(f.up, isa) +
-         matrix_bytes(f.down, isa);
+  return float_bytes(f.norm) + gate_up_bytes(f, isa) + matrix_bytes(f.down, isa);
 }
 template <typename AttentionLike>
 uint64_t attention_bytes(const AttentionLike& a, cpu::Isa isa) {

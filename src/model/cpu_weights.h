@@ -14,7 +14,10 @@ namespace fl::model {
 
 struct CpuFeedForward {
   std::vector<float> norm;
-  cpu::PackedMatrix gate, up, down;
+  bool paired = false;
+  cpu::PackedMatrix gate_up;   ///< when paired
+  cpu::PackedMatrix gate, up;  ///< when not: types differ, or are floats
+  cpu::PackedMatrix down;
 };
 
 struct CpuAttention {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/quants.h"
+#include "kernels/swiglu.h"
 #include "tests/kernels/isas.h"
 #include "tests/support/guarded.h"
 #include "tests/support/tolerances.h"
@@ -418,6 +419,51 @@ TEST(Matmul, AnInputMadeInPartsGivesTheSameBits) {
         const MatmulTask again{&w, y.data(), 40, false};
         matmul(pool, in, {&again, 1});
         EXPECT_EQ(y, product(pool, w, x, n)) << isa_name(isa) << " tokens " << n;
+      }
+    }
+  }
+}
+
+TEST_P(MatmulOf, GatedProductsAreThoseOfTheTwoMatrices) {
+  const DType type = GetParam();
+  constexpr int64_t kRows = 96;
+  ThreadPool pool(2);
+  for (const int64_t cols : {int64_t{256}, kLongCols}) {
+    const FileMatrix gate(type, kRows, cols, 5);
+    const FileMatrix up(type, kRows, cols, 6);
+    const FileMatrix narrow(type, 80, cols, 6);
+    const FileMatrix other(type == DType::q8_0 ? DType::q4_0 : DType::q8_0, kRows, cols, 6);
+    EXPECT_EQ(PackedMatrix::can_pair(gate.view, up.view), !is_float(type));
+    EXPECT_FALSE(PackedMatrix::can_pair(narrow.view, narrow.view));
+    EXPECT_FALSE(PackedMatrix::can_pair(gate.view, other.view));
+    EXPECT_FALSE(PackedMatrix::can_pair(gate.view, narrow.view));
+    if (is_float(type)) {
+      continue;
+    }
+    const FileMatrix next(DType::q8_0, 40, kRows, 8);
+    for (const Isa isa : test::runnable_isas()) {
+      const PackedMatrix pair = PackedMatrix::pack_pair(gate.view, up.view, isa, pool);
+      const PackedMatrix down = PackedMatrix::pack(next.view, isa, pool);
+      EXPECT_EQ(pair.bytes(), 2 * PackedMatrix::packed_bytes(type, kRows, cols, isa));
+      for (const int64_t n : {1, 3, 8, 13}) {
+        const std::vector<float> x = random_input(n * cols, static_cast<unsigned>(n));
+        std::vector<float> want = product(pool, PackedMatrix::pack(gate.view, isa, pool), x, n);
+        const std::vector<float> b = product(pool, PackedMatrix::pack(up.view, isa, pool), x, n);
+        cpu::swiglu(isa, want.data(), b.data(), n * kRows, want.data());
+        Guarded<float> h(n * kRows);
+        Activations in;
+        Activations hidden;
+        in.reserve(n, cols);
+        hidden.reserve(n, kRows);
+        in.set(x.data(), n, cols, cols);
+        hidden.set_in_parts(h.data(), n, kRows, kRows, down);
+        gated_matmul(pool, in, pair, h.data(), hidden);
+        EXPECT_TRUE(h.intact());
+        EXPECT_EQ(std::vector<float>(h.span().begin(), h.span().end()), want) << isa_name(isa) << " " << n;
+        std::vector<float> y(static_cast<size_t>(n * 40));
+        const MatmulTask task{&down, y.data(), 40, false};
+        matmul(pool, hidden, {&task, 1});
+        EXPECT_EQ(y, product(pool, down, want, n)) << isa_name(isa) << " " << n;
       }
     }
   }

@@ -12,6 +12,7 @@
 #include "kernels/cpu/matmul_table.h"
 #include "kernels/cpu/pack.h"
 #include "kernels/cpu/weight_bytes.h"
+#include "kernels/swiglu.h"
 
 namespace fl::cpu {
 namespace {
@@ -22,7 +23,10 @@ constexpr int64_t kStreamBytes = int64_t{64} << 10;
 constexpr int64_t kCachedBytes = int64_t{256} << 10;
 constexpr int64_t kItemsPerThread = 6;
 constexpr int64_t kGroupsPerItem = 32;  // of the quantisation
-constexpr int64_t kSmallInput = 2048;   // elements quantised without waking the other threads
+/// Tiles of gate, and as many of up, in a strip of gated_matmul: what the next product quantises together.
+constexpr int64_t kPairTiles = Activations::kPartColumns / kTileRows;
+static_assert(2 * kPairTiles <= kStripTiles, "sums of a strip have room");
+constexpr int64_t kSmallInput = 2048;  // elements quantised without waking the other threads
 
 constexpr int64_t divide_up(int64_t n, int64_t by) {
   return (n + by - 1) / by;
@@ -91,16 +95,39 @@ struct PackedMatrix::Impl {
   WeightBytes bytes;
 
   int64_t n_tiles() const { return divide_up(rows, kTileRows); }
-  int64_t strip_tiles() const { return cpu::strip_tiles(pack_format(type), cols); }
+  int64_t strip_tiles = 1;  ///< of all strips but perhaps the last
   /// Of the strip that begins at tile i.
   const uint8_t* strip(int64_t i) const { return bytes.data() + i * tile_stride; }
-  int64_t tiles_of_strip(int64_t i) const { return std::min(strip_tiles(), n_tiles() - i); }
+  int64_t tiles_of_strip(int64_t i) const { return std::min(strip_tiles, n_tiles() - i); }
 };
 
 PackedMatrix::PackedMatrix() = default;
 PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
 PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
 PackedMatrix::~PackedMatrix() = default;
+
+namespace {
+
+/// rows_of(tile, n): the first of the rows that a tile is made of; n becomes their number.
+template <typename RowsOf>
+void fill(PackedMatrix::Impl& p, ThreadPool& pool, const RowsOf& rows_of) {
+  const PackFormat format = pack_format(p.type);
+  p.tile_stride = tile_bytes(format, p.cols);
+  p.bytes = WeightBytes(static_cast<uint64_t>(p.n_tiles() * p.tile_stride));
+  pool.parallel_for(p.n_tiles(), 1, [&](int64_t begin, int64_t end, int) {
+    std::vector<uint8_t> tile(static_cast<size_t>(p.tile_stride));
+    for (int64_t i = begin; i < end; ++i) {
+      int64_t n = 0;
+      const std::byte* rows = rows_of(i, n);
+      pack_tile(p.type, rows, n, p.cols, tile.data());
+      const int64_t first = i / p.strip_tiles * p.strip_tiles;
+      tile_to_strip(format, p.cols, tile.data(), i - first, p.tiles_of_strip(first),
+                    p.bytes.data() + first * p.tile_stride);
+    }
+  });
+}
+
+}  // namespace
 
 PackedMatrix PackedMatrix::pack(const TensorView& tensor, Isa isa, ThreadPool& pool) {
   PackedMatrix m;
@@ -110,19 +137,36 @@ PackedMatrix PackedMatrix::pack(const TensorView& tensor, Isa isa, ThreadPool& p
   p.isa = isa;
   p.rows = tensor.rows();
   p.cols = tensor.cols();
+  p.strip_tiles = cpu::strip_tiles(pack_format(p.type), p.cols);
   FL_CHECK(p.cols % dtype_info(p.type).block_elems == 0, "a row holds whole blocks");
-  p.tile_stride = tile_bytes(pack_format(p.type), p.cols);
-  p.bytes = WeightBytes(packed_bytes(p.type, p.rows, p.cols, isa));
-  const PackFormat format = pack_format(p.type);
-  pool.parallel_for(p.n_tiles(), 1, [&](int64_t begin, int64_t end, int) {
-    std::vector<uint8_t> tile(static_cast<size_t>(p.tile_stride));
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i * kTileRows;
-      pack_tile(p.type, tensor.row(row), std::min(kTileRows, p.rows - row), p.cols, tile.data());
-      const int64_t first = i / p.strip_tiles() * p.strip_tiles();
-      tile_to_strip(format, p.cols, tile.data(), i - first, p.tiles_of_strip(first),
-                    p.bytes.data() + first * p.tile_stride);
-    }
+  fill(p, pool, [&](int64_t tile, int64_t& n) {
+    n = std::min(kTileRows, p.rows - tile * kTileRows);
+    return tensor.row(tile * kTileRows);
+  });
+  return m;
+}
+
+bool PackedMatrix::can_pair(const TensorView& gate, const TensorView& up) {
+  return gate.type == up.type && pack_format(gate.type).bits > 0 && gate.rows() == up.rows() &&
+         gate.cols() == up.cols() && gate.rows() % Activations::kPartColumns == 0;
+}
+
+PackedMatrix PackedMatrix::pack_pair(const TensorView& gate, const TensorView& up, Isa isa,
+                                     ThreadPool& pool) {
+  FL_CHECK(can_pair(gate, up), "two quantised matrices of one type and shape");
+  PackedMatrix m;
+  m.impl_ = std::make_unique<Impl>();
+  Impl& p = *m.impl_;
+  p.type = gate.type;
+  p.isa = isa;
+  p.rows = 2 * gate.rows();
+  p.cols = gate.cols();
+  p.strip_tiles = 2 * kPairTiles;
+  fill(p, pool, [&](int64_t tile, int64_t& n) {
+    n = kTileRows;
+    const int64_t in_strip = tile % p.strip_tiles;
+    const int64_t row = (tile / p.strip_tiles * kPairTiles + in_strip % kPairTiles) * kTileRows;
+    return in_strip < kPairTiles ? gate.row(row) : up.row(row);
   });
   return m;
 }
@@ -147,7 +191,7 @@ uint64_t PackedMatrix::bytes() const {
 void PackedMatrix::dequantize_row(int64_t row, std::span<float> out) const {
   FL_CHECK(row >= 0 && row < impl_->rows && static_cast<int64_t>(out.size()) == impl_->cols, "one whole row");
   const int64_t i = row / kTileRows;
-  const int64_t first = i / impl_->strip_tiles() * impl_->strip_tiles();
+  const int64_t first = i / impl_->strip_tiles * impl_->strip_tiles;
   std::vector<uint8_t> tile(static_cast<size_t>(impl_->tile_stride));
   tile_from_strip(pack_format(impl_->type), impl_->cols, impl_->strip(first), i - first,
                   impl_->tiles_of_strip(first), tile.data());
@@ -174,6 +218,15 @@ struct Activations::Impl {
   int64_t floats_stride() const { return cols * unit() * static_cast<int64_t>(sizeof(float)); }
   void quantise(ThreadPool& pool, const MatmulTable& kernels);
   void interleave(ThreadPool& pool);
+  /// What products with w read, if it is not there yet.
+  void make_form_for(ThreadPool& pool, const PackedMatrix::Impl& w) {
+    FL_CHECK(w.cols == cols, "the width of the input is the width of the matrix");
+    if (pack_format(w.type).bits == 0) {
+      interleave(pool);
+    } else {
+      quantise(pool, matmul_table(w.isa));
+    }
+  }
   // Parts of one unit: tokens [begin, end) of it, where those that x has not are zeros.
   void quantise_part(const MatmulTable& kernels, int64_t i, int64_t begin, int64_t end, int64_t column,
                      int64_t end_column);
@@ -317,53 +370,70 @@ void Activations::make_part(int64_t token, int64_t end_token, int64_t column, in
 
 namespace {
 
-void put_sums(const MatmulTask& task, const float* sums, int64_t token, int64_t n, int64_t row,
-              int64_t n_rows) {
-  for (int64_t t = 0; t < n; ++t) {
-    const float* from = sums + t * kTileRows;
-    float* y = task.y + (token + t) * task.stride + row;
-    if (task.accumulate) {
-      for (int64_t r = 0; r < n_rows; ++r) {
-        y[r] += from[r];
-      }
-    } else {
-      std::memcpy(y, from, static_cast<size_t>(n_rows) * sizeof(float));
-    }
-  }
-}
+/// The sums of one strip with some tokens: sums + tile * kTileSums is [n][kTileRows].
+struct StripSums {
+  const float* sums;
+  int64_t first_tile, n_tiles;
+  int64_t token, n;
+};
+constexpr int64_t kTileSums = kMaxTileTokens * kTileRows;
 
-/// Tiles [first, last), whole strips, of one task with all tokens, a block of tokens at a time.
-void run_tiles(const MatmulTask& task, const Activations::Impl& in, int64_t first, int64_t last) {
-  const PackedMatrix::Impl& w = task.w->impl();
+/// Tiles [first, last), whole strips, with all tokens, a block of tokens at a time: take(StripSums).
+template <typename Take>
+void run_tiles(const PackedMatrix::Impl& w, const Activations::Impl& in, int64_t first, int64_t last,
+               const Take& take) {
   const MatmulTable& kernels = matmul_table(w.isa);
   const bool floats = pack_format(w.type).bits == 0;
   const uint8_t* x = floats ? in.floats.data() : in.quantised.data();
-  alignas(64) std::array<float, kStripTiles * kMaxTileTokens * kTileRows> sums;
+  alignas(64) std::array<float, kStripTiles * kTileSums> sums;
   TileCall call{};
   call.cols = w.cols;
   call.unit_stride = floats ? in.floats_stride() : in.quantised_stride();
   call.out = sums.data();
-  call.tile_stride = kMaxTileTokens * kTileRows;
-  const int64_t strip = w.strip_tiles();
+  call.tile_stride = kTileSums;
   for (int64_t token = 0; token < in.n_tokens; token += kernels.max_tokens) {
     const int64_t n = std::min<int64_t>(kernels.max_tokens, in.n_tokens - token);
     const TileFn kernel = kernels.tile_fn(w.type, static_cast<int>(n), in.unit());
     call.x = x + token / in.unit() * call.unit_stride;
-    for (int64_t i = first; i < last; i += strip) {
+    for (int64_t i = first; i < last; i += w.strip_tiles) {
       call.strip = w.strip(i);
       call.n_tiles = w.tiles_of_strip(i);
       kernel(call);
-      for (int64_t j = 0; j < call.n_tiles; ++j) {
-        const int64_t row = (i + j) * kTileRows;
-        put_sums(task, sums.data() + j * call.tile_stride, token, n, row, std::min(kTileRows, w.rows - row));
+      take(StripSums{sums.data(), i, call.n_tiles, token, n});
+    }
+  }
+}
+
+void put_sums(const MatmulTask& task, const StripSums& strip) {
+  for (int64_t i = 0; i < strip.n_tiles; ++i) {
+    const int64_t row = (strip.first_tile + i) * kTileRows;
+    const int64_t n_rows = std::min(kTileRows, task.w->rows() - row);
+    for (int64_t t = 0; t < strip.n; ++t) {
+      const float* from = strip.sums + i * kTileSums + t * kTileRows;
+      float* y = task.y + (strip.token + t) * task.stride + row;
+      if (task.accumulate) {
+        for (int64_t r = 0; r < n_rows; ++r) {
+          y[r] += from[r];
+        }
+      } else {
+        std::memcpy(y, from, static_cast<size_t>(n_rows) * sizeof(float));
       }
     }
   }
 }
 
-}  // namespace
-
-namespace {
+/// h [.][stride] and the form that the next product reads, from the sums of a strip of gate and up.
+void put_gated(Isa isa, const StripSums& strip, float* h, int64_t stride, const Activations& next) {
+  const int64_t column = strip.first_tile / 2 * kTileRows;
+  for (int64_t t = 0; t < strip.n; ++t) {
+    const float* gate = strip.sums + t * kTileRows;
+    for (int64_t i = 0; i < kPairTiles; ++i, gate += kTileSums) {
+      swiglu(isa, gate, gate + kPairTiles * kTileSums, kTileRows,
+             h + (strip.token + t) * stride + column + i * kTileRows);
+    }
+  }
+  next.make_part(strip.token, strip.token + strip.n, column, column + kPairTiles * kTileRows);
+}
 
 /// The work items of one region: whole tiles of one matrix each, matrix after matrix.
 class Items {
@@ -373,7 +443,7 @@ class Items {
                         total_bytes / (kItemsPerThread * threads))) {}
   /// Of an item of w: whole strips.
   int64_t tiles(const PackedMatrix::Impl& w) const {
-    const int64_t strip = w.strip_tiles();
+    const int64_t strip = w.strip_tiles;
     return std::max<int64_t>(1, bytes_ / (strip * w.tile_stride)) * strip;
   }
   int64_t count(const PackedMatrix::Impl& w) const { return divide_up(w.n_tiles(), tiles(w)); }
@@ -388,14 +458,8 @@ void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> 
   Activations::Impl& in = x.mutable_impl();
   int64_t total_bytes = 0;
   for (const MatmulTask& task : tasks) {
-    const PackedMatrix::Impl& w = task.w->impl();
-    FL_CHECK(w.cols == in.cols, "the width of the input is the width of the matrix");
-    if (pack_format(w.type).bits == 0) {
-      in.interleave(pool);
-    } else {
-      in.quantise(pool, matmul_table(w.isa));
-    }
-    total_bytes += static_cast<int64_t>(w.bytes.size());
+    in.make_form_for(pool, task.w->impl());
+    total_bytes += static_cast<int64_t>(task.w->bytes());
   }
   const Items items(total_bytes, in.n_tokens, pool.size());
   int64_t n_items = 0;
@@ -409,12 +473,26 @@ void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> 
         const PackedMatrix::Impl& w = task.w->impl();
         if (at < items.count(w)) {
           const int64_t first = at * items.tiles(w);
-          run_tiles(task, in, first, std::min(first + items.tiles(w), w.n_tiles()));
+          run_tiles(w, in, first, std::min(first + items.tiles(w), w.n_tiles()),
+                    [&](const StripSums& strip) { put_sums(task, strip); });
           break;
         }
         at -= items.count(w);
       }
     }
+  });
+}
+
+void gated_matmul(ThreadPool& pool, const Activations& x, const PackedMatrix& gate_up, float* h,
+                  const Activations& next) {
+  Activations::Impl& in = x.mutable_impl();
+  const PackedMatrix::Impl& w = gate_up.impl();
+  in.make_form_for(pool, w);
+  const Items items(static_cast<int64_t>(w.bytes.size()), in.n_tokens, pool.size());
+  pool.parallel_for(items.count(w), 1, [&](int64_t begin, int64_t end, int) {
+    const int64_t first = begin * items.tiles(w);
+    run_tiles(w, in, first, std::min(end * items.tiles(w), w.n_tiles()),
+              [&](const StripSums& strip) { put_gated(w.isa, strip, h, w.rows / 2, next); });
   });
 }
 

@@ -32,6 +32,10 @@ class PackedMatrix {
   ~PackedMatrix();
 
   static PackedMatrix pack(const TensorView& tensor, Isa isa, ThreadPool& pool);
+  /// `gate` and `up` for gated_matmul, their tiles side by side; can_pair: quantised, of one type and shape,
+  /// the rows a multiple of Activations::kPartColumns. rows() counts those of both.
+  static bool can_pair(const TensorView& gate, const TensorView& up);
+  static PackedMatrix pack_pair(const TensorView& gate, const TensorView& up, Isa isa, ThreadPool& pool);
   /// Bytes that pack() would own, without doing it.
   static uint64_t packed_bytes(DType type, int64_t rows, int64_t cols, Isa isa);
 
@@ -105,5 +109,10 @@ struct MatmulTask {
 
 /// Several matrices on the same input in one parallel region.
 void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks);
+/// h[t, r] = silu(sum_c x[t, c] gate[r, c]) * sum_c x[t, c] up[r, c] in one parallel region, h
+/// [n_tokens][rows of one]. `next` has been set_in_parts to h; its parts are made, by the threads that make
+/// h.
+void gated_matmul(ThreadPool& pool, const Activations& x, const PackedMatrix& gate_up, float* h,
+                  const Activations& next);
 
 }  // namespace fl::cpu
