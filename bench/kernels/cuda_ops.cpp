@@ -181,7 +181,7 @@ void attention(Bench& bench, bool overlap, DType type) {
                        {partial.data(), arrived.data()}, {out.data(), 1, 24 * 256});
     });
   }
-  for (const auto [n, depth] :
+  for (const auto& [n, depth] :
        {std::pair<int32_t, int64_t>{2048, 0}, {1024, 3072}, {1024, 7168}, {2048, 30720}}) {
     std::vector<AttentionTile> tiles;
     for (int32_t at = n - 64; at >= 0; at -= 64) {

@@ -209,11 +209,12 @@ AttentionShape shape_of(int64_t heads, int64_t kv_heads, int64_t head_dim) {
 }
 
 const std::vector<Case> kCases{
-    {shape_of(6, 1, 256), DType::f16, DType::f16},  {shape_of(12, 2, 256), DType::q8_0, DType::q8_0},
-    {shape_of(2, 1, 256), DType::q8_0, DType::f16}, {shape_of(8, 1, 256), DType::f16, DType::q8_0},
-    {shape_of(4, 4, 256), DType::f16, DType::f16},  {shape_of(6, 2, 256), DType::f32, DType::f32},
-    {shape_of(4, 2, 32), DType::f16, DType::q8_0},  {shape_of(4, 1, 64), DType::q8_0, DType::f32},
-    {shape_of(4, 2, 48), DType::bf16, DType::bf16}, {shape_of(24, 4, 256), DType::q8_0, DType::q8_0}};
+    {shape_of(6, 1, 256), DType::f16, DType::f16},   {shape_of(12, 2, 256), DType::q8_0, DType::q8_0},
+    {shape_of(3, 1, 256), DType::q8_0, DType::q8_0}, {shape_of(2, 1, 256), DType::q8_0, DType::f16},
+    {shape_of(8, 1, 256), DType::f16, DType::q8_0},  {shape_of(4, 4, 256), DType::f16, DType::f16},
+    {shape_of(6, 2, 256), DType::f32, DType::f32},   {shape_of(4, 2, 32), DType::f16, DType::q8_0},
+    {shape_of(4, 1, 64), DType::q8_0, DType::f32},   {shape_of(4, 2, 48), DType::bf16, DType::bf16},
+    {shape_of(24, 4, 256), DType::q8_0, DType::q8_0}};
 
 // All tokens at once, and the last few one by one; each token's rows are compared.
 TEST_F(CudaAttention, AgreesWithTheReference) {

@@ -186,7 +186,7 @@ TEST_F(CudaGatedDelta, StepsAgreeWithTheReference) {
 }
 
 void prompt(World& w, int32_t n_before, int32_t n, int32_t row, bool chunked, DeviceArray<float>& mixed,
-            Output& out) {
+            Output& out, cuda::DeltaScan scan = cuda::DeltaScan::best) {
   // The whole piece [n_before, n_before + n) of the sequence as one slice, cut as the runner cuts it.
   const DeltaRun whole{n_before, n, n_before, row};
   const int32_t first = std::min(64 - n_before % 64, n);
@@ -213,7 +213,7 @@ void prompt(World& w, int32_t n_before, int32_t n, int32_t row, bool chunked, De
   cuda::delta_recurrent({}, w.shape, w.weights(), w.device_state(), w.projections(), d_head.data(), 1,
                         mixed.data());
   cuda::delta_chunked({}, w.shape, w.weights(), w.device_state(), w.projections(), d_chunks.data(),
-                      static_cast<int>(chunks.size()) - 1, begin.data(), 1, mixed.data(), spare.data());
+                      static_cast<int>(chunks.size()) - 1, begin.data(), 1, mixed.data(), spare.data(), scan);
   cuda::delta_recurrent({}, w.shape, w.weights(), w.device_state(), w.projections(), d_tail.data(), 1,
                         mixed.data());
   cuda::delta_norm({}, w.shape, w.weights(), mixed.data(), w.d_z.data(), d_whole.data(), 1, n,
@@ -240,6 +240,23 @@ TEST_F(CudaGatedDelta, PromptsAgreeWithTheReference) {
       expect_state(w, 1, state, where);
       EXPECT_TRUE(out.y.intact() && out.activations.intact());
     }
+  }
+}
+
+// The way through the chunks that devices without warpgroup products take.
+TEST_F(CudaGatedDelta, ThePortableScanAgreesWithTheReference) {
+  const DeltaShape shape{2, 6, 128, 128};
+  for (const int32_t n : {16, 17, 64, 80, 257}) {
+    World w(shape, 2, n, static_cast<uint32_t>(n));
+    DeviceArray<float> mixed(w.d_qkv.size());
+    Output out(w, n);
+    prompt(w, 0, n, 1, true, mixed, out, cuda::DeltaScan::portable);
+    std::vector<double> state;
+    const std::vector<double> want = w.reference(0, n, state);
+    const std::string where = "prompt of " + std::to_string(n);
+    EXPECT_LT(test::relative_error(out.rows(shape), want, n * shape.v_channels()), test::kHalfActivations)
+        << where;
+    expect_state(w, 1, state, where);
   }
 }
 

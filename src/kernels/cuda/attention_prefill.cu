@@ -1,7 +1,8 @@
 // Many query tokens. For heads of 256 with keys and values in f16 or q8_0: a block takes 64 query tokens of
 // one head and walks over the sequence's KV blocks, scores and outputs in registers (FlashAttention-2, arXiv
 // 2307.08691); while one of K and V is multiplied the next of the other is on its way. Everything else runs a
-// plain kernel.
+// plain kernel. On sm_90 heads that come in pairs have a kernel of their own
+// (attention_prefill_sm90a_256.cu).
 #include "kernels/cuda/attention_prefill.cuh"
 
 namespace fl::cuda {

@@ -12,8 +12,8 @@ namespace {
 constexpr int kGroup = 128;  // threads of a warpgroup
 constexpr int kConsumers = 2;
 constexpr int kThreads = kGroup * (1 + kConsumers);
-constexpr int kProducerRegisters = 104;
-constexpr int kConsumerRegisters = 200;
+constexpr int kProducerRegisters = 120;
+constexpr int kConsumerRegisters = 192;
 constexpr int kStages = 2;
 constexpr int kRowPieces = 8;                         // 16-byte pieces of a swizzled row of 64 halves
 constexpr int kPanels = kHeadDim / kSwizzledColumns;  // of queries or keys: [64 tokens][64 dims] each
@@ -417,16 +417,6 @@ void start(const Queue& queue, dim3 grid, const PrefillArgs& args) {
                            static_cast<int>(kSharedBytes));
   check(raised, "shared memory of attention");
   launch(queue, prefill_pairs<kTypeK, kTypeV>, grid, kThreads, kSharedBytes, "attention_prefill", args);
-}
-
-int device_arch() {
-  int device = 0;
-  int major = 0;
-  int minor = 0;
-  check(cudaGetDevice(&device), "device of attention");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
-  return 10 * major + minor;
 }
 
 }  // namespace

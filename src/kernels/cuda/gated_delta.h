@@ -75,6 +75,8 @@ void delta_recurrent(const Queue& queue, const DeltaShape& shape, const DeltaWei
                      const DeltaState& state, const DeltaProjections& in, const DeltaRun* runs, int n_runs,
                      float* mixed);
 
+/// How the chunked form goes through a sequence's chunks: by what the device has, or as every device can.
+enum class DeltaScan { best, portable };
 /// True when the chunked form below exists for this shape (key_dim = value_dim = 128).
 bool delta_chunked_supported(const DeltaShape& shape);
 /// Chunks of at most kDeltaChunk tokens: `chunks` in the order of the tokens, sequence after sequence;
@@ -82,7 +84,8 @@ bool delta_chunked_supported(const DeltaShape& shape);
 /// may be the projections' qkv, which is no longer needed after delta_convolve.
 void delta_chunked(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w,
                    const DeltaState& state, const DeltaProjections& in, const DeltaRun* chunks, int n_chunks,
-                   const int32_t* sequence_begin, int n_sequences, float* mixed, float* spare);
+                   const int32_t* sequence_begin, int n_sequences, float* mixed, float* spare,
+                   DeltaScan scan = DeltaScan::best);
 
 /// The gated norm of o, for the tokens of the runs.
 void delta_norm(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w, const float* mixed,

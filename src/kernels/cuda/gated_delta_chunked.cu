@@ -167,48 +167,60 @@ __global__ void __launch_bounds__(kPrepareThreads, 2) prepare_chunks(const Chunk
   float* const q_rows = a.mixed + static_cast<int64_t>(chunk.first) * width + key_head * kDim;
   float* const k_rows = q_rows + a.dims.qk_channels();
 
-  {  // Q and K become halves, here and where they were
-    const int piece = thread % kPieces;
-    const int first = thread / kPieces * kLoadTokens;
-    float4 q[kLoadTokens][2];
-    float4 k[kLoadTokens][2];
+  // Q and K become halves, here and where they were.
+  const int piece = thread % kPieces;
+  const int first_row = thread / kPieces * kLoadTokens;
+  const auto load = [&](const float* rows, float4(&x)[kLoadTokens][2]) {
 #pragma unroll
     for (int i = 0; i < kLoadTokens; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int64_t at = (first + i) * width + piece * 8 + half * 4;
-        const bool there = first + i < n;
-        q[i][half] = there ? *reinterpret_cast<const float4*>(q_rows + at) : make_float4(0, 0, 0, 0);
-        k[i][half] = there ? *reinterpret_cast<const float4*>(k_rows + at) : make_float4(0, 0, 0, 0);
+        const int64_t at = (first_row + i) * width + piece * 8 + half * 4;
+        x[i][half] =
+            first_row + i < n ? *reinterpret_cast<const float4*>(rows + at) : make_float4(0, 0, 0, 0);
       }
     }
     __syncthreads();  // all of them are read
+  };
+  {
+    constexpr float kUp = 1 << kScaleK;
+    float4 k[kLoadTokens][2];
+    load(k_rows, k);
 #pragma unroll
     for (int i = 0; i < kLoadTokens; ++i) {
-      constexpr float kUpQ = 1 << kScaleQ;
-      constexpr float kUpK = 1 << kScaleK;
-      uint32_t q_half[4];
+      const int row = first_row + i;
       uint32_t high[4];
       uint32_t low[4];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        q_half[2 * half] = pack_half2(q[i][half].x * kUpQ, q[i][half].y * kUpQ);
-        q_half[2 * half + 1] = pack_half2(q[i][half].z * kUpQ, q[i][half].w * kUpQ);
-        const HalfPair x = split_half2(k[i][half].x * kUpK, k[i][half].y * kUpK);
-        const HalfPair y = split_half2(k[i][half].z * kUpK, k[i][half].w * kUpK);
+        const HalfPair x = split_half2(k[i][half].x * kUp, k[i][half].y * kUp);
+        const HalfPair y = split_half2(k[i][half].z * kUp, k[i][half].w * kUp);
         high[2 * half] = x.high;
         high[2 * half + 1] = y.high;
         low[2 * half] = x.low;
         low[2 * half + 1] = y.low;
       }
-      const int row = first + i;
-      s.q[swizzled<kPieces>(row, piece)] = pack8(q_half);
       s.k[swizzled<2 * kPieces>(row, piece)] = pack8(high);
       s.k[swizzled<2 * kPieces>(row, kPieces + piece)] = pack8(low);
       if (row < n) {
-        reinterpret_cast<uint4*>(q_rows + row * width)[piece] = pack8(q_half);
         reinterpret_cast<uint4*>(k_rows + row * width)[piece] = pack8(high);
         reinterpret_cast<uint4*>(k_rows + row * width)[kPieces + piece] = pack8(low);
+      }
+    }
+  }
+  {
+    constexpr float kUp = 1 << kScaleQ;
+    float4 q[kLoadTokens][2];
+    load(q_rows, q);
+#pragma unroll
+    for (int i = 0; i < kLoadTokens; ++i) {
+      const int row = first_row + i;
+      const uint32_t x[4] = {
+          pack_half2(q[i][0].x * kUp, q[i][0].y * kUp), pack_half2(q[i][0].z * kUp, q[i][0].w * kUp),
+          pack_half2(q[i][1].x * kUp, q[i][1].y * kUp), pack_half2(q[i][1].z * kUp, q[i][1].w * kUp)};
+      s.q[swizzled<kPieces>(row, piece)] = pack8(x);
+      if (row < n) {
+        reinterpret_cast<uint4*>(q_rows + row * width)[piece] = pack8(x);
       }
     }
   }
@@ -224,10 +236,10 @@ __global__ void __launch_bounds__(kPrepareThreads, 2) prepare_chunks(const Chunk
     PairA fk;
     uint32_t fq[4];
     const int row = m + lane % 16;
-    const int piece = 2 * step + lane / 16;
-    ldmatrix_x4(fk.high, s.k + swizzled<2 * kPieces>(row, piece));
-    ldmatrix_x4(fk.low, s.k + swizzled<2 * kPieces>(row, kPieces + piece));
-    ldmatrix_x4(fq, s.q + swizzled<kPieces>(row, piece));
+    const int at = 2 * step + lane / 16;
+    ldmatrix_x4(fk.high, s.k + swizzled<2 * kPieces>(row, at));
+    ldmatrix_x4(fk.low, s.k + swizzled<2 * kPieces>(row, kPieces + at));
+    ldmatrix_x4(fq, s.q + swizzled<kPieces>(row, at));
 #pragma unroll
     for (int tile = 0; tile < 4; ++tile) {
       if (n0 + tile * 8 < m + 16) {
@@ -281,8 +293,8 @@ __global__ void __launch_bounds__(kPrepareThreads, 2) prepare_chunks(const Chunk
     for (int e = thread; e < n_heads * kChunk * kChunkPieces; e += kPrepareThreads) {
       const int h = e / (kChunk * kChunkPieces);
       const int i = e / kChunkPieces % kChunk;
-      const int piece = e % kChunkPieces;
-      if (i >= n || piece * 8 > (i | (kLeaf - 1))) {
+      const int eight = e % kChunkPieces;
+      if (i >= n || eight * 8 > (i | (kLeaf - 1))) {
         continue;
       }
       uint32_t high[4];
@@ -290,15 +302,15 @@ __global__ void __launch_bounds__(kPrepareThreads, 2) prepare_chunks(const Chunk
 #pragma unroll
       for (int x = 0; x < 4; ++x) {
         constexpr float kUp = 1 << kScaleT;
-        const int j = piece * 8 + 2 * x;
+        const int j = eight * 8 + 2 * x;
         const HalfPair pair = split_half2(j <= i ? s.l[h][i][j] * s.beta[h][j] * kUp : 0.0F,
                                           j + 1 <= i ? s.l[h][i][j + 1] * s.beta[h][j + 1] * kUp : 0.0F);
         high[x] = pair.high;
         low[x] = pair.low;
       }
       auto* const row = reinterpret_cast<uint4*>(a.spare + spare_t(a.dims, chunk.first + i, head_of(h)));
-      row[piece] = pack8(high);
-      row[kChunkPieces + piece] = pack8(low);
+      row[eight] = pack8(high);
+      row[kChunkPieces + eight] = pack8(low);
     }
     __syncthreads();  // beta and T are read
   }
@@ -322,7 +334,8 @@ bool delta_chunked_supported(const DeltaShape& s) {
 
 void delta_chunked(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w,
                    const DeltaState& state, const DeltaProjections& in, const DeltaRun* chunks, int n_chunks,
-                   const int32_t* sequence_begin, int n_sequences, float* mixed, float* spare) {
+                   const int32_t* sequence_begin, int n_sequences, float* mixed, float* spare,
+                   DeltaScan scan) {
   if (n_chunks == 0) {
     return;
   }
@@ -330,7 +343,7 @@ void delta_chunked(const Queue& queue, const DeltaShape& shape, const DeltaWeigh
                        in.gate_stride,       chunks, sequence_begin, mixed,    spare};
   const Queue serial{queue.stream, false};
   delta_chunks(serial, args, n_chunks);
-  delta_scan(serial, args, n_sequences);
+  delta_scan(serial, args, n_sequences, scan);
 }
 
 }  // namespace fl::cuda

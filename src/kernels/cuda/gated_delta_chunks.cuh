@@ -26,6 +26,7 @@ inline constexpr int kScaleQ = 10;
 inline constexpr int kScaleP = 10;
 inline constexpr int kScaleT = 4;
 inline constexpr int kScaleL = 8;
+static_assert(kScaleP == kScaleQ);  // Q S and P D add up
 
 struct ChunkArgs {
   DeltaDims dims;
@@ -97,6 +98,6 @@ __device__ __forceinline__ int swizzled(int row, int piece) {
 /// The first kernel, for all chunks.
 void delta_chunks(const Queue& queue, const ChunkArgs& args, int n_chunks);
 /// The second, for all sequences.
-void delta_scan(const Queue& queue, const ChunkArgs& args, int n_sequences);
+void delta_scan(const Queue& queue, const ChunkArgs& args, int n_sequences, DeltaScan scan);
 
 }  // namespace fl::cuda

@@ -104,6 +104,15 @@ __device__ __forceinline__ void wgmma(float (&d)[N / 2], const uint32_t* a, uint
   }
 }
 
+/// d += A B for 64 columns of B that lie along its rows of 128 bytes: [16][64 halves] of a panel like the
+/// above.
+__device__ __forceinline__ void wgmma_transposed_64(float (&d)[32], const uint32_t* a, uint64_t b_operand) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" FL_N32
+               "}, {%32,%33,%34,%35}, %36, 1, 1, 1, 1;"
+               : FL_D32(0)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b_operand));
+}
+
 /// d (+)= A B for 64 columns of B, A in shared memory like B; the first product of a sum starts it.
 __device__ __forceinline__ void wgmma_shared_64(float (&d)[32], uint64_t a_operand, uint64_t b_operand,
                                                 bool first) {
