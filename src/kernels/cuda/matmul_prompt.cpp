@@ -114,6 +114,7 @@ void PromptLaunch::run(cudaStream_t stream, bool overlap, const DeviceInfo& devi
                                             [&](const Instance& i) { return i.tokens >= tokens; });
   FL_CHECK(instance != kInstances.end(), "the program has the kernel for this device");
   p_.n_token_blocks = (p_.n_tokens + instance->tokens - 1) / instance->tokens;
+  p_.n_groups = n_groups_;
   p_.n_tiles = n_groups_ * p_.n_token_blocks;
   p_.scratch = scratch;
   p_.flags = flags;

@@ -42,6 +42,7 @@ struct PromptParams {
   int32_t n_superblocks;
   int32_t n_tokens;
   int32_t n_token_blocks;
+  int32_t n_groups;  ///< of rows
   int32_t n_tiles;   ///< groups of rows times blocks of tokens
   int32_t n_shared;  ///< the first tiles, whose superblocks are dealt evenly
   // activations that swiglu writes
@@ -61,6 +62,9 @@ inline constexpr int kPromptGroupTiles =
 /// Where this kernel overtakes the one of the decode steps (docs/decisions/0077).
 inline constexpr int kLeastPromptTokens = 9;
 inline constexpr int kMostPromptTokens = 256;  ///< of a block
+/// Blocks of tokens that neighbouring groups of rows take in turn: in longer steps the activations of all
+/// blocks would push one another out of the L2 cache (docs/decisions/0074).
+inline constexpr int kPromptBand = 4;
 
 /// Whether this program has the kernel for this compute capability (DeviceInfo::arch).
 bool has_prompt_kernel(int arch);

@@ -76,8 +76,12 @@ struct Place {
 };
 __device__ __forceinline__ Place place_of(const PromptParams& p, int tile) {
   Place place;
-  const int group = tile / p.n_token_blocks;
-  place.token_block = tile - group * p.n_token_blocks;
+  const int band = min(kPromptBand, p.n_token_blocks);
+  const int blocks_before = tile / (p.n_groups * band) * band;
+  const int in_band = tile - p.n_groups * blocks_before;
+  const int blocks = min(band, p.n_token_blocks - blocks_before);
+  const int group = in_band / blocks;
+  place.token_block = blocks_before + in_band - group * blocks;
   place.segment = 0;
   while (place.segment + 1 < p.n_segments && group >= p.segments[place.segment + 1].first) {
     ++place.segment;
