@@ -22,6 +22,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEMO = ROOT / "models/demo/freelunch-demo-q8_0.gguf"
 OK, USAGE, MODEL, FIT, ADDRESS, INTERRUPTED, TERMINATED = 0, 2, 3, 4, 6, 130, 143
 PLAN_TOLERANCE = 0.02  # a plan and the resident memory of the process
+# Of the build, e.g. "address,undefined": its shadow is memory that no plan knows, and arithmetic takes twenty times as long.
+SANITIZED = os.environ.get("FREELUNCH_SANITIZE", "") != ""
 
 # The command line that must work word for word, of which only files and port change.
 USERS_COMMAND = ("--model {model} --mmproj {mmproj} --alias qwen35 --host 127.0.0.1 --port 0 --n-gpu-layers 999 --ctx-size 32768 "
@@ -334,14 +336,16 @@ class LargeModel(unittest.TestCase):
         plan = json.loads(run("plan", *words, "--json").stdout)
         with Server("serve", *words, "--port", "0") as server:
             server.wait_for("ready", 300)
-            status, _ = server.request("/completion", {"prompt": "hello " * 600, "n_predict": 4}, 300)
+            prompt = "hello " * (30 if SANITIZED else 600)
+            status, _ = server.request("/completion", {"prompt": prompt, "n_predict": 4}, 300)
             self.assertEqual(status, 200)
             text = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
             resident = int(re.search(r"VmRSS:\s+(\d+) kB", text)[1]) * 1024
             self.assertEqual(server.end(), OK)
         ratio = plan["total_bytes"] / resident
         print(f"plan {plan['total_bytes'] / 2**20:.1f} MiB, resident {resident / 2**20:.1f} MiB, ratio {ratio:.4f}", file=sys.stderr)
-        self.assertAlmostEqual(ratio, 1, delta=PLAN_TOLERANCE)
+        if not SANITIZED:
+            self.assertAlmostEqual(ratio, 1, delta=PLAN_TOLERANCE)
 
     def test_more_than_the_machine_has_is_refused_with_the_sizes(self):
         result = run("serve", "-m", self.model, "--port", "0", "-c", str(1 << 26), "-np", "256", timeout=300)
