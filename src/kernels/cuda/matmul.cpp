@@ -33,11 +33,11 @@ struct KernelChoice {
   int shared_bytes = 0;
 };
 
-// The most ring slots that fit in `budget` beside `bare` bytes, whole rows of tiles, at least `least`; false
-// if they do not.
-bool fit(KernelChoice& choice, int budget, int bare, int least, int slot_bytes) {
-  const int slots = std::min((budget - bare) / (kMatmulWarps * slot_bytes), kMaxRingSlots) /
-                    choice.row_tiles * choice.row_tiles;
+// The most ring slots that fit in `budget` beside `bare` bytes, whole rows of tiles, from `least` to `most`;
+// false if they do not.
+bool fit(KernelChoice& choice, int budget, int bare, int least, int most, int slot_bytes) {
+  const int slots =
+      std::min((budget - bare) / (kMatmulWarps * slot_bytes), most) / choice.row_tiles * choice.row_tiles;
   if (bare > budget || slots < least) {
     return false;
   }
@@ -143,7 +143,8 @@ struct Matmul::Impl {
           for (const int steps : {4, 2}) {
             choice.partial_slots = steps;
             const int bare = shared_plan(n_tokens, n_superblocks, resident, steps, 0, slot_bytes).total;
-            if (fit(choice, budget, bare, resident ? 2 : kWantedSlots, slot_bytes)) {
+            // More than wanted would queue in front of what slower blocks still wait for (decision 0062).
+            if (fit(choice, budget, bare, resident ? 2 : kWantedSlots, kWantedSlots, slot_bytes)) {
               return choice;
             }
           }
@@ -163,7 +164,7 @@ struct Matmul::Impl {
           for (const int stages : {4, 3, 2}) {
             choice.partial_slots = stages;
             if (fit(choice, budget, wide_plan(n_tokens, stages, 0, slot_bytes).total,
-                    std::max(least, row_tiles), slot_bytes)) {
+                    std::max(least, row_tiles), kMaxRingSlots, slot_bytes)) {
               return choice;
             }
           }
