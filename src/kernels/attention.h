@@ -68,9 +68,9 @@ void attention(const AttentionShape& shape, const double* q, const double* gate,
 
 namespace fl::cpu {
 
-/// Writes one token: k, v [n_kv_heads * head_dim], `index` its cache index.
+/// Writes one KV head of one token: k, v [head_dim], `index` its cache index.
 void kv_store(Isa isa, const AttentionShape& shape, const KvCache& cache, std::span<const int32_t> blocks,
-              int64_t index, const float* k, const float* v);
+              int64_t index, int64_t kv_head, const float* k, const float* v);
 
 /// Query tokens are taken in tiles of at most kQueryTile; a tile's result does not depend on the others in
 /// it.

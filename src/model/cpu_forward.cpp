@@ -314,25 +314,34 @@ void CpuForward::attention_layer(const Batch& batch, const CpuAttention& w, int6
       {{&w.q, q, q_stride, false}, {&w.k, k, kv_stride, false}, {&w.v, v, kv_stride, false}}};
   cpu::matmul(pool_, activations_, inputs);
 
+  // A token's KV head with its group of query heads: norms, rotation, and the cache's write.
   const int64_t pairs = config_.rope_dims / 2;
-  pool_.parallel_for(n_tokens, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float* angles = angles_ + t * config_.rope_dims;
-      for (int64_t h = 0; h < config_.n_heads; ++h) {
-        float* head = q + t * q_stride + h * 2 * hd;
-        cpu::rms_norm(isa_, head, w.q_norm.data(), config_.rms_eps, hd, head);
-        cpu::rope(isa_, angles, pairs, head);
-      }
-      for (int64_t g = 0; g < config_.n_kv_heads; ++g) {
-        float* head = k + t * kv_stride + g * hd;
-        cpu::rms_norm(isa_, head, w.k_norm.data(), config_.rms_eps, hd, head);
-        cpu::rope(isa_, angles, pairs, head);
-      }
-      const Slice& slice = batch.slices[static_cast<size_t>(token_slice_[static_cast<size_t>(t)])];
-      cpu::kv_store(isa_, attention_shape_, cache, slice.blocks, slice.n_cached + t - slice.first,
-                    k + t * kv_stride, v + t * kv_stride);
+  const auto prepare = [&](int64_t t, int64_t kv_head) {
+    const float* angles = angles_ + t * config_.rope_dims;
+    const auto rotate = [&](float* head, const std::vector<float>& head_norm) {
+      cpu::rms_norm(isa_, head, head_norm.data(), config_.rms_eps, hd, head);
+      cpu::rope(isa_, angles, pairs, head);
+    };
+    const int64_t group = attention_shape_.group();
+    for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+      rotate(q + t * q_stride + h * 2 * hd, w.q_norm);
     }
-  });
+    float* key = k + t * kv_stride + kv_head * hd;
+    rotate(key, w.k_norm);
+    const Slice& slice = batch.slices[static_cast<size_t>(token_slice_[static_cast<size_t>(t)])];
+    cpu::kv_store(isa_, attention_shape_, cache, slice.blocks, slice.n_cached + t - slice.first, kv_head, key,
+                  v + t * kv_stride + kv_head * hd);
+  };
+  // Where sequences have one token each, what a tile needs of this step is its own: no region in between.
+  const bool own = static_cast<size_t>(n_tokens) == batch.slices.size();
+  if (!own) {
+    const int64_t n_kv_heads = config_.n_kv_heads;
+    pool_.parallel_for(n_tokens * n_kv_heads, n_kv_heads, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        prepare(i / n_kv_heads, i % n_kv_heads);
+      }
+    });
+  }
 
   const auto n_tiles = static_cast<int64_t>(tiles_.size());
   const int64_t group_columns = attention_shape_.group() * hd;
@@ -356,6 +365,9 @@ void CpuForward::attention_layer(const Batch& batch, const CpuAttention& w, int6
       in.first_index = slice.n_cached;
       in.blocks = slice.blocks;
       const int64_t kv_head = item % config_.n_kv_heads;
+      if (own) {
+        prepare(slice.first, kv_head);
+      }
       cpu::attention(isa_, attention_shape_, cache, in, kv_head, tile.first, tile.n,
                      out + slice.first * out_stride, out_stride, scratch_ + thread * scratch_stride_);
       if (in_parts) {

@@ -66,7 +66,10 @@ struct Problem {
     const KvCache cache{cache_k.data(), cache_v.data(), type_k, type_v};
     const int64_t width = shape.n_kv_heads * shape.head_dim;
     for (int64_t j = 0; j < n_keys; ++j) {
-      cpu::kv_store(isa, shape, cache, blocks, j, k.data() + j * width, v.data() + j * width);
+      for (int64_t g = 0; g < shape.n_kv_heads; ++g) {
+        const int64_t at = j * width + g * shape.head_dim;
+        cpu::kv_store(isa, shape, cache, blocks, j, g, k.data() + at, v.data() + at);
+      }
     }
     const int64_t out_width = shape.n_heads * shape.head_dim;
     Guarded<float> out(n_tokens * out_width);

@@ -315,12 +315,10 @@ FL_INLINE void store_head(DType type, std::byte* head, int64_t head_dim, int64_t
   }
 }
 
-static void kv_store(const AttentionShape& shape, const KvCache& cache, int32_t block, int64_t at,
+static void kv_store(const AttentionShape& shape, const KvCache& cache, int32_t block, int64_t at, int64_t g,
                      const float* k, const float* v) {
   const int64_t hd = shape.head_dim;
-  for (int64_t g = 0; g < shape.n_kv_heads; ++g) {
-    const int64_t block_head = int64_t{block} * shape.n_kv_heads + g;
-    store_head(cache.type_k, cache.k + block_head * head_bytes(cache.type_k, hd), hd, at, k + g * hd, true);
-    store_head(cache.type_v, cache.v + block_head * head_bytes(cache.type_v, hd), hd, at, v + g * hd, false);
-  }
+  const int64_t block_head = int64_t{block} * shape.n_kv_heads + g;
+  store_head(cache.type_k, cache.k + block_head * head_bytes(cache.type_k, hd), hd, at, k, true);
+  store_head(cache.type_v, cache.v + block_head * head_bytes(cache.type_v, hd), hd, at, v, false);
 }

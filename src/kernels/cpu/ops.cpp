@@ -71,8 +71,9 @@ void attention(Isa isa, const AttentionShape& shape, const KvCache& cache, const
 }
 
 void kv_store(Isa isa, const AttentionShape& shape, const KvCache& cache, std::span<const int32_t> blocks,
-              int64_t index, const float* k, const float* v) {
-  ops(isa).kv_store(shape, cache, blocks[static_cast<size_t>(index / kKvBlock)], index % kKvBlock, k, v);
+              int64_t index, int64_t kv_head, const float* k, const float* v) {
+  ops(isa).kv_store(shape, cache, blocks[static_cast<size_t>(index / kKvBlock)], index % kKvBlock, kv_head, k,
+                    v);
 }
 
 }  // namespace fl::cpu

@@ -23,7 +23,7 @@ struct OpTable {
                     int64_t kv_head, int64_t first, int64_t n, float* out, int64_t out_stride,
                     float* scratch);
   void (*kv_store)(const AttentionShape& shape, const KvCache& cache, int32_t block, int64_t at,
-                   const float* k, const float* v);
+                   int64_t kv_head, const float* k, const float* v);
 };
 
 extern const OpTable kOpsPortable;
