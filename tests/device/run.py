@@ -68,6 +68,13 @@ def run(command, log, seconds, more_env=None):
     return code, log.read_text(errors="replace")
 
 
+def verdict(name, ran, seconds, results):
+    failed = " ".join(re.findall(r"^\[  FAILED  \] (\S+)$", "\n".join(said for _, said in ran), re.M))
+    failed = failed or ("ran out of time" if any(code is None for code, _ in ran) else "")
+    passed = [n_passed(said) for _, said in ran]
+    results.check(name, all(code == 0 for code, _ in ran) and all(passed), f"{sum(passed)} passed {failed} in {seconds:.0f} s", "all")
+
+
 def tests(programs, results, out):
     shards = [(name, i, n) for name, n in TESTS.items() for i in range(n)]
     others = f"-{ALONE[1]}"
@@ -77,21 +84,18 @@ def tests(programs, results, out):
         env = {"GTEST_TOTAL_SHARDS": str(n), "GTEST_SHARD_INDEX": str(i)}
         return run([find(programs, name), f"--gtest_filter={others}"], out / f"{name}-{i}.log", TEST_SECONDS, env)
 
-    def verdict(name, ran, seconds):
-        failed = " ".join(re.findall(r"^\[  FAILED  \] (\S+)$", "\n".join(said for _, said in ran), re.M))
-        failed = failed or ("ran out of time" if any(code is None for code, _ in ran) else "")
-        passed = [n_passed(said) for _, said in ran]
-        results.check(name, all(code == 0 for code, _ in ran) and all(passed), f"{sum(passed)} passed {failed} in {seconds:.0f} s", "all")
-
     started = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(len(shards)) as pool:
         ran = list(zip(shards, pool.map(one, shards)))
     seconds = time.monotonic() - started
     for name in TESTS:
-        verdict(name, [result for shard, result in ran if shard[0] == name], seconds)
+        verdict(name, [result for shard, result in ran if shard[0] == name], seconds, results)
+
+
+def test_alone(programs, results, out):
     started = time.monotonic()
-    alone = run([find(programs, ALONE[0]), f"--gtest_filter={ALONE[1]}"], out / f"{ALONE[0]}-alone.log", TEST_SECONDS)
-    verdict(f"{ALONE[0]} {ALONE[1]}", [alone], time.monotonic() - started)
+    ran = run([find(programs, ALONE[0]), f"--gtest_filter={ALONE[1]}"], out / f"{ALONE[0]}-alone.log", TEST_SECONDS)
+    verdict(f"{ALONE[0]} {ALONE[1]}", [ran], time.monotonic() - started, results)
 
 
 def sanitizers(programs, results, out, limit):
@@ -144,10 +148,16 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         out = args.out or pathlib.Path(folder)
         out.mkdir(parents=True, exist_ok=True)
+        side_by_side = []  # each is mostly references on the host and waiting
         if "tests" in wanted:
-            timed("tests", lambda: tests(args.bin, results, out))
+            side_by_side.append(lambda: timed("tests", lambda: tests(args.bin, results, out)))
         if "sanitizers" in wanted:
-            timed("sanitizers", lambda: sanitizers(args.bin, results, out, args.sanitizer_seconds))
+            side_by_side.append(lambda: timed("sanitizers", lambda: sanitizers(args.bin, results, out, args.sanitizer_seconds)))
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(part) for part in side_by_side]:
+                done.result()
+        if "tests" in wanted:
+            timed("memory alone", lambda: test_alone(args.bin, results, out))
         program = find(args.bin, "freelunch")
         if "answers" in wanted:
             timed("answers", lambda: answers.compare(program, str(DEMO), results))
