@@ -39,7 +39,7 @@ NOT_SANITIZED = "-*ALongRun*:*ALostDevice*:*MemoryIsAccounted*:CudaInt8Model.*"
 FEW_CASES = {"FREELUNCH_FEW_CASES": "1"}
 PRINT_LIMIT = "100000"  # reports that are not printed cannot be judged
 SANITIZERS = (("memcheck", ("--leak-check", "no")), ("racecheck", ()), ("initcheck", ()))
-TEST_SECONDS, SANITIZER_SECONDS = 240, 150
+TEST_SECONDS, SANITIZER_SECONDS = 240, 200
 
 
 def find(folder, name):
