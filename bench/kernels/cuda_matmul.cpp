@@ -3,7 +3,7 @@
 // without the library. CSV on stdout: what, tokens, kernel, milliseconds (median), bytes of weights, GB/s,
 // share of the read bandwidth that the same run measures, TFLOP/s.
 //
-// usage: bench_cuda_matmul [sweep|shapes|prompt|prompt_shapes]... [--layers N] [--plain TOKENS]
+// usage: bench_cuda_matmul [sweep|batch|shapes|prompt|prompt_shapes]... [--layers N] [--plain TOKENS]
 // --plain: one sweep without graph and overlap, for a profiler
 #include <algorithm>
 #include <cstdio>
@@ -168,6 +168,11 @@ struct State {
     check(cudaMemset(squares.data(), 0, squares.bytes()), "clear");
     check(cudaDeviceSynchronize(), "inputs");
   }
+  std::vector<std::byte> residual_bytes() const {
+    std::vector<std::byte> copy(residual.bytes());
+    check(cudaMemcpy(copy.data(), residual.data(), copy.size(), cudaMemcpyDeviceToHost), "download");
+    return copy;
+  }
   RmsScale scale() const { return {squares.as<float>(), rms_partials(kHidden), kHidden, 1e-6F}; }
 };
 
@@ -181,7 +186,7 @@ void project(Matmul& m, cudaStream_t stream, const Layer& layer, State& s, bool 
   m.store(stream, s.x, outputs, scaled ? s.scale() : RmsScale{});
 }
 void join(Matmul& m, cudaStream_t stream, const Activations& x, const PackedMatrix& w, State& s) {
-  if (x.layout() == ActivationLayout::records) {
+  if (m.finishes_norm(x.n_tokens)) {
     m.add_and_norm(stream, x, w, s.residual.as<float>(), kHidden, s.norm.as<float>(), s.x,
                    s.squares.as<float>());
   } else {
@@ -189,7 +194,7 @@ void join(Matmul& m, cudaStream_t stream, const Activations& x, const PackedMatr
   }
 }
 void sweep(Matmul& m, cudaStream_t stream, const Model& model, State& s, bool head) {
-  const bool scaled = s.x.layout() == ActivationLayout::records;
+  const bool scaled = m.finishes_norm(s.n);
   for (const Layer& layer : model.layers) {
     project(m, stream, layer, s, scaled);
     join(m, stream, s.a, layer.out, s);
@@ -256,10 +261,59 @@ void run_sweep(const DeviceInfo& device, const Model& model, std::byte* workspac
   }
 }
 
+// Steps of 9 to 64 tokens on sm_90: the launches between two mixers as chains and one by one, then each shape
+// alone.
+void run_batch(const DeviceInfo& device, const Model& model, std::byte* workspace, uint64_t bytes) {
+  Matmul m(device, workspace, bytes, {});
+  if (!m.finishes_norm(kMaxColumns) || m.most_records() >= kMaxColumns) {
+    return;
+  }
+  const size_t n_layers = model.layers.size();
+  for (const int n : {9, 12, 16, 24, 32, 48, 64}) {
+    State s(n, m.most_records());
+    Stream stream;
+    const std::vector<std::byte> before = s.residual_bytes();
+    std::vector<std::byte> results[2];
+    for (const bool chains : {false, true}) {
+      const auto all = [&](bool head) {
+        for (size_t i = 0; i < n_layers; ++i) {
+          const Layer& layer = model.layers[i];
+          if (chains) {
+            m.begin_chain(stream);
+          }
+          join(m, stream, s.a, layer.out, s);
+          m.swiglu(stream, s.x, layer.gate, layer.up, s.h, s.scale());
+          join(m, stream, s.h, layer.down, s);
+          if (i + 1 < n_layers) {
+            project(m, stream, model.layers[i + 1], s, true);
+          } else if (head) {
+            const Matmul::Output output{&model.head, s.logits.as<float>(), kVocab};
+            m.store(stream, s.x, {&output, 1}, s.scale());
+          }
+          m.end_chain();
+        }
+      };
+      const Graph graph = Graph::capture(stream, [&] { all(false); });
+      check(cudaMemcpy(s.residual.data(), before.data(), before.size(), cudaMemcpyHostToDevice), "residual");
+      graph.launch(stream);
+      stream.synchronize();
+      results[chains ? 1 : 0] = s.residual_bytes();
+      const char* const name = chains ? "chains" : "single launches";
+      line("batch", n, name, median_ms(stream, 9, [&] { graph.launch(stream); }),
+           model.bytes - model.head.bytes, 48.7e9 * n);
+      const Graph with_head = Graph::capture(stream, [&] { all(true); });
+      line("batch with head", n, name, median_ms(stream, 9, [&] { with_head.launch(stream); }), model.bytes,
+           51.2e9 * n);
+    }
+    std::printf("# %d tokens: chains and single launches have %s bits\n", n,
+                results[0] == results[1] ? "equal" : "DIFFERENT");
+  }
+}
+
 void run_shapes(const DeviceInfo& device, const Model& model, std::byte* workspace, uint64_t bytes) {
-  Matmul m(device, workspace, bytes, {.prompt_kernel = false, .library = false});
-  for (const int n : {1, 4, 8, 16, 32}) {
-    State s(n);
+  Matmul m(device, workspace, bytes, {.library = false});
+  for (const int n : {1, 4, 8, 16, 32, 64}) {
+    State s(n, m.most_records());
     Stream stream;
     struct Shape {
       const char* name;
@@ -441,6 +495,9 @@ int main(int argc, char** argv) {
     }
     if (wanted("sweep")) {
       run_sweep(device, model, workspace.data(), bytes);
+    }
+    if (wanted("batch")) {
+      run_batch(device, model, workspace.data(), bytes);
     }
     if (wanted("shapes")) {
       run_shapes(device, model, workspace.data(), bytes);

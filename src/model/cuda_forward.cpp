@@ -321,7 +321,7 @@ CudaForward::Normed CudaForward::norm(const float* x, const float* w, int32_t n_
 
 CudaForward::Normed CudaForward::add_and_norm(const Activations& in, const cuda::PackedMatrix& matrix,
                                               float* x, const float* w) {
-  if (in.layout() != cuda::ActivationLayout::records || config_.n_embd % cuda::kSuperblock != 0) {
+  if (!matmul_->finishes_norm(in.n_tokens) || config_.n_embd % cuda::kSuperblock != 0) {
     matmul_->add(stream_, in, matrix, x, config_.n_embd);
     return norm(x, w, in.n_tokens);
   }
@@ -348,6 +348,9 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
   Normed in = norm(x, norm_of(layers.front()), counts.n_tokens);
   int64_t delta_index = 0;
   int64_t attention_index = 0;
+  // The products between two mixers are a chain: whatever else is enqueued lies between its end and the next
+  // one's begin.
+  matmul_->begin_chain(stream_);
   const bool gather = counts.n_gathered > 0 || counts.n_rows == 0;
   for (size_t i = 0; i < layers.size(); ++i) {
     const CudaLayer& layer = layers[i];
@@ -372,7 +375,9 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
       cuda::gather_rows(queue(), x, table.gathered, counts.n_gathered, config_.n_embd, rows);
       x = rows;
       in = norm(x, layer.ffn.norm, counts.n_gathered);
+      matmul_->begin_chain(stream_);
     } else {
+      matmul_->begin_chain(stream_);
       in = add_and_norm(mixed, out, x, layer.ffn.norm);
     }
     const Activations hidden = activations(base + work_->hidden, in.activations.n_tokens, config_.n_ff);
@@ -382,6 +387,7 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
   const std::array<cuda::Matmul::Output, 1> output{
       {{&weights_.output, logits_.as<float>(), config_.n_vocab}}};
   matmul_->store(stream_, in.activations, output, in.scale);
+  matmul_->end_chain();
   cuda::sample(queue(), logits_.as<float>(), config_.n_vocab, table.rows, counts.n_rows,
                reinterpret_cast<cuda::SamplingCandidate*>(base + work_->candidates), sampled);
 }
@@ -400,6 +406,7 @@ void CudaForward::delta_layer(const CudaDeltaNet& w, int64_t index, const Normed
                                                     {&w.alpha, alpha, n_heads},
                                                     {&w.beta, beta, n_heads}}};
   matmul_->store(stream_, in.activations, inputs, in.scale);
+  matmul_->end_chain();
 
   const cuda::DeltaWeights weights{w.conv, w.a, w.dt, w.o_norm, config_.conv_kernel, config_.rms_eps};
   const bool waits = state_.wait_layer(stream_, index);
@@ -437,6 +444,7 @@ void CudaForward::attention_layer(const CudaAttention& w, int64_t index, const N
   const std::array<cuda::Matmul::Output, 3> inputs{
       {{&w.q, q, q_stride}, {&w.k, k, kv_stride}, {&w.v, v, kv_stride}}};
   matmul_->store(stream_, in.activations, inputs, in.scale);
+  matmul_->end_chain();
 
   const KvCache& cache = caches_[static_cast<size_t>(index)];
   const cuda::Queue queue = this->queue();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -29,6 +30,18 @@ struct Matrix {
   /// scale_bits: f16 bits that every block has as its scale (and Q4_K, Q5_K as that of the minima) instead of
   /// its own.
   Matrix(DType t, int64_t n_rows, int64_t n_cols, uint32_t seed, std::optional<uint16_t> scale_bits = {})
+      : Matrix(t, n_rows, n_cols, seed, [t, scale_bits](std::byte* block) {
+          if (scale_bits.has_value()) {
+            std::memcpy(block + (t == DType::q6_k ? 208 : 0), &*scale_bits, 2);
+            if (t == DType::q4_k || t == DType::q5_k) {
+              std::memcpy(block + 2, &*scale_bits, 2);
+            }
+          }
+        }) {}
+  /// change(block) may edit each block of the file.
+  template <typename Change>
+  requires std::invocable<Change, std::byte*> Matrix(DType t, int64_t n_rows, int64_t n_cols, uint32_t seed,
+                                                     const Change& change)
       : type(t), rows(n_rows), cols(n_cols) {
     const size_t stride = row_bytes(type, static_cast<uint64_t>(cols));
     blocks.resize(stride * static_cast<size_t>(rows));
@@ -43,8 +56,9 @@ struct Matrix {
         v = normal(rng) * 0.05F;
       }
       quantize_row(type, row, {}, blocks.data() + stride * static_cast<size_t>(r));
-      if (scale_bits.has_value()) {
-        replace_scales(blocks.data() + stride * static_cast<size_t>(r), *scale_bits);
+      std::byte* const first = blocks.data() + stride * static_cast<size_t>(r);
+      for (std::byte* block = first; block < first + stride; block += dtype_info(type).block_bytes) {
+        change(block);
       }
     }
     for (int64_t r = distinct; r < rows; ++r) {
@@ -65,16 +79,6 @@ struct Matrix {
              tiles->data());
     }
     check(cudaDeviceSynchronize(), "repack");
-  }
-
-  void replace_scales(std::byte* row, uint16_t bits) const {
-    const uint64_t block = dtype_info(type).block_bytes;
-    for (std::byte* at = row; at < row + row_bytes(type, static_cast<uint64_t>(cols)); at += block) {
-      std::memcpy(at + (type == DType::q6_k ? 208 : 0), &bits, 2);
-      if (type == DType::q4_k || type == DType::q5_k) {
-        std::memcpy(at + 2, &bits, 2);
-      }
-    }
   }
 };
 

@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "kernels/cuda/library_matmul.h"
+#include "kernels/cuda/matmul_batch.h"
 #include "kernels/cuda/matmul_int8.h"
 #include "kernels/cuda/matmul_params.h"
 #include "kernels/cuda/matmul_prompt.h"
@@ -106,7 +107,7 @@ int32_t records_of(const MatmulOptions& options, int arch) {
   if (!options.prompt_kernel || !has_prompt_kernel(arch) || options.prompt == PromptProducts::int8) {
     return kMaxColumns;
   }
-  return options.most_records > 0 ? options.most_records : kLeastPromptTokens - 1;
+  return options.most_records > 0 ? options.most_records : kLeastBatchTokens - 1;
 }
 
 }  // namespace
@@ -120,6 +121,7 @@ struct Matmul::Impl {
   std::unique_ptr<LibraryMatmul> library;
   bool prompt_kernel = false;
   bool int8_prompts = false;
+  std::optional<BatchProducts> batch;
 
   bool overlap() const { return options.overlap && device.arch >= 90; }
 
@@ -388,6 +390,9 @@ struct Matmul::Impl {
     }
   }
 
+  bool use_batch(const Activations& x) const {
+    return batch.has_value() && x.layout() == ActivationLayout::rows && x.n_tokens <= kMostBatchTokens;
+  }
   bool use_prompt_kernel(const Activations& x, const RmsScale& scale) const {
     FL_CHECK(!prompt_kernel || x.layout() == ActivationLayout::records || scale.sum_of_squares == nullptr,
              "long prompts are normalised before the product");
@@ -438,7 +443,8 @@ uint64_t Matmul::workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_
   const uint64_t shared =
       std::max(shared_sums_bytes(n_sms, columns), swiglu_sums_bytes(columns, swiglu_rows)) +
       carries_bytes(n_sms, columns);
-  const uint64_t sums = std::max(shared, prompt ? prompt_scratch_bytes(n_sms) : 0);
+  const uint64_t sums =
+      std::max(shared, prompt ? std::max(prompt_scratch_bytes(n_sms), batch_scratch_bytes(n_sms)) : 0);
   uint64_t own = slices_bytes(kMaxColumns, max_cols) + sums + gate_and_up_bytes(max_tokens, swiglu_rows);
   if (max_tokens > kMaxColumns && wants_int8(options, arch, false)) {
     own = std::max(own, int8_activation_bytes(max_tokens, max_cols));
@@ -457,6 +463,10 @@ Matmul::Matmul(const DeviceInfo& device, std::byte* workspace, uint64_t bytes, M
   impl_->workspace_size = bytes - kTicketBytes;
   check(cudaMemset(workspace, 0, kTicketBytes), "clear tickets");
   impl_->prompt_kernel = options.prompt_kernel && has_prompt_kernel(device.arch);
+  if (impl_->prompt_kernel) {
+    impl_->batch.emplace(device, impl_->overlap(), reinterpret_cast<float*>(impl_->workspace),
+                         impl_->tickets);
+  }
   if (options.library && !impl_->prompt_kernel) {
     impl_->library = LibraryMatmul::open(device, impl_->workspace, impl_->workspace_size);
   }
@@ -464,6 +474,22 @@ Matmul::Matmul(const DeviceInfo& device, std::byte* workspace, uint64_t bytes, M
 }
 
 Matmul::~Matmul() = default;
+
+void Matmul::begin_chain(cudaStream_t stream) {
+  if (impl_->batch) {
+    impl_->batch->begin(stream);
+  }
+}
+
+void Matmul::end_chain() {
+  if (impl_->batch) {
+    impl_->batch->end();
+  }
+}
+
+bool Matmul::finishes_norm(int32_t n_tokens) const {
+  return n_tokens <= most_records() || (impl_->batch.has_value() && n_tokens <= kMostBatchTokens);
+}
 
 int32_t Matmul::most_records() const {
   return records_of(impl_->options, impl_->device.arch);
@@ -499,6 +525,10 @@ void Matmul::store(cudaStream_t stream, const Activations& x, std::span<const Ou
     }
     return;
   }
+  if (impl_->use_batch(x)) {
+    impl_->batch->store(stream, x, outputs, scale);
+    return;
+  }
   if (impl_->use_prompt_kernel(x, scale)) {
     PromptLaunch launch(x, PromptEpilogue::store);
     for (const Output& o : outputs) {
@@ -529,6 +559,10 @@ void Matmul::add(cudaStream_t stream, const Activations& x, const PackedMatrix& 
     int8_store(stream, impl_->quantized(stream, x, {}), {&output, 1}, true);
     return;
   }
+  if (impl_->use_batch(x)) {
+    impl_->batch->add(stream, x, w, residual, stride);
+    return;
+  }
   if (impl_->use_prompt_kernel(x, {})) {
     PromptLaunch launch(x, PromptEpilogue::add);
     launch.add_segment(w, nullptr, residual, stride);
@@ -548,8 +582,12 @@ void Matmul::add_and_norm(cudaStream_t stream, const Activations& x, const Packe
                           int64_t stride, const float* norm_weight, const Activations& out,
                           float* sum_of_squares) {
   FL_CHECK(w.cols == x.cols && out.cols == w.rows && out.n_tokens == x.n_tokens, "shapes agree");
-  FL_CHECK(x.layout() == ActivationLayout::records && w.rows % kSuperblock == 0,
-           "a product that prepares the next writes whole superblocks of records");
+  FL_CHECK(w.rows % kSuperblock == 0, "a product that prepares the next writes whole superblocks");
+  if (impl_->use_batch(x)) {
+    impl_->batch->add_and_norm(stream, x, w, residual, stride, norm_weight, out, sum_of_squares);
+    return;
+  }
+  FL_CHECK(x.layout() == ActivationLayout::records, "rows of many tokens are normalised by a kernel");
   MatmulParams p = impl_->params(x, Epilogue::add_and_norm, {});
   impl_->add_segment(p, w, nullptr, residual, stride);
   p.out = out.data;
@@ -567,11 +605,18 @@ void Matmul::swiglu(cudaStream_t stream, const Activations& x, const PackedMatri
                out.n_tokens == x.n_tokens,
            "shapes agree");
   if (out.cols % kSuperblock != 0) {  // the padding of the records must be zero
+    if (impl_->batch) {
+      impl_->batch->flush();  // which may still read it
+    }
     check(cudaMemsetAsync(out.data, 0, activation_bytes(out.n_tokens, out.cols), stream),
           "clear activations");
   }
   if (impl_->use_int8(x, gate) && gate.type == up.type) {
     int8_swiglu(stream, impl_->quantized(stream, x, scale), gate, up, out);
+    return;
+  }
+  if (impl_->use_batch(x)) {
+    impl_->batch->swiglu(stream, x, gate, up, out, scale);
     return;
   }
   if (impl_->use_prompt_kernel(x, scale)) {

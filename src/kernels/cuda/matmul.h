@@ -7,8 +7,9 @@
 //                      each weight is decoded once for all tokens, f16 tensor-core products with f32 sums; a
 //                      token's result has the same bits alone and beside others (the order of every sum is
 //                      fixed by the matrix's shape, not by the number of tokens or the chip)
-//   more               on sm_90 a kernel of its own (matmul_prompt.h): repeated runs give the same bits, and
-//                      a token's do not depend on the others' values, but on how many there are; where the
+//   more               on sm_90 kernels of their own (to 64 tokens matmul_batch.h, above matmul_prompt.h):
+//                      repeated runs give the same bits, and a token's do not depend on the others' values,
+//                      but on how many there are; where the
 //                      chip rations 16-bit products, or where asked for, int8 products (matmul_int8.h), whose
 //                      bits depend on nothing beside the token; elsewhere expand + library product when
 //                      cuBLASLt is found and wanted, else the first kernel over slices of kMaxColumns tokens
@@ -153,13 +154,20 @@ class Matmul {
   /// residual += x Wᵀ.
   void add(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* residual, int64_t stride);
   /// residual += x Wᵀ; then `out` = residual * norm_weight and its sums of squares (see RmsScale), for the
-  /// next product. Records only; rows must be a multiple of 16.
+  /// next product. Where finishes_norm(n_tokens); rows must be a multiple of 256.
   void add_and_norm(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* residual,
                     int64_t stride, const float* norm_weight, const Activations& out, float* sum_of_squares);
   /// out = silu(scale * x Gᵀ) * (scale * x Uᵀ), ready for the next product. gate and up have the same shape.
   void swiglu(cudaStream_t stream, const Activations& x, const PackedMatrix& gate, const PackedMatrix& up,
               const Activations& out, const RmsScale& scale = {});
 
+  /// Products from begin_chain to end_chain may be one launch, in which each starts when all of the one
+  /// before has ended: nothing else may be enqueued between them, and all have the same number of tokens.
+  void begin_chain(cudaStream_t stream);
+  void end_chain();
+
+  /// Whether products of so many tokens take and prepare norms (RmsScale, add_and_norm).
+  bool finishes_norm(int32_t n_tokens) const;
   /// Activations of at most so many tokens should come as records, larger ones as rows: kMaxColumns, or less
   /// where a kernel for rows is faster.
   int32_t most_records() const;

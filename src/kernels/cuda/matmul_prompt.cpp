@@ -1,13 +1,12 @@
 // Chooses the instance, its shared memory and the shares of a prompt product.
 #include "kernels/cuda/matmul_prompt.h"
 
-#include <cudaTypedefs.h>
-
 #include <algorithm>
 #include <array>
 
 #include "base/result.h"
 #include "kernels/cuda/matmul_params.h"
+#include "kernels/cuda/tensor_map.h"
 
 namespace fl::cuda {
 namespace {
@@ -20,8 +19,7 @@ struct Instance {
 };
 
 #ifdef FREELUNCH_SM90A
-constexpr std::array kInstances{Instance{32, launch_prompt_32},   Instance{64, launch_prompt_64},
-                                Instance{96, launch_prompt_96},   Instance{128, launch_prompt_128},
+constexpr std::array kInstances{Instance{96, launch_prompt_96},   Instance{128, launch_prompt_128},
                                 Instance{160, launch_prompt_160}, Instance{192, launch_prompt_192},
                                 Instance{224, launch_prompt_224}, Instance{256, launch_prompt_256}};
 constexpr bool kBuilt = true;
@@ -31,41 +29,11 @@ constexpr bool kBuilt = false;
 #endif
 
 constexpr int kArch = 90;             // wgmma is in no other
-constexpr int kBoxColumns = 64;       // of activations in a stage, 128 bytes
 constexpr int kFixedBytes = 2048;     // barriers, and alignment to 1024
 constexpr int kMostWeightStages = 6;  // a superblock each
 constexpr int kMostTokenStages = 16;  // a quarter of a superblock each
 constexpr int kLeastSuperblocks = 3;  // of a share: handing sums over costs as much as two
 constexpr int kThreadsOfSums = 256;
-
-// The driver's function, without linking the driver.
-PFN_cuTensorMapEncodeTiled_v12000 encoder() {
-  static const auto function = [] {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult status{};
-    check(
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &status),
-        "cuTensorMapEncodeTiled");
-    FL_CHECK(status == cudaDriverEntryPointSuccess, "a driver of sm_90 has tensor maps");
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(found);
-  }();
-  return function;
-}
-
-CUtensorMap rows_map(const Activations& x, int box_tokens) {
-  CUtensorMap map{};
-  const auto cols = static_cast<cuuint64_t>(padded_cols(x.cols));
-  const std::array<cuuint64_t, 2> size{cols, static_cast<cuuint64_t>(x.n_tokens)};
-  const std::array<cuuint64_t, 1> stride{cols * 2};
-  const std::array<cuuint32_t, 2> box{kBoxColumns, static_cast<cuuint32_t>(box_tokens)};
-  const std::array<cuuint32_t, 2> step{1, 1};
-  const CUresult result =
-      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, x.data, size.data(), stride.data(), box.data(),
-                step.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  FL_CHECK(result == CUDA_SUCCESS, "activation rows are 16-byte aligned and a multiple of 256 long");
-  return map;
-}
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// Products of kLeastPromptTokens and more tokens on sm_90: wgmma with weights decoded from packed tiles into
-// registers, and activation rows in shared memory. Nothing is expanded in memory.
+// Products of more than kMostBatchTokens tokens (matmul_batch.h) on sm_90: wgmma with weights decoded from
+// packed tiles into registers, and activation rows in shared memory. Nothing is expanded in memory.
 //
 // A tile of the work is 128 rows x up to 256 tokens (a block of tokens). The tiles go round the SMs in whole
 // rounds; what is left over, with one round, is cut along the input dimension into equal shares, and the
@@ -59,8 +59,6 @@ struct PromptParams {
 
 inline constexpr int kPromptGroupTiles =
     8;  ///< tiles of 16 rows in a group; for swiglu four of gate, four of up
-/// Where this kernel overtakes the one of the decode steps (docs/decisions/0077).
-inline constexpr int kLeastPromptTokens = 9;
 inline constexpr int kMostPromptTokens = 256;  ///< of a block
 /// Blocks of tokens that neighbouring groups of rows take in turn: in longer steps the activations of all
 /// blocks would push one another out of the L2 cache (docs/decisions/0074).
@@ -86,10 +84,6 @@ class PromptLaunch {
 };
 
 /// The instances, by tokens of a block. `x`: activation rows, boxes of 64 columns x the instance's tokens.
-void launch_prompt_32(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,
-                      const PromptParams& p);
-void launch_prompt_64(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,
-                      const PromptParams& p);
 void launch_prompt_96(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,
                       const PromptParams& p);
 void launch_prompt_128(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,

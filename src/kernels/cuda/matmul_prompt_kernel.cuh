@@ -3,10 +3,11 @@
 // tile's next 64 columns while the tensor cores work on the last: two sets of operand registers.
 #pragma once
 
-#include "kernels/cuda/activations.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul_prompt.h"
 #include "kernels/cuda/matmul_prompt_decode.cuh"
+#include "kernels/cuda/matmul_rows_store.cuh"
+#include "kernels/cuda/stage_ring.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
 namespace fl::cuda::prompt {
@@ -90,28 +91,8 @@ __device__ __forceinline__ Place place_of(const PromptParams& p, int tile) {
   return place;
 }
 
-/// A ring of stages as one side sees it.
-struct Ring {
-  uint64_t* full;
-  uint64_t* empty;
-  uint8_t* stages;
-  int n;
-  int stage_bytes;
-  int stage = 0;
-  uint32_t parity = 0;
-
-  __device__ __forceinline__ uint8_t* data() const { return stages + stage * stage_bytes; }
-  __device__ __forceinline__ int before() const { return (stage == 0 ? n : stage) - 1; }
-  __device__ __forceinline__ void advance() {
-    if (++stage == n) {
-      stage = 0;
-      parity ^= 1U;
-    }
-  }
-};
-
 template <int N, bool kPair>
-__device__ __forceinline__ void bring_weights(const PromptParams& p, Ring ring, int lane) {
+__device__ __forceinline__ void bring_weights(const PromptParams& p, StageRing ring, int lane) {
   Schedule schedule(p, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
   const uint64_t once = evict_first_policy();
   Work work;
@@ -148,7 +129,7 @@ __device__ __forceinline__ void bring_weights(const PromptParams& p, Ring ring, 
 }
 
 template <int N>
-__device__ __forceinline__ void bring_tokens(const PromptParams& p, const CUtensorMap& x, Ring ring) {
+__device__ __forceinline__ void bring_tokens(const PromptParams& p, const CUtensorMap& x, StageRing ring) {
   Schedule schedule(p, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
   Work work;
   while (schedule.next(work)) {
@@ -164,8 +145,8 @@ __device__ __forceinline__ void bring_tokens(const PromptParams& p, const CUtens
 
 /// A consumer warp's view of both rings.
 struct Rings {
-  Ring weights;
-  Ring tokens;
+  StageRing weights;
+  StageRing tokens;
 };
 
 // Half a step: 32 columns. `a` is free; `last`: operands of the half before, under way until the wait below.
@@ -275,12 +256,6 @@ __device__ __forceinline__ void collect(const PromptParams& p, float (&d)[N / 2]
   }
 }
 
-constexpr float kBack = 1.0f / kActivationScale;
-
-__device__ __forceinline__ float swiglu_of(float gate, float up) {
-  return __fdividef(gate, 1.0f + __expf(-gate)) * up;  // no call: sums are in registers of the tensor cores
-}
-
 // y (+)= the tile. Lanes of one t hold eight rows in a row: a store fills whole sectors.
 template <int N, bool kAdd>
 __device__ __forceinline__ void write_floats(const PromptSegment& s, const float (&d)[N / 2], int row,
@@ -295,7 +270,7 @@ __device__ __forceinline__ void write_floats(const PromptSegment& s, const float
       if (token + 8 * i + e < n_tokens) {
         float* at = y + e * s.stride;
         if (upper) {
-          const float v = d[4 * i + e] * kBack;
+          const float v = d[4 * i + e] * kUnscaleActivations;
           if constexpr (kAdd) {
             atomicAdd(at, v);  // one addition for each element: nobody waits for it
           } else {
@@ -303,7 +278,7 @@ __device__ __forceinline__ void write_floats(const PromptSegment& s, const float
           }
         }
         if (lower) {
-          const float v = d[4 * i + 2 + e] * kBack;
+          const float v = d[4 * i + 2 + e] * kUnscaleActivations;
           if constexpr (kAdd) {
             atomicAdd(at + 8, v);
           } else {
@@ -313,24 +288,6 @@ __device__ __forceinline__ void write_floats(const PromptSegment& s, const float
       }
     }
     y += 8 * s.stride;
-  }
-}
-
-// Activations of the next product. `even` and `odd`: a lane's values for tokens 2t and 2t + 1 of one row;
-// lanes of two neighbouring rows exchange, so that each has both rows of one token, at `to`.
-template <bool kKept>
-__device__ __forceinline__ void write_pair(std::byte* to, bool there, bool odd_row, float even, float odd) {
-  const float got = __shfl_xor_sync(~0U, odd_row ? even : odd, 4);
-  const float first = odd_row ? got : even;
-  const float second = odd_row ? odd : got;
-  if (there) {
-    auto* at = reinterpret_cast<__half2*>(to);
-    float2 v{first, second};
-    if constexpr (kKept) {
-      const float2 gate = __half22float2(*at);
-      v = {swiglu_of(gate.x * kBack, first), swiglu_of(gate.y * kBack, second)};
-    }
-    *at = __halves2half2(stored_activation(v.x), stored_activation(v.y));
   }
 }
 
@@ -347,11 +304,14 @@ __device__ __forceinline__ void write_halves(const PromptParams& p, const float 
   for (int i = 0; i < N / 8; ++i) {
     const bool there = mine + 8 * i < n_tokens;
     if constexpr (kPair) {
-      write_pair<false>(to + at0, there, odd_row, swiglu_of(d[4 * i] * kBack, d[4 * i + 2] * kBack),
-                        swiglu_of(d[4 * i + 1] * kBack, d[4 * i + 3] * kBack));
+      write_pair<false>(to + at0, there, odd_row,
+                        swiglu_of(d[4 * i] * kUnscaleActivations, d[4 * i + 2] * kUnscaleActivations),
+                        swiglu_of(d[4 * i + 1] * kUnscaleActivations, d[4 * i + 3] * kUnscaleActivations));
     } else {
-      write_pair<kKept>(to + at0, there, odd_row, d[4 * i] * kBack, d[4 * i + 1] * kBack);
-      write_pair<kKept>(to + at1, there, odd_row, d[4 * i + 2] * kBack, d[4 * i + 3] * kBack);
+      write_pair<kKept>(to + at0, there, odd_row, d[4 * i] * kUnscaleActivations,
+                        d[4 * i + 1] * kUnscaleActivations);
+      write_pair<kKept>(to + at1, there, odd_row, d[4 * i + 2] * kUnscaleActivations,
+                        d[4 * i + 3] * kUnscaleActivations);
     }
     to += static_cast<int64_t>(p.out_padded_cols) * 16;
   }

@@ -24,6 +24,13 @@ __device__ __forceinline__ uint64_t swizzled_operand(const void* stage) {
   return static_cast<uint64_t>((shared_address(stage) & 0x3FFFFU) >> 4) | uint64_t{1} << 16 |
          kEightRows << 32 | kSwizzle128 << 62;
 }
+/// The same `bytes` behind it, in two words of which one is a constant: where stages are not known to be the
+/// same for the whole warp, each word that is not costs two instructions.
+__device__ __forceinline__ uint64_t swizzled_operand(uint32_t stage_address, uint32_t bytes) {
+  constexpr uint32_t kHigh = 1024 >> 4 | 1U << 30;
+  const uint32_t low = (stage_address >> 4) + ((bytes >> 4) | 1U << 16);
+  return static_cast<uint64_t>(kHigh) << 32 | low;
+}
 
 /// Before the first product, and after ordinary code wrote registers of the next ones.
 __device__ __forceinline__ void wgmma_fence() {
@@ -63,6 +70,7 @@ __device__ __forceinline__ void hold_sums(float (&d)[kSize]) {
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
 #define FL_D32(i) FL_D8(i), FL_D8(i + 8), FL_D8(i + 16), FL_D8(i + 24)
+#define FL_N8 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define FL_N16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define FL_N32                                                                                             \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27," \
@@ -82,7 +90,9 @@ __device__ __forceinline__ void hold_sums(float (&d)[kSize]) {
 /// d += A B for N columns of B; `a`: four registers.
 template <int N>
 __device__ __forceinline__ void wgmma(float (&d)[N / 2], const uint32_t* a, uint64_t b_operand) {
-  if constexpr (N == 32) {
+  if constexpr (N == 16) {
+    FL_WGMMA(16, FL_N8, "%8", "%9", "%10", "%11", "%12", FL_D8(0));
+  } else if constexpr (N == 32) {
     FL_WGMMA(32, FL_N16, "%16", "%17", "%18", "%19", "%20", FL_D8(0), FL_D8(8));
   } else if constexpr (N == 64) {
     FL_WGMMA(64, FL_N32, "%32", "%33", "%34", "%35", "%36", FL_D32(0));
@@ -132,6 +142,7 @@ __device__ __forceinline__ void wgmma_shared_64(float (&d)[32], uint64_t a_opera
 #undef FL_N48
 #undef FL_N32
 #undef FL_N16
+#undef FL_N8
 #undef FL_D32
 #undef FL_D8
 
@@ -156,9 +167,12 @@ __device__ __forceinline__ void tensor_copy(void* to, const CUtensorMap& map, in
       : "memory");
 }
 
-/// Between warps of one named group (ids 1 .. 15).
+/// Between warps of one named group (ids 1 .. 15): wait for `threads` that arrive or wait, or only arrive.
 __device__ __forceinline__ void group_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void group_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 }  // namespace fl::cuda

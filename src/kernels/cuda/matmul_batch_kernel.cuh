@@ -1,0 +1,657 @@
+// The kernel of matmul_batch.h. A block has one warpgroup of helpers: a warp that brings weights, one that
+// waits for the phase before and brings activations, two that work out the norm's factors. Its others
+// multiply 64 rows each: two with the same activations, and up to 32 tokens two pairs that take turns at
+// superblocks and add their sums at a group's end, so that each scheduler has four warps to decode for. The
+// second pair goes on while the first puts sums together and writes.
+#pragma once
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/matmul_batch.h"
+#include "kernels/cuda/matmul_batch_decode.cuh"
+#include "kernels/cuda/matmul_rows_store.cuh"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/stage_ring.cuh"
+#include "kernels/cuda/wgmma.cuh"
+
+namespace fl::cuda::batch {
+
+constexpr int kWarpgroup = 128;
+constexpr int kPairWarps = 8;        // that multiply with a superblock
+constexpr int kMaxStages = 16;       // of a ring
+constexpr int kBarrierSpace = 1024;  // barriers, and the alignment of what follows
+constexpr int kStepsPerSuperblock = kSuperblock / kSwizzledColumns;
+constexpr int kFactorWarps = 2;
+
+template <int N>
+struct Shape {
+  static constexpr int kPairs = N <= 32 ? 2 : 1;
+  static constexpr int kThreads = kWarpgroup * (1 + 2 * kPairs);
+  static constexpr int kHelperRegisters = 56;
+  static constexpr int kMultiplierRegisters = kPairs == 2 ? 104 : 224;
+  static constexpr int kStepBytes = N * kSwizzledColumns * 2;
+  static constexpr int kTokenStage = kStepsPerSuperblock * kStepBytes;
+  static constexpr int kExchange = kPairs == 2 ? 2 * kWarpgroup * (N / 2) * 4 : 0;
+};
+
+/// A part of a group: superblocks [k0, k1).
+struct Work {
+  int group;
+  int k0;
+  int k1;
+};
+
+/// Superblocks of all groups before the share of a block.
+__device__ __forceinline__ int share_start(const BatchPhase& f, int block) {
+  const uint32_t cost = min(f.cost, static_cast<uint32_t>(block) * f.cost_per_block);
+  int s = 0;
+  while (s + 1 < f.n_segments && cost >= f.segments[s + 1].first_cost) {
+    ++s;
+  }
+  return f.segments[s].first * f.n_superblocks +
+         static_cast<int>((cost - f.segments[s].first_cost) / f.segments[s].cost);
+}
+
+class Share {
+ public:
+  __device__ explicit Share(const BatchPhase& f)
+      : n_superblocks_(f.n_superblocks),
+        at_(share_start(f, static_cast<int>(blockIdx.x))),
+        end_(share_start(f, static_cast<int>(blockIdx.x) + 1)) {}
+
+  __device__ bool next(Work& w) {
+    if (at_ >= end_) {
+      return false;
+    }
+    w.group = at_ / n_superblocks_;
+    w.k0 = at_ - w.group * n_superblocks_;
+    w.k1 = min(n_superblocks_, w.k0 + end_ - at_);
+    at_ += w.k1 - w.k0;
+    return true;
+  }
+
+ private:
+  int n_superblocks_;
+  int at_;
+  int end_;
+};
+
+__device__ __forceinline__ const BatchSegment& segment_of(const BatchPhase& f, int group) {
+  int s = 0;
+  while (s + 1 < f.n_segments && group >= f.segments[s + 1].first) {
+    ++s;
+  }
+  return f.segments[s];
+}
+
+constexpr int group_tiles(bool pair) {
+  return pair ? kBatchGroupTiles / 2 : kBatchGroupTiles;
+}
+
+/// Shared memory.
+struct Shared {
+  StageRing weights;
+  StageRing tokens;
+  uint64_t* phase_open;    ///< what the phase before wrote may be read
+  uint64_t* factors_full;  ///< of this phase
+  float* factors;          ///< by token: of the norm, and back from stored activations
+  float4* exchange;        ///< sums of the second pair
+};
+
+__device__ __forceinline__ void bring_weights(const BatchParams& p, StageRing ring, int lane) {
+  const uint64_t once = evict_first_policy();
+  for (int phase = 0; phase < p.n_phases; ++phase) {
+    const BatchPhase& f = p.phases[phase];
+    const bool pair = f.epilogue == BatchEpilogue::swiglu;
+    const int tiles = group_tiles(pair);
+    Share share(f);
+    Work work;
+    while (share.next(work)) {
+      const BatchSegment& s = segment_of(f, work.group);
+      const int first = (work.group - s.first) * tiles;
+      const int here = min(tiles, padded_rows(s.rows) / kTileRows - first);
+      const int tile = lane & (tiles - 1);
+      const bool mine = lane < kBatchGroupTiles && tile < here;
+      const uint8_t* from = (lane >= tiles ? s.w_up : s.w) +
+                            (static_cast<int64_t>(first + tile) * f.n_superblocks + work.k0) * s.tile_bytes;
+      const auto bytes = static_cast<uint32_t>(s.tile_bytes);
+      for (int k = work.k0; k < work.k1; ++k) {
+        barrier_wait(ring.empty + ring.stage, ring.parity ^ 1U);
+        if (lane == 0) {
+          barrier_expect(ring.full + ring.stage, bytes * static_cast<uint32_t>(pair ? 2 * here : here));
+        }
+        __syncwarp();
+        if (mine) {
+          bulk_copy_streamed(ring.data() + lane * p.slot_bytes, from, bytes, ring.full + ring.stage, once);
+        }
+        from += s.tile_bytes;
+        ring.advance();
+      }
+    }
+  }
+}
+
+/// Between ordinary accesses to global memory and copies of the same bytes, on both sides.
+__device__ __forceinline__ void fence_copies() {
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
+__device__ __forceinline__ void add_release(int32_t* counter) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
+}
+__device__ __forceinline__ void wait_for_count(const int32_t* counter, int count) {
+  int now = 0;
+  do {
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+  } while (now < count);
+}
+
+// One thread. All blocks of the launch are resident before any is done: one fits an SM and there are no more
+// than SMs; a successor's blocks start only when all of ours have. So waiting for them ends.
+template <int N>
+__device__ __forceinline__ void bring_tokens(const BatchParams& p, const BatchMaps& maps, StageRing ring,
+                                             uint64_t* phase_open) {
+  const int blocks = static_cast<int>(gridDim.x);
+  for (int phase = 0; phase < p.n_phases; ++phase) {
+    const BatchPhase& f = p.phases[phase];
+    if (phase > 0) {
+      wait_for_count(p.arrived + phase - 1, 2 * blocks);
+      fence_copies();
+      barrier_arrive(phase_open);
+    }
+    Share share(f);
+    Work work;
+    while (share.next(work)) {
+      for (int k = work.k0; k < work.k1; ++k) {
+        barrier_wait(ring.empty + ring.stage, ring.parity ^ 1U);
+        barrier_expect(ring.full + ring.stage, static_cast<uint32_t>(Shape<N>::kTokenStage));
+#pragma unroll
+        for (int step = 0; step < kStepsPerSuperblock; ++step) {
+          tensor_copy(ring.data() + step * Shape<N>::kStepBytes, maps.x[phase],
+                      k * kSuperblock + step * kSwizzledColumns, 0, ring.full + ring.stage);
+        }
+        ring.advance();
+      }
+    }
+  }
+  if (p.n_phases > 1) {  // who leaves last takes the counters down: everybody has seen them
+    int32_t* const left = p.arrived + kMaxBatchPhases;
+    if (atomicAdd(left, 1) == blocks - 1) {
+      for (int i = 0; i < kMaxBatchPhases; ++i) {
+        p.arrived[i] = 0;
+      }
+      *left = 0;
+    }
+  }
+}
+
+// Warps: what the sums of a phase's products are multiplied by, token by token.
+__device__ __forceinline__ void find_factors(const BatchParams& p, const Shared& s, int warp, int lane) {
+  for (int phase = 0; phase < p.n_phases; ++phase) {
+    const RmsScale& scale = p.phases[phase].scale;
+    if (phase > 0) {
+      barrier_wait(s.phase_open, static_cast<uint32_t>(phase - 1) & 1U);
+    }
+    const int n4 = scale.n_partials / 4;
+    for (int token = 2 * warp; token < p.n_tokens; token += 2 * kFactorWarps) {
+      float factor[2] = {kUnscaleActivations, kUnscaleActivations};
+      if (scale.sum_of_squares != nullptr) {
+        const float* const first = scale.sum_of_squares + static_cast<int64_t>(token) * scale.n_partials;
+        const float* const second = token + 1 < p.n_tokens ? first + scale.n_partials : first;
+        float sums[2] = {0, 0};
+        for (int i = lane; i < n4; i += kWarp) {
+          const float4 a = __ldcg(reinterpret_cast<const float4*>(first) + i);
+          const float4 b = __ldcg(reinterpret_cast<const float4*>(second) + i);
+          sums[0] += (a.x + a.y) + (a.z + a.w);
+          sums[1] += (b.x + b.y) + (b.z + b.w);
+        }
+        for (int i = 4 * n4 + lane; i < scale.n_partials; i += kWarp) {
+          sums[0] += __ldcg(first + i);
+          sums[1] += __ldcg(second + i);
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const float mean = __fdividef(warp_sum(sums[i]), static_cast<float>(scale.n));
+          factor[i] *= rsqrtf(mean + scale.eps);
+        }
+      }
+      if (lane == 0) {
+        s.factors[token] = factor[0];
+        s.factors[token + 1] = factor[1];
+      }
+    }
+    __syncwarp();
+    if (lane == 0) {
+      barrier_arrive(s.factors_full);
+    }
+  }
+}
+
+// Half a step: 32 columns. `a` is free; `last`: operands of the half before, under way until the wait below.
+template <int N, int kStep, int kUpper, typename Decoder, typename Source>
+__device__ __forceinline__ void half_step(float (&d)[N / 2], Decoder& decoder, const Source& source,
+                                          Fragment& a, Fragment& last, uint32_t tokens) {
+  constexpr uint32_t kBytes = kStep * Shape<N>::kStepBytes + kUpper * 64;
+  decoder.template decode<kStep, kUpper>(source, a);
+  wgmma_fence();
+  wgmma<N>(d, a, swizzled_operand(tokens, kBytes));
+  wgmma<N>(d, a + 4, swizzled_operand(tokens, kBytes + 32));
+  wgmma_commit();
+  wgmma_wait<1>(last);
+}
+template <int N, int kStep, typename Decoder, typename Source>
+__device__ __forceinline__ void step(float (&d)[N / 2], Decoder& decoder, const Source& source,
+                                     Fragment& lower, Fragment& upper, uint32_t tokens) {
+  half_step<N, kStep, 0>(d, decoder, source, lower, upper, tokens);
+  half_step<N, kStep, 1>(d, decoder, source, upper, lower, tokens);
+}
+
+// total += n superblocks, every Shape::kPairs-th of the rings. `tiles`: offsets of the warp's one or two
+// tiles in a stage of weights.
+template <int N, PackedType kType, bool kPair>
+__device__ __forceinline__ void chain(float (&total)[N / 2], int n, const int (&tiles)[2], int half, int lane,
+                                      StageRing& weights, StageRing& tokens) {
+  Fragment lower = {};
+  Fragment upper = {};
+  for (int k = 0; k < n; ++k) {
+    barrier_wait(weights.full + weights.stage, weights.parity);
+    const uint8_t* stage = weights.data();
+    const FragmentSource<kPair> source{{stage + tiles[0], stage + tiles[1]}, half, lane};
+    UnitDecoder<kType, kPair> decoder;
+    decoder.begin(source);
+    float d[N / 2];
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      d[i] = 0;
+    }
+    barrier_wait(tokens.full + tokens.stage, tokens.parity);
+    const uint32_t operand = shared_address(tokens.data());
+    step<N, 0>(d, decoder, source, lower, upper, operand);
+    step<N, 1>(d, decoder, source, lower, upper, operand);
+    step<N, 2>(d, decoder, source, lower, upper, operand);
+    step<N, 3>(d, decoder, source, lower, upper, operand);
+    __syncwarp();
+    if (lane == 0) {
+      barrier_arrive(weights.empty + weights.stage);
+    }
+    weights.advance(Shape<N>::kPairs);
+    wgmma_wait<0>(upper);
+    hold_sums(d);
+    if (lane == 0) {
+      barrier_arrive(tokens.empty + tokens.stage);
+    }
+    tokens.advance(Shape<N>::kPairs);
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      total[i] += d[i] * decoder.factor((i >> 1) & 1);
+    }
+  }
+}
+
+template <int N, bool kPair>
+__device__ __forceinline__ void chain_of(PackedType type, float (&total)[N / 2], int n, int slot,
+                                         int slot_bytes, int half, int lane, StageRing& weights,
+                                         StageRing& tokens) {
+  const int tiles[2] = {slot * slot_bytes, (kPair ? slot + group_tiles(true) : slot) * slot_bytes};
+  switch (type) {
+    case PackedType::q4_k:
+      chain<N, PackedType::q4_k, kPair>(total, n, tiles, half, lane, weights, tokens);
+      break;
+    case PackedType::q5_k:
+      chain<N, PackedType::q5_k, kPair>(total, n, tiles, half, lane, weights, tokens);
+      break;
+    case PackedType::q6_k:
+      chain<N, PackedType::q6_k, kPair>(total, n, tiles, half, lane, weights, tokens);
+      break;
+    case PackedType::q8_0:
+      chain<N, PackedType::q8_0, kPair>(total, n, tiles, half, lane, weights, tokens);
+      break;
+    case PackedType::f16:
+      chain<N, PackedType::f16, kPair>(total, n, tiles, half, lane, weights, tokens);
+      break;
+  }
+}
+
+// Named barriers of a pair's two warpgroups.
+constexpr int kOwnBarrier = 1;       // of the first pair's warpgroup
+constexpr int kExchangeBarrier = 3;  // the second pair's sums are there
+constexpr int kFreeBarrier = 5;      // they have been read
+
+/// The sums of a group that several blocks share: [block][warpgroup][N / 8][thread] float4.
+template <int N>
+__device__ __forceinline__ float4* sums_of(const BatchParams& p, int block, int warpgroup, int thread) {
+  return reinterpret_cast<float4*>(p.scratch) +
+         static_cast<int64_t>(block * 2 + warpgroup) * (N / 8) * kWarpgroup + thread;
+}
+
+template <int N>
+__device__ __forceinline__ void hand_over(const BatchParams& p, const float (&d)[N / 2], int warpgroup,
+                                          int thread) {
+  const int block = static_cast<int>(blockIdx.x);
+  float4* to = sums_of<N>(p, block, warpgroup, thread);
+#pragma unroll
+  for (int i = 0; i < N / 8; ++i) {
+    __stcg(to + i * kWarpgroup, make_float4(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]));
+  }
+  group_barrier(kOwnBarrier + warpgroup, kWarpgroup);
+  if (thread == 0) {
+    raise_flag(p.flags + block * 2 + warpgroup);
+  }
+}
+
+// The rest of a group, from the blocks that follow, in order.
+template <int N>
+__device__ __forceinline__ void collect(const BatchParams& p, const BatchPhase& f, float (&d)[N / 2],
+                                        int group, int warpgroup, int thread) {
+  const int end = (group + 1) * f.n_superblocks;
+  const int first = static_cast<int>(blockIdx.x) + 1;
+  const auto has_part = [&](int block) { return share_start(f, block) < share_start(f, block + 1); };
+  for (int block = first + thread; share_start(f, block) < end; block += kWarpgroup) {
+    if (has_part(block)) {
+      wait_flag(p.flags + block * 2 + warpgroup);
+    }
+  }
+  group_barrier(kOwnBarrier + warpgroup, kWarpgroup);
+  for (int block = first; share_start(f, block) < end; ++block) {
+    if (!has_part(block)) {
+      continue;
+    }
+    const float4* from = sums_of<N>(p, block, warpgroup, thread);
+#pragma unroll
+    for (int i = 0; i < N / 8; ++i) {
+      const float4 v = __ldcg(from + i * kWarpgroup);
+      d[4 * i] += v.x;
+      d[4 * i + 1] += v.y;
+      d[4 * i + 2] += v.z;
+      d[4 * i + 3] += v.w;
+    }
+  }
+}
+
+/// A warp's rows of a tile, and the lane's first token.
+struct Place {
+  int tile;
+  int row;  ///< the lane's of slot 0; slot 1 is 8 rows on (or of the second matrix)
+  int token;
+};
+
+// y (+)= the tile. Lanes of one t hold eight rows in a row: a store fills whole sectors.
+template <int N, bool kAdd>
+__device__ __forceinline__ void write_floats(const BatchSegment& s, const float (&d)[N / 2], const Place& at,
+                                             const float* factors, int n_tokens) {
+#pragma unroll
+  for (int i = 0; i < N / 4; ++i) {  // [8 tokens][e]
+    const int token = at.token + 8 * (i >> 1) + (i & 1);
+    const int j = 4 * (i >> 1) + (i & 1);
+    if (token < n_tokens) {
+      const float factor = factors[token];
+      float* const y = s.y + token * s.stride + at.row;
+#pragma unroll
+      for (int slot = 0; slot < 2; ++slot) {
+        if (at.row + 8 * slot < s.rows) {
+          if constexpr (kAdd) {
+            atomicAdd(y + 8 * slot, d[j + 2 * slot] * factor);  // one for each element: nobody waits for it
+          } else {
+            y[8 * slot] = d[j + 2 * slot] * factor;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Activations from gate and up (kPair), or from one matrix.
+template <int N, bool kPair, bool kKept>
+__device__ __forceinline__ void write_halves(const BatchPhase& f, const float (&d)[N / 2], const Place& at,
+                                             const float* factors, int n_tokens) {
+  const bool odd_row = (at.row & 1) != 0;
+  const int mine = at.token + (odd_row ? 1 : 0);
+  std::byte* to = f.out + static_cast<int64_t>(mine) * f.out_padded_cols * 2;
+  const int at0 = row_position(at.row & ~1) * 2;
+  const int at1 = row_position((at.row & ~1) + 8) * 2;
+#pragma unroll
+  for (int i = 0; i < N / 8; ++i) {
+    const bool there = mine + 8 * i < n_tokens;
+    const float2 factor = *reinterpret_cast<const float2*>(factors + at.token + 8 * i);
+    const float v[4] = {d[4 * i] * factor.x, d[4 * i + 1] * factor.y, d[4 * i + 2] * factor.x,
+                        d[4 * i + 3] * factor.y};
+    if constexpr (kPair) {
+      write_pair<false>(to + at0, there, odd_row, swiglu_of(v[0], v[2]), swiglu_of(v[1], v[3]));
+    } else {
+      write_pair<kKept>(to + at0, there, odd_row, v[0], v[1]);
+      write_pair<kKept>(to + at1, there, odd_row, v[2], v[3]);
+    }
+    to += static_cast<int64_t>(f.out_padded_cols) * 16;
+  }
+}
+
+// What is in the residual before an addition that also norms: asked for before the sums are complete.
+template <int N>
+__device__ __forceinline__ void read_residual(float (&old)[N / 2], const BatchSegment& s, const Place& at,
+                                              int n_tokens) {
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) {
+    const int token = at.token + 8 * (i >> 2) + (i & 1);
+    old[i] = token < n_tokens ? __ldcg(s.y + token * s.stride + at.row + 8 * ((i >> 1) & 1)) : 0.0F;
+  }
+}
+
+// residual = old + the tile; the next product's activations without the norm's factor; a tile's part of the
+// sum of squares.
+template <int N>
+__device__ __forceinline__ void write_normed(const BatchPhase& f, const BatchSegment& s, float (&d)[N / 2],
+                                             const float (&old)[N / 2], const Place& at, const float* factors,
+                                             int n_tokens, int lane) {
+  const float weight[2] = {f.norm_weight[at.row], f.norm_weight[at.row + 8]};
+  const int n_partials = rms_partials(s.rows);
+#pragma unroll
+  for (int i = 0; i < N / 4; ++i) {
+    const int token = at.token + 8 * (i >> 1) + (i & 1);
+    const int j = 4 * (i >> 1) + (i & 1);
+    const bool there = token < n_tokens;
+    const float factor = there ? factors[token] : 0.0F;
+    const float upper = old[j] + d[j] * factor;
+    const float lower = old[j + 2] + d[j + 2] * factor;
+    if (there) {
+      float* const y = s.y + token * s.stride + at.row;
+      y[0] = upper;
+      y[8] = lower;
+    }
+    d[j] = upper * weight[0];
+    d[j + 2] = lower * weight[1];
+    float squares = upper * upper + lower * lower;
+    squares += __shfl_xor_sync(~0U, squares, 4);
+    squares += __shfl_xor_sync(~0U, squares, 8);
+    squares += __shfl_xor_sync(~0U, squares, 16);
+    if (there && lane < 4) {
+      f.sum_of_squares[static_cast<int64_t>(token) * n_partials + at.tile] = squares;
+    }
+  }
+  const bool odd_row = (at.row & 1) != 0;
+  const int mine = at.token + (odd_row ? 1 : 0);
+  std::byte* to = f.out + static_cast<int64_t>(mine) * f.out_padded_cols * 2;
+  const int at0 = row_position(at.row & ~1) * 2;
+  const int at1 = row_position((at.row & ~1) + 8) * 2;
+#pragma unroll
+  for (int i = 0; i < N / 8; ++i) {
+    const bool there = mine + 8 * i < n_tokens;
+    write_pair<false>(to + at0, there, odd_row, d[4 * i], d[4 * i + 1]);
+    write_pair<false>(to + at1, there, odd_row, d[4 * i + 2], d[4 * i + 3]);
+    to += static_cast<int64_t>(f.out_padded_cols) * 16;
+  }
+}
+
+template <int N>
+__device__ __forceinline__ void multiply(const BatchParams& p, Shared& shared, int which, int thread) {
+  constexpr int kPairs = Shape<N>::kPairs;
+  const int pair = which / 2;
+  const int warpgroup = which % 2;
+  const int lane = thread % 32;
+  const int warp = thread / 32;
+  StageRing& weights = shared.weights;
+  StageRing& tokens = shared.tokens;
+  weights.advance(pair);
+  tokens.advance(pair);
+  if (kPairs == 2 && pair == 0) {
+    group_arrive(kFreeBarrier + warpgroup, 2 * kWarpgroup);
+  }
+  float4* const exchange = shared.exchange + warpgroup * (N / 8) * kWarpgroup + thread;
+  wait_for_previous();
+  int seen = 0;  // superblocks of the works before
+  for (int phase = 0; phase < p.n_phases; ++phase) {
+    const BatchPhase& f = p.phases[phase];
+    const bool two = f.epilogue == BatchEpilogue::swiglu;
+    // Of gate and up two warps share a tile each, eight rows of both.
+    const int half = two ? warp & 1 : 0;
+    const int slot = two ? warpgroup * 2 + (warp >> 1) : warpgroup * 4 + warp;
+    Share share(f);
+    Work work;
+    while (share.next(work)) {
+      const BatchSegment& s = segment_of(f, work.group);
+      float d[N / 2];
+#pragma unroll
+      for (int i = 0; i < N / 2; ++i) {
+        d[i] = 0;
+      }
+      int n = work.k1 - work.k0;
+      if constexpr (kPairs == 2) {
+        const int skip = (pair - seen) & 1;
+        seen += n;
+        n = (n - skip + 1) / 2;
+      }
+      const auto type = static_cast<PackedType>(s.type);
+      if (two) {
+        chain_of<N, true>(type, d, n, slot, p.slot_bytes, half, lane, weights, tokens);
+      } else {
+        chain_of<N, false>(type, d, n, slot, p.slot_bytes, half, lane, weights, tokens);
+      }
+      if constexpr (kPairs == 2) {
+        if (pair == 1) {
+          group_barrier(kFreeBarrier + warpgroup, 2 * kWarpgroup);
+#pragma unroll
+          for (int i = 0; i < N / 8; ++i) {
+            exchange[i * kWarpgroup] = make_float4(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]);
+          }
+          group_arrive(kExchangeBarrier + warpgroup, 2 * kWarpgroup);
+          continue;
+        }
+      }
+      const int tile = (work.group - s.first) * group_tiles(two) + slot;
+      const Place at{tile, tile * kTileRows + 8 * half + (lane >> 2), 2 * (lane & 3)};
+      const bool exists = tile * kTileRows < s.rows;
+      float old[N / 2];
+      if (f.epilogue == BatchEpilogue::add_and_norm && work.k0 == 0) {
+        read_residual<N>(old, s, at, p.n_tokens);
+      }
+      if constexpr (kPairs == 2) {
+        group_barrier(kExchangeBarrier + warpgroup, 2 * kWarpgroup);
+#pragma unroll
+        for (int i = 0; i < N / 8; ++i) {
+          const float4 v = exchange[i * kWarpgroup];
+          d[4 * i] += v.x;
+          d[4 * i + 1] += v.y;
+          d[4 * i + 2] += v.z;
+          d[4 * i + 3] += v.w;
+        }
+        group_arrive(kFreeBarrier + warpgroup, 2 * kWarpgroup);
+      }
+      if (work.k0 > 0) {
+        hand_over<N>(p, d, warpgroup, thread);
+        continue;
+      }
+      if (work.k1 < f.n_superblocks) {
+        collect<N>(p, f, d, work.group, warpgroup, thread);
+      }
+      barrier_wait(shared.factors_full, static_cast<uint32_t>(phase) & 1U);
+      if (!exists) {
+        continue;
+      }
+      switch (f.epilogue) {
+        case BatchEpilogue::store:
+          write_floats<N, false>(s, d, at, shared.factors, p.n_tokens);
+          break;
+        case BatchEpilogue::add:
+          write_floats<N, true>(s, d, at, shared.factors, p.n_tokens);
+          break;
+        case BatchEpilogue::add_and_norm:
+          write_normed<N>(f, s, d, old, at, shared.factors, p.n_tokens, lane);
+          break;
+        case BatchEpilogue::swiglu:
+          write_halves<N, true, false>(f, d, at, shared.factors, p.n_tokens);
+          break;
+        case BatchEpilogue::keep_gate:
+          write_halves<N, false, false>(f, d, at, shared.factors, p.n_tokens);
+          break;
+        case BatchEpilogue::swiglu_kept:
+          write_halves<N, false, true>(f, d, at, shared.factors, p.n_tokens);
+          break;
+      }
+    }
+    if (pair == 0 && phase + 1 < p.n_phases) {
+      // Also by a block that has written nothing: the sums of squares that its helpers have read may change
+      // once all blocks have arrived.
+      barrier_wait(shared.factors_full, static_cast<uint32_t>(phase) & 1U);
+      __threadfence();
+      fence_copies();
+      group_barrier(kOwnBarrier + warpgroup, kWarpgroup);
+      if (thread == 0) {
+        add_release(p.arrived + phase);
+      }
+    }
+  }
+}
+
+template <int N>
+__global__ void __launch_bounds__(Shape<N>::kThreads, 1)
+    batch_kernel(const __grid_constant__ BatchMaps x, const __grid_constant__ BatchParams p) {
+  extern __shared__ uint8_t unaligned[];
+  uint8_t* const base = unaligned + (-shared_address(unaligned) & 1023U);
+  auto* const barriers = reinterpret_cast<uint64_t*>(base);
+  let_next_start();
+  Shared shared{{barriers, barriers + kMaxStages, nullptr, p.weight_stages, kBatchGroupTiles * p.slot_bytes},
+                {barriers + 2 * kMaxStages, barriers + 3 * kMaxStages, base + kBarrierSpace, p.token_stages,
+                 Shape<N>::kTokenStage},
+                barriers + 4 * kMaxStages,
+                barriers + 4 * kMaxStages + 1,
+                nullptr,
+                nullptr};
+  uint8_t* const behind = shared.tokens.stages + p.token_stages * Shape<N>::kTokenStage;
+  shared.exchange = reinterpret_cast<float4*>(behind);
+  shared.factors = reinterpret_cast<float*>(behind + Shape<N>::kExchange);
+  shared.weights.stages = behind + Shape<N>::kExchange + kMostBatchTokens * 4;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < 4 * kMaxStages + 2) {
+    const bool empty = thread < 4 * kMaxStages && (thread / kMaxStages) % 2 != 0;
+    const bool factors = thread == 4 * kMaxStages + 1;
+    barrier_init(barriers + thread, empty ? kPairWarps : factors ? kFactorWarps : 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+  if (thread < kWarpgroup) {
+    give_registers<Shape<N>::kHelperRegisters>();
+    const int warp = thread / 32;
+    if (warp == 0) {
+      bring_weights(p, shared.weights, thread);
+    } else if (warp == 1) {
+      if (thread == 32) {
+        wait_for_previous();
+        bring_tokens<N>(p, x, shared.tokens, shared.phase_open);
+      }
+    } else {
+      wait_for_previous();
+      find_factors(p, shared, warp - 2, thread % 32);
+    }
+  } else {
+    take_registers<Shape<N>::kMultiplierRegisters>();
+    // From one lane: what follows from it, descriptors of stages above all, is then in uniform registers.
+    multiply<N>(p, shared, __shfl_sync(~0U, thread / kWarpgroup - 1, 0), thread % kWarpgroup);
+  }
+}
+
+template <int N>
+void launch_instance(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const BatchMaps& x,
+                     const BatchParams& p) {
+  prepare_shared(batch_kernel<N>, shared_bytes, "batch product");
+  launch(batch_kernel<N>, {dim3(static_cast<unsigned>(grid)), dim3(Shape<N>::kThreads), shared_bytes}, stream,
+         overlap, "batch product", x, p);
+}
+
+}  // namespace fl::cuda::batch

@@ -1,0 +1,10 @@
+#include "kernels/cuda/matmul_batch_kernel.cuh"
+
+namespace fl::cuda {
+
+void launch_batch_64(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const BatchMaps& x,
+                     const BatchParams& p) {
+  batch::launch_instance<64>(stream, overlap, grid, shared_bytes, x, p);
+}
+
+}  // namespace fl::cuda

@@ -1,0 +1,294 @@
+// Products of 9 to 64 tokens on sm_90 (kernels/cuda/matmul_batch.h): against double precision on the host,
+// and chains of them against the same products launched one by one.
+#include <cmath>
+#include <cstring>
+#include <functional>
+
+#include <gtest/gtest.h>
+
+#include "core/half.h"
+#include "kernels/cuda/matmul.h"
+#include "tests/kernels/cuda_matmul_support.h"
+
+namespace fl::cuda {
+namespace {
+
+constexpr double kTolerance = 1e-3;
+constexpr float kEps = 1e-6F;
+
+class CudaMatmulBatch : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    FL_NEEDS_DEVICE();
+    device_ = use_device(0);
+    const uint64_t bytes = Matmul::workspace_bytes(512, 4096, 8192);
+    workspace_ = std::make_unique<DeviceArray<std::byte>>(bytes);
+    matmul_ = std::make_unique<Matmul>(device_, workspace_->data(), bytes);
+    if (matmul_->most_records() >= kMaxColumns || !matmul_->finishes_norm(kMaxColumns)) {
+      GTEST_SKIP() << "steps of this device take another way";
+    }
+  }
+  std::vector<float> run(const Matrix& w, const Inputs& in) {
+    DeviceArray<float> y(static_cast<size_t>(in.n * w.rows));
+    const Matmul::Output output{&w.packed, y.data(), w.rows};
+    matmul_->store(nullptr, in.activations, {&output, 1});
+    check(cudaDeviceSynchronize(), "product");
+    EXPECT_TRUE(y.intact());
+    return y.download();
+  }
+  // Of samples that include the last rows and tokens.
+  double error_of(const Matrix& w, const Inputs& in, const std::vector<float>& got) {
+    std::vector<double> want;
+    std::vector<float> sampled;
+    for (int64_t i = 0; i < 600; ++i) {
+      const int64_t row = i < 300 ? w.rows - 1 - i % w.rows : i * 7919 % w.rows;
+      const int64_t token = i < 100 ? in.n - 1 - i % in.n : i * 31 % in.n;
+      want.push_back(dot(w, row, in.x.data() + token * w.cols));
+      sampled.push_back(got[static_cast<size_t>(token * w.rows + row)]);
+    }
+    return relative_error(want, sampled);
+  }
+
+  DeviceInfo device_;
+  std::unique_ptr<DeviceArray<std::byte>> workspace_;
+  std::unique_ptr<Matmul> matmul_;
+};
+
+TEST_F(CudaMatmulBatch, EveryTypeShapeAndCount) {
+  double worst = 0;
+  for (const DType type : {DType::f32, DType::bf16, DType::q4_0, DType::q8_0, DType::q3_k, DType::q4_k,
+                           DType::q5_k, DType::q6_k}) {
+    const bool super = dtype_info(type).block_elems == 256;
+    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{16, 256},
+                                     {5, super ? 256 : 96},
+                                     {100, super ? 768 : 800},
+                                     {1000, 2304},
+                                     {130, 8192},
+                                     {9000, 1024}}) {
+      const Matrix w(type, rows, cols, static_cast<uint32_t>(rows));
+      for (const int n : {9, 15, 16, 17, 31, 32, 33, 48, 63, 64}) {
+        if (rows == 9000 && n != 16 && n != 31 && n != 64) {
+          continue;
+        }
+        const Inputs in(n, cols, static_cast<uint32_t>(n), matmul_->most_records());
+        ASSERT_EQ(in.activations.layout(), ActivationLayout::rows);
+        const std::vector<float> got = run(w, in);
+        EXPECT_EQ(run(w, in), got) << "a second run";
+        const double error = error_of(w, in, got);
+        EXPECT_LT(error, kTolerance) << dtype_info(type).name << " " << rows << "x" << cols << " n=" << n;
+        worst = std::isnan(error) ? error : std::max(worst, error);
+        for (const float v : got) {
+          ASSERT_TRUE(std::isfinite(v));
+        }
+      }
+    }
+  }
+  std::printf("worst relative error %.2e\n", worst);
+}
+
+// Scales that a file may hold: any f16 for d, and minima that are far larger than it, or alone.
+TEST_F(CudaMatmulBatch, ScalesOfAnySize) {
+  for (const DType type : {DType::q4_k, DType::q5_k, DType::q6_k}) {
+    for (const auto& [d, dmin] : {std::pair<uint16_t, uint16_t>{0x3C00, 0x3C00},  // 1, 1
+                                  {0x0001, 0x0001},                               // the least denormal
+                                  {0x8001, 0x0400},
+                                  {0xA000, 0x2400},
+                                  {0x0001, 0x3C00},  // minima beyond any quotient
+                                  {0x0000, 0x2C00},  // minima alone
+                                  {0x2C00, 0x0000},
+                                  {0x3C00, 0x0001},
+                                  {0x0000, 0x0000}}) {
+      const auto change = [&, d = d, dmin = dmin](std::byte* block) {
+        std::memcpy(block + (type == DType::q6_k ? 208 : 0), &d, 2);
+        if (type != DType::q6_k) {
+          std::memcpy(block + 2, &dmin, 2);
+        }
+      };
+      const Matrix w(type, 48, 512, 5, change);
+      for (const int n : {12, 33}) {
+        const Inputs in(n, 512, 71, matmul_->most_records());
+        const std::vector<float> got = run(w, in);
+        if (d == 0 && (dmin == 0 || type == DType::q6_k)) {
+          for (const float v : got) {
+            ASSERT_EQ(v, 0.0F);
+          }
+        } else {
+          EXPECT_LT(error_of(w, in, got), kTolerance)
+              << dtype_info(type).name << " " << std::hex << d << " " << dmin << " n=" << std::dec << n;
+        }
+      }
+    }
+  }
+}
+
+constexpr int kHidden = 1024;
+constexpr int kInner = 768;
+constexpr int kFf = 2816;
+
+// The products between two mixers: out, gate and up, down, the next mixer's inputs.
+struct Weights {
+  Matrix out, gate, up, down, qkv, z, alpha;
+  std::vector<float> norms[2];
+  DeviceArray<float> norm0, norm1;
+  Weights(DType type, DType other, DType up_type)
+      : out(type, kHidden, kInner, 1),
+        gate(type, kFf, kHidden, 2),
+        up(up_type, kFf, kHidden, 3),
+        down(other, kHidden, kFf, 4),
+        qkv(other, 1400, kHidden, 5),
+        z(type, 700, kHidden, 6),
+        alpha(DType::q8_0, 12, kHidden, 7),
+        norms{random_vector(kHidden, 8), random_vector(kHidden, 9)},
+        norm0(norms[0]),
+        norm1(norms[1]) {}
+};
+
+struct Results {
+  std::vector<float> residual, qkv, z, alpha;
+  bool operator==(const Results&) const = default;
+};
+
+class Layer {
+ public:
+  Layer(const Weights& w, int n, int32_t most_records)
+      : w_(w),
+        n_(n),
+        most_records_(most_records),
+        in(n, kInner, 21, most_records),
+        before(random_vector(static_cast<size_t>(n) * kHidden, 22)) {}
+
+  // `repeats`: of everything, from the same residual; only the last one's results come back.
+  Results run(Matmul& matmul, bool chain, int repeats = 1) {
+    const auto un = static_cast<size_t>(n_);
+    DeviceArray<float> residual(before);
+    const DeviceArray<float> original(before);
+    DeviceArray<std::byte> narrow(activation_bytes(n_, kHidden));
+    DeviceArray<std::byte> hidden(activation_bytes(n_, kFf));
+    DeviceArray<float> squares(un * rms_partials(kHidden));
+    DeviceArray<float> qkv(un * 1400);
+    DeviceArray<float> z(un * 800);  // rows further apart than they are long
+    DeviceArray<float> alpha(un * 12);
+    const Activations normed{narrow.data(), n_, kHidden, most_records_};
+    const Activations wide{hidden.data(), n_, kFf, most_records_};
+    const RmsScale scale{squares.data(), rms_partials(kHidden), kHidden, kEps};
+    const std::array<Matmul::Output, 3> outputs{{{&w_.qkv.packed, qkv.data(), 1400},
+                                                 {&w_.z.packed, z.data(), 800},
+                                                 {&w_.alpha.packed, alpha.data(), 12}}};
+    Stream stream;
+    const auto all = [&] {
+      check(cudaMemcpyAsync(residual.data(), original.data(), before.size() * 4, cudaMemcpyDeviceToDevice,
+                            stream),
+            "the residual again");
+      if (chain) {
+        matmul.begin_chain(stream);
+      }
+      matmul.add_and_norm(stream, in.activations, w_.out.packed, residual.data(), kHidden, w_.norm0.data(),
+                          normed, squares.data());
+      matmul.swiglu(stream, normed, w_.gate.packed, w_.up.packed, wide, scale);
+      matmul.add_and_norm(stream, wide, w_.down.packed, residual.data(), kHidden, w_.norm1.data(), normed,
+                          squares.data());
+      matmul.store(stream, normed, outputs, scale);
+      if (chain) {
+        matmul.end_chain();
+      }
+    };
+    const Graph graph = Graph::capture(stream, all);
+    for (int i = 0; i < repeats; ++i) {
+      graph.launch(stream);
+    }
+    stream.synchronize();
+    EXPECT_TRUE(residual.intact() && narrow.intact() && hidden.intact() && squares.intact());
+    EXPECT_TRUE(qkv.intact() && z.intact() && alpha.intact());
+    Results results{residual.download(), qkv.download(), z.download(), alpha.download()};
+    for (size_t t = 0; t < un; ++t) {
+      for (size_t r = 700; r < 800; ++r) {
+        EXPECT_TRUE(std::isnan(results.z[t * 800 + r]));
+        results.z[t * 800 + r] = 0;  // NaNs are not equal
+      }
+    }
+    return results;
+  }
+
+  // Of some tokens, the last among them.
+  void expect_near(const Results& got) const {
+    std::vector<double> want_residual;
+    std::vector<double> want_qkv;
+    std::vector<float> got_residual;
+    std::vector<float> got_qkv;
+    for (const int t : {0, n_ / 2, n_ - 1}) {
+      const auto at = static_cast<size_t>(t) * kHidden;
+      std::vector<double> x(before.begin() + static_cast<int64_t>(at),
+                            before.begin() + static_cast<int64_t>(at) + kHidden);
+      const auto normed = [&](const std::vector<float>& weight) {
+        double mean = 0;
+        for (const double v : x) {
+          mean += v * v / kHidden;
+        }
+        std::vector<float> y;
+        for (size_t r = 0; r < kHidden; ++r) {
+          y.push_back(static_cast<float>(x[r] * static_cast<double>(weight[r]) /
+                                         std::sqrt(mean + static_cast<double>(kEps))));
+        }
+        return y;
+      };
+      for (int64_t r = 0; r < kHidden; ++r) {
+        x[static_cast<size_t>(r)] += dot(w_.out, r, in.x.data() + static_cast<int64_t>(t) * kInner);
+      }
+      const std::vector<float> first = normed(w_.norms[0]);
+      std::vector<float> h;
+      for (int64_t r = 0; r < kFf; ++r) {
+        h.push_back(static_cast<float>(silu(dot(w_.gate, r, first.data())) * dot(w_.up, r, first.data())));
+      }
+      for (int64_t r = 0; r < kHidden; ++r) {
+        x[static_cast<size_t>(r)] += dot(w_.down, r, h.data());
+        want_residual.push_back(x[static_cast<size_t>(r)]);
+        got_residual.push_back(got.residual[at + static_cast<size_t>(r)]);
+      }
+      const std::vector<float> second = normed(w_.norms[1]);
+      for (int64_t r = 0; r < 1400; ++r) {
+        want_qkv.push_back(dot(w_.qkv, r, second.data()));
+        got_qkv.push_back(got.qkv[static_cast<size_t>(t) * 1400 + static_cast<size_t>(r)]);
+      }
+    }
+    EXPECT_LT(relative_error(want_residual, got_residual), 2e-3) << n_;
+    EXPECT_LT(relative_error(want_qkv, got_qkv), 3e-3) << n_;
+  }
+
+ private:
+  const Weights& w_;
+  int n_;
+  int32_t most_records_;
+
+ public:
+  Inputs in;
+  std::vector<float> before;
+};
+
+TEST_F(CudaMatmulBatch, AChainHasTheBitsOfItsProducts) {
+  for (const auto& [type, other, up] : {std::tuple{DType::q4_k, DType::q6_k, DType::q4_k},
+                                        {DType::q8_0, DType::f16, DType::q8_0},
+                                        {DType::q4_k, DType::q5_k, DType::q6_k}}) {
+    const Weights weights(type, other, up);
+    for (const int n : {9, 16, 17, 32, 33, 64}) {
+      Layer layer(weights, n, matmul_->most_records());
+      const Results single = layer.run(*matmul_, false);
+      const Results chained = layer.run(*matmul_, true);
+      EXPECT_TRUE(single == chained) << dtype_info(type).name << " n=" << n;
+      layer.expect_near(chained);
+    }
+  }
+}
+
+TEST_F(CudaMatmulBatch, RepeatedChainsHaveEqualBits) {
+  const Weights weights(DType::q4_k, DType::q6_k, DType::q4_k);
+  for (const int n : {16, 32, 64}) {
+    Layer layer(weights, n, matmul_->most_records());
+    const Results once = layer.run(*matmul_, true);
+    for (int i = 0; i < 5; ++i) {
+      EXPECT_TRUE(layer.run(*matmul_, true, 40) == once) << n;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fl::cuda
