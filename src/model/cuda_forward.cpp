@@ -323,7 +323,10 @@ CudaForward::Normed CudaForward::add_and_norm(const Activations& in, const cuda:
                                               float* x, const float* w) {
   if (!matmul_->finishes_norm(in.n_tokens) || config_.n_embd % cuda::kSuperblock != 0) {
     matmul_->add(stream_, in, matrix, x, config_.n_embd);
-    return norm(x, w, in.n_tokens);
+    matmul_->end_chain();  // before a kernel that reads its results
+    const Normed normed = norm(x, w, in.n_tokens);
+    matmul_->begin_chain(stream_);
+    return normed;
   }
   auto* const sums = reinterpret_cast<float*>(buffers_.data() + work_->sums);
   const Activations out = activations(buffers_.data() + work_->narrow, in.n_tokens, config_.n_embd);

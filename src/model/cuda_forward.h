@@ -1,10 +1,9 @@
 // The forward pass of a Batch on the device: the same as cpu_forward.h, over memory reserved once, enqueued
 // on one stream. Formulas: src/model/README.md and the contracts in src/kernels.
 //
-// Steps of one token a sequence run as recorded graphs, one for each of a few batch sizes. Up to
-// Matmul::most_records tokens the norm is finished by the products (kernels/cuda/matmul.h, RmsScale): five
-// launches a DeltaNet layer, six an attention layer, one less each where a product's input needs no kernel of
-// its own.
+// Steps of one token a sequence run as recorded graphs, one for each of a few batch sizes. Steps of few tokens
+// (Matmul::finishes_norm) leave the norm to the products (kernels/cuda/matmul.h, RmsScale), and those between
+// two mixers may be one launch (Matmul::begin_chain).
 #pragma once
 
 #include <cstdint>

@@ -9,6 +9,7 @@
 #include "core/half.h"
 #include "kernels/cuda/matmul.h"
 #include "tests/kernels/cuda_matmul_support.h"
+#include "tests/support/cases.h"
 
 namespace fl::cuda {
 namespace {
@@ -16,11 +17,13 @@ namespace {
 constexpr double kTolerance = 1e-3;
 constexpr float kEps = 1e-6F;
 
-class CudaMatmulBatch : public ::testing::Test {
+class CudaMatmulBatch : public test::DeviceTest {
  protected:
   void SetUp() override {
-    FL_NEEDS_DEVICE();
-    device_ = use_device(0);
+    DeviceTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) {
+      return;
+    }
     const uint64_t bytes = Matmul::workspace_bytes(512, 4096, 8192);
     workspace_ = std::make_unique<DeviceArray<std::byte>>(bytes);
     matmul_ = std::make_unique<Matmul>(device_, workspace_->data(), bytes);
@@ -49,15 +52,15 @@ class CudaMatmulBatch : public ::testing::Test {
     return relative_error(want, sampled);
   }
 
-  DeviceInfo device_;
   std::unique_ptr<DeviceArray<std::byte>> workspace_;
   std::unique_ptr<Matmul> matmul_;
 };
 
 TEST_F(CudaMatmulBatch, EveryTypeShapeAndCount) {
   double worst = 0;
-  for (const DType type : {DType::f32, DType::bf16, DType::q4_0, DType::q8_0, DType::q3_k, DType::q4_k,
-                           DType::q5_k, DType::q6_k}) {
+  for (const DType type : test::cases({DType::f32, DType::bf16, DType::q4_0, DType::q8_0, DType::q3_k,
+                                       DType::q4_k, DType::q5_k, DType::q6_k},
+                                      {DType::f32, DType::q8_0, DType::q4_k, DType::q5_k, DType::q6_k})) {
     const bool super = dtype_info(type).block_elems == 256;
     for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{16, 256},
                                      {5, super ? 256 : 96},
@@ -66,8 +69,8 @@ TEST_F(CudaMatmulBatch, EveryTypeShapeAndCount) {
                                      {130, 8192},
                                      {9000, 1024}}) {
       const Matrix w(type, rows, cols, static_cast<uint32_t>(rows));
-      for (const int n : {9, 15, 16, 17, 31, 32, 33, 48, 63, 64}) {
-        if (rows == 9000 && n != 16 && n != 31 && n != 64) {
+      for (const int n : test::cases({9, 15, 16, 17, 31, 32, 33, 48, 63, 64}, {16, 31, 33})) {
+        if (rows == 9000 && (test::few_cases() || (n != 16 && n != 31 && n != 64))) {
           continue;
         }
         const Inputs in(n, cols, static_cast<uint32_t>(n), matmul_->most_records());
@@ -269,7 +272,7 @@ TEST_F(CudaMatmulBatch, AChainHasTheBitsOfItsProducts) {
                                         {DType::q8_0, DType::f16, DType::q8_0},
                                         {DType::q4_k, DType::q5_k, DType::q6_k}}) {
     const Weights weights(type, other, up);
-    for (const int n : {9, 16, 17, 32, 33, 64}) {
+    for (const int n : test::cases({9, 16, 17, 32, 33, 64}, {9, 32, 33})) {
       Layer layer(weights, n, matmul_->most_records());
       const Results single = layer.run(*matmul_, false);
       const Results chained = layer.run(*matmul_, true);
@@ -285,7 +288,7 @@ TEST_F(CudaMatmulBatch, RepeatedChainsHaveEqualBits) {
     Layer layer(weights, n, matmul_->most_records());
     const Results once = layer.run(*matmul_, true);
     for (int i = 0; i < 5; ++i) {
-      EXPECT_TRUE(layer.run(*matmul_, true, 40) == once) << n;
+      EXPECT_TRUE(layer.run(*matmul_, true, test::few_cases() ? 2 : 40) == once) << n;
     }
   }
 }

@@ -10,6 +10,7 @@
 #include "kernels/cuda/matmul_batch.h"
 #include "kernels/cuda/matmul_int8.h"
 #include "kernels/cuda/matmul_params.h"
+#include "kernels/cuda/matmul_policy.h"
 #include "kernels/cuda/matmul_prompt.h"
 #include "kernels/cuda/matmul_workspace.h"
 #include "kernels/cuda/slices.h"
@@ -75,39 +76,6 @@ std::optional<PackedType> one_type(const MatmulParams& p) {
   const auto* const end = p.segments + p.n_segments;
   const bool one = std::all_of(p.segments, end, [&](const auto& s) { return s.type == p.segments[0].type; });
   return one ? std::optional(static_cast<PackedType>(p.segments[0].type)) : std::nullopt;
-}
-
-// Chips on which 16-bit products with f32 sums run at a quarter of the int8 rate: GeForce and workstation
-// cards. On an A100 both are equal for our int8 product: only a missing library decides for it.
-constexpr bool rations_f16(int arch) {
-  return arch == 86 || arch == 87 || arch == 89 || arch >= 120;
-}
-bool wants_int8(const MatmulOptions& options, int arch, bool library) {
-  switch (options.prompt) {
-    case PromptProducts::f16:
-      return false;
-    case PromptProducts::int8:
-      return true;
-    case PromptProducts::automatic:
-      return rations_f16(arch) || (arch < 90 && !library);
-  }
-  return false;
-}
-
-int arch_of(int device) {
-  int major = 0;
-  int minor = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
-  return 10 * major + minor;
-}
-
-// See Matmul::most_records.
-int32_t records_of(const MatmulOptions& options, int arch) {
-  if (!options.prompt_kernel || !has_prompt_kernel(arch) || options.prompt == PromptProducts::int8) {
-    return kMaxColumns;
-  }
-  return options.most_records > 0 ? options.most_records : kLeastBatchTokens - 1;
 }
 
 }  // namespace
@@ -429,29 +397,6 @@ struct Matmul::Impl {
            x.n_tokens >= options.library_from_tokens;
   }
 };
-
-uint64_t Matmul::workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_t max_cols,
-                                 const MatmulOptions& options) {
-  int device = 0;
-  int n_sms = 0;
-  check(cudaGetDevice(&device), "current device");
-  check(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device), "number of SMs");
-  const int arch = arch_of(device);
-  const int32_t in_records = records_of(options, arch);
-  const bool prompt = options.prompt_kernel && has_prompt_kernel(arch) && max_tokens > in_records;
-  const int32_t columns = std::min(max_tokens, in_records);
-  const uint64_t shared =
-      std::max(shared_sums_bytes(n_sms, columns), swiglu_sums_bytes(columns, swiglu_rows)) +
-      carries_bytes(n_sms, columns);
-  const uint64_t sums =
-      std::max(shared, prompt ? std::max(prompt_scratch_bytes(n_sms), batch_scratch_bytes(n_sms)) : 0);
-  uint64_t own = slices_bytes(kMaxColumns, max_cols) + sums + gate_and_up_bytes(max_tokens, swiglu_rows);
-  if (max_tokens > kMaxColumns && wants_int8(options, arch, false)) {
-    own = std::max(own, int8_activation_bytes(max_tokens, max_cols));
-  }
-  const bool library = !prompt && options.library && max_tokens >= options.library_from_tokens;
-  return aligned(kTicketBytes + (library ? LibraryMatmul::workspace_bytes(max_tokens, own) : own));
-}
 
 Matmul::Matmul(const DeviceInfo& device, std::byte* workspace, uint64_t bytes, MatmulOptions options)
     : impl_(std::make_unique<Impl>()) {
