@@ -4,7 +4,9 @@
 // A launch is a chain of phases, each a product whose input the phase before may have written. All blocks are
 // resident, one an SM; between phases they wait for one another at a counter in device memory. Weights need
 // nothing of earlier phases: the warp that brings them runs ahead through all phases, as far as its ring has
-// room, so that memory stays busy while sums are put together, written and waited for.
+// room, so that memory stays busy while sums are put together, written and waited for. Two such launches at
+// once on one device, from two streams, could each hold SMs that the other needs: a process has one at a
+// time.
 //
 // Each phase's groups of 128 rows lie one behind the other, and every block has an equal, contiguous share of
 // their bytes, cut at superblocks. The block with the start of a group adds the parts of the others in order.
