@@ -1,9 +1,9 @@
 // The forward pass of a Batch on the device: the same as cpu_forward.h, over memory reserved once, enqueued
 // on one stream. Formulas: src/model/README.md and the contracts in src/kernels.
 //
-// Steps of one token a sequence run as recorded graphs, one for each of a few batch sizes. Steps of few tokens
-// (Matmul::finishes_norm) leave the norm to the products (kernels/cuda/matmul.h, RmsScale), and those between
-// two mixers may be one launch (Matmul::begin_chain).
+// Steps of one token a sequence run as recorded graphs, one for each of a few batch sizes. Steps of few
+// tokens (Matmul::finishes_norm) leave the norm to the products (kernels/cuda/matmul.h, RmsScale), and those
+// between two mixers may be one launch (Matmul::begin_chain).
 #pragma once
 
 #include <cstdint>
