@@ -398,7 +398,7 @@ void CpuForward::feed_forward(const CpuFeedForward& w, int64_t n_tokens) {
   };
   if (w.paired) {
     hidden_.set_in_parts(gate, n_tokens, n, n, w.down);
-    cpu::gated_matmul(pool_, activations_, w.gate_up, gate, hidden_);
+    cpu::gated_matmul(pool_, activations_, w.gate_up, gate, up, hidden_);
   } else {
     const std::array<cpu::MatmulTask, 2> inputs{{{&w.gate, gate, n, false}, {&w.up, up, n, false}}};
     cpu::matmul(pool_, activations_, inputs);

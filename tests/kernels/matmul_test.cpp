@@ -451,14 +451,15 @@ TEST_P(MatmulOf, GatedProductsAreThoseOfTheTwoMatrices) {
         const std::vector<float> b = product(pool, PackedMatrix::pack(up.view, isa, pool), x, n);
         cpu::swiglu(isa, want.data(), b.data(), n * kRows, want.data());
         Guarded<float> h(n * kRows);
+        Guarded<float> other_sums(n * kRows);
         Activations in;
         Activations hidden;
         in.reserve(n, cols);
         hidden.reserve(n, kRows);
         in.set(x.data(), n, cols, cols);
         hidden.set_in_parts(h.data(), n, kRows, kRows, down);
-        gated_matmul(pool, in, pair, h.data(), hidden);
-        EXPECT_TRUE(h.intact());
+        gated_matmul(pool, in, pair, h.data(), other_sums.data(), hidden);
+        EXPECT_TRUE(h.intact() && other_sums.intact());
         EXPECT_EQ(std::vector<float>(h.span().begin(), h.span().end()), want) << isa_name(isa) << " " << n;
         std::vector<float> y(static_cast<size_t>(n * 40));
         const MatmulTask task{&down, y.data(), 40, false};

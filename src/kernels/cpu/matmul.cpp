@@ -26,6 +26,8 @@ constexpr int64_t kGroupsPerItem = 32;  // of the quantisation
 /// Tiles of gate, and as many of up, in a strip of gated_matmul: what the next product quantises together.
 constexpr int64_t kPairTiles = Activations::kPartColumns / kTileRows;
 static_assert(2 * kPairTiles <= kStripTiles, "sums of a strip have room");
+// With fewer, SwiGLU between two strips would interrupt the stream of weights for longer than a region takes.
+constexpr int64_t kGatedAtOnceTokens = 4;
 constexpr int64_t kSmallInput = 2048;  // elements quantised without waking the other threads
 
 constexpr int64_t divide_up(int64_t n, int64_t by) {
@@ -422,6 +424,18 @@ void put_sums(const MatmulTask& task, const StripSums& strip) {
   }
 }
 
+/// The sums of a strip of gate and up, to rows of `stride`.
+void put_pair(const StripSums& strip, float* gate, float* up, int64_t stride) {
+  const int64_t column = strip.first_tile / 2 * kTileRows;
+  for (int64_t i = 0; i < strip.n_tiles; ++i) {
+    float* y = (i < kPairTiles ? gate : up) + column + i % kPairTiles * kTileRows;
+    for (int64_t t = 0; t < strip.n; ++t) {
+      std::memcpy(y + (strip.token + t) * stride, strip.sums + i * kTileSums + t * kTileRows,
+                  static_cast<size_t>(kTileRows) * sizeof(float));
+    }
+  }
+}
+
 /// h [.][stride] and the form that the next product reads, from the sums of a strip of gate and up.
 void put_gated(Isa isa, const StripSums& strip, float* h, int64_t stride, const Activations& next) {
   const int64_t column = strip.first_tile / 2 * kTileRows;
@@ -483,16 +497,36 @@ void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> 
   });
 }
 
-void gated_matmul(ThreadPool& pool, const Activations& x, const PackedMatrix& gate_up, float* h,
+void gated_matmul(ThreadPool& pool, const Activations& x, const PackedMatrix& gate_up, float* h, float* up,
                   const Activations& next) {
   Activations::Impl& in = x.mutable_impl();
   const PackedMatrix::Impl& w = gate_up.impl();
+  const int64_t rows = w.rows / 2;
   in.make_form_for(pool, w);
   const Items items(static_cast<int64_t>(w.bytes.size()), in.n_tokens, pool.size());
+  const bool at_once = in.n_tokens >= kGatedAtOnceTokens;
   pool.parallel_for(items.count(w), 1, [&](int64_t begin, int64_t end, int) {
     const int64_t first = begin * items.tiles(w);
-    run_tiles(w, in, first, std::min(end * items.tiles(w), w.n_tiles()),
-              [&](const StripSums& strip) { put_gated(w.isa, strip, h, w.rows / 2, next); });
+    run_tiles(w, in, first, std::min(end * items.tiles(w), w.n_tiles()), [&](const StripSums& strip) {
+      if (at_once) {
+        put_gated(w.isa, strip, h, rows, next);
+      } else {
+        put_pair(strip, h, up, rows);
+      }
+    });
+  });
+  if (at_once) {
+    return;
+  }
+  constexpr int64_t kColumns = kGroupsPerItem * kGroupCols;
+  pool.parallel_for(divide_up(rows, kColumns), 1, [&](int64_t begin, int64_t end, int) {
+    const int64_t first = begin * kColumns;
+    const int64_t last = std::min(end * kColumns, rows);
+    for (int64_t t = 0; t < in.n_tokens; ++t) {
+      float* at = h + t * rows + first;
+      swiglu(w.isa, at, up + t * rows + first, last - first, at);
+    }
+    next.make_part(0, in.n_tokens, first, last);
   });
 }
 

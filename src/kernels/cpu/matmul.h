@@ -109,10 +109,9 @@ struct MatmulTask {
 
 /// Several matrices on the same input in one parallel region.
 void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks);
-/// h[t, r] = silu(sum_c x[t, c] gate[r, c]) * sum_c x[t, c] up[r, c] in one parallel region, h
-/// [n_tokens][rows of one]. `next` has been set_in_parts to h; its parts are made, by the threads that make
-/// h.
-void gated_matmul(ThreadPool& pool, const Activations& x, const PackedMatrix& gate_up, float* h,
+/// h[t, r] = silu(sum_c x[t, c] gate[r, c]) * sum_c x[t, c] up[r, c], h [n_tokens][rows of one]; `up` has the
+/// same room. `next` has been set_in_parts to h; its parts are made, by the threads that make h.
+void gated_matmul(ThreadPool& pool, const Activations& x, const PackedMatrix& gate_up, float* h, float* up,
                   const Activations& next);
 
 }  // namespace fl::cpu
