@@ -168,11 +168,6 @@ struct State {
     check(cudaMemset(squares.data(), 0, squares.bytes()), "clear");
     check(cudaDeviceSynchronize(), "inputs");
   }
-  std::vector<std::byte> residual_bytes() const {
-    std::vector<std::byte> copy(residual.bytes());
-    check(cudaMemcpy(copy.data(), residual.data(), copy.size(), cudaMemcpyDeviceToHost), "download");
-    return copy;
-  }
   RmsScale scale() const { return {squares.as<float>(), rms_partials(kHidden), kHidden, 1e-6F}; }
 };
 
@@ -261,52 +256,20 @@ void run_sweep(const DeviceInfo& device, const Model& model, std::byte* workspac
   }
 }
 
-// Steps of 9 to 64 tokens on sm_90: the launches between two mixers as chains and one by one, then each shape
-// alone.
+// Steps of 9 to 64 tokens on sm_90, without the head and with it.
 void run_batch(const DeviceInfo& device, const Model& model, std::byte* workspace, uint64_t bytes) {
   Matmul m(device, workspace, bytes, {});
   if (!m.finishes_norm(kMaxColumns) || m.most_records() >= kMaxColumns) {
     return;
   }
-  const size_t n_layers = model.layers.size();
   for (const int n : {9, 12, 16, 24, 32, 48, 64}) {
     State s(n, m.most_records());
     Stream stream;
-    const std::vector<std::byte> before = s.residual_bytes();
-    std::vector<std::byte> results[2];
-    for (const bool chains : {false, true}) {
-      const auto all = [&](bool head) {
-        for (size_t i = 0; i < n_layers; ++i) {
-          const Layer& layer = model.layers[i];
-          if (chains) {
-            m.begin_chain(stream);
-          }
-          join(m, stream, s.a, layer.out, s);
-          m.swiglu(stream, s.x, layer.gate, layer.up, s.h, s.scale());
-          join(m, stream, s.h, layer.down, s);
-          if (i + 1 < n_layers) {
-            project(m, stream, model.layers[i + 1], s, true);
-          } else if (head) {
-            const Matmul::Output output{&model.head, s.logits.as<float>(), kVocab};
-            m.store(stream, s.x, {&output, 1}, s.scale());
-          }
-          m.end_chain();
-        }
-      };
-      const Graph graph = Graph::capture(stream, [&] { all(false); });
-      check(cudaMemcpy(s.residual.data(), before.data(), before.size(), cudaMemcpyHostToDevice), "residual");
-      graph.launch(stream);
-      stream.synchronize();
-      results[chains ? 1 : 0] = s.residual_bytes();
-      const char* const name = chains ? "chains" : "single launches";
-      line("batch", n, name, median_ms(stream, 9, [&] { graph.launch(stream); }),
-           model.bytes - model.head.bytes, 48.7e9 * n);
-      const Graph with_head = Graph::capture(stream, [&] { all(true); });
-      line("batch with head", n, name, median_ms(stream, 9, [&] { with_head.launch(stream); }), model.bytes,
-           51.2e9 * n);
+    for (const bool head : {false, true}) {
+      const Graph graph = Graph::capture(stream, [&] { sweep(m, stream, model, s, head); });
+      line("batch", n, head ? "with head" : "layers", median_ms(stream, 9, [&] { graph.launch(stream); }),
+           head ? model.bytes : model.bytes - model.head.bytes, (head ? 51.2e9 : 48.7e9) * n);
     }
-    std::printf("# %d tokens: chains and single launches have %s bits\n", n,
-                results[0] == results[1] ? "equal" : "DIFFERENT");
   }
 }
 

@@ -323,10 +323,7 @@ CudaForward::Normed CudaForward::add_and_norm(const Activations& in, const cuda:
                                               float* x, const float* w) {
   if (!matmul_->finishes_norm(in.n_tokens) || config_.n_embd % cuda::kSuperblock != 0) {
     matmul_->add(stream_, in, matrix, x, config_.n_embd);
-    matmul_->end_chain();  // before a kernel that reads its results
-    const Normed normed = norm(x, w, in.n_tokens);
-    matmul_->begin_chain(stream_);
-    return normed;
+    return norm(x, w, in.n_tokens);
   }
   auto* const sums = reinterpret_cast<float*>(buffers_.data() + work_->sums);
   const Activations out = activations(buffers_.data() + work_->narrow, in.n_tokens, config_.n_embd);
@@ -351,9 +348,6 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
   Normed in = norm(x, norm_of(layers.front()), counts.n_tokens);
   int64_t delta_index = 0;
   int64_t attention_index = 0;
-  // The products between two mixers are a chain: whatever else is enqueued lies between its end and the next
-  // one's begin.
-  matmul_->begin_chain(stream_);
   const bool gather = counts.n_gathered > 0 || counts.n_rows == 0;
   for (size_t i = 0; i < layers.size(); ++i) {
     const CudaLayer& layer = layers[i];
@@ -378,9 +372,7 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
       cuda::gather_rows(queue(), x, table.gathered, counts.n_gathered, config_.n_embd, rows);
       x = rows;
       in = norm(x, layer.ffn.norm, counts.n_gathered);
-      matmul_->begin_chain(stream_);
     } else {
-      matmul_->begin_chain(stream_);
       in = add_and_norm(mixed, out, x, layer.ffn.norm);
     }
     const Activations hidden = activations(base + work_->hidden, in.activations.n_tokens, config_.n_ff);
@@ -390,7 +382,6 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
   const std::array<cuda::Matmul::Output, 1> output{
       {{&weights_.output, logits_.as<float>(), config_.n_vocab}}};
   matmul_->store(stream_, in.activations, output, in.scale);
-  matmul_->end_chain();
   cuda::sample(queue(), logits_.as<float>(), config_.n_vocab, table.rows, counts.n_rows,
                reinterpret_cast<cuda::SamplingCandidate*>(base + work_->candidates), sampled);
 }
@@ -409,7 +400,6 @@ void CudaForward::delta_layer(const CudaDeltaNet& w, int64_t index, const Normed
                                                     {&w.alpha, alpha, n_heads},
                                                     {&w.beta, beta, n_heads}}};
   matmul_->store(stream_, in.activations, inputs, in.scale);
-  matmul_->end_chain();
 
   const cuda::DeltaWeights weights{w.conv, w.a, w.dt, w.o_norm, config_.conv_kernel, config_.rms_eps};
   const bool waits = state_.wait_layer(stream_, index);
@@ -447,7 +437,6 @@ void CudaForward::attention_layer(const CudaAttention& w, int64_t index, const N
   const std::array<cuda::Matmul::Output, 3> inputs{
       {{&w.q, q, q_stride}, {&w.k, k, kv_stride}, {&w.v, v, kv_stride}}};
   matmul_->store(stream_, in.activations, inputs, in.scale);
-  matmul_->end_chain();
 
   const KvCache& cache = caches_[static_cast<size_t>(index)];
   const cuda::Queue queue = this->queue();

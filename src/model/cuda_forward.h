@@ -2,8 +2,9 @@
 // on one stream. Formulas: src/model/README.md and the contracts in src/kernels.
 //
 // Steps of one token a sequence run as recorded graphs, one for each of a few batch sizes. Steps of few
-// tokens (Matmul::finishes_norm) leave the norm to the products (kernels/cuda/matmul.h, RmsScale), and those
-// between two mixers may be one launch (Matmul::begin_chain).
+// tokens (Matmul::finishes_norm) leave the norm to the products (kernels/cuda/matmul.h, RmsScale): five
+// launches a DeltaNet layer, six an attention layer, one less each where a product's input needs no kernel of
+// its own.
 #pragma once
 
 #include <cstdint>

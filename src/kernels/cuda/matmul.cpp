@@ -420,18 +420,6 @@ Matmul::Matmul(const DeviceInfo& device, std::byte* workspace, uint64_t bytes, M
 
 Matmul::~Matmul() = default;
 
-void Matmul::begin_chain(cudaStream_t stream) {
-  if (impl_->batch) {
-    impl_->batch->begin(stream);
-  }
-}
-
-void Matmul::end_chain() {
-  if (impl_->batch) {
-    impl_->batch->end();
-  }
-}
-
 bool Matmul::finishes_norm(int32_t n_tokens) const {
   return n_tokens <= most_records() || (impl_->batch.has_value() && n_tokens <= kMostBatchTokens);
 }
@@ -550,9 +538,6 @@ void Matmul::swiglu(cudaStream_t stream, const Activations& x, const PackedMatri
                out.n_tokens == x.n_tokens,
            "shapes agree");
   if (out.cols % kSuperblock != 0) {  // the padding of the records must be zero
-    if (impl_->batch) {
-      impl_->batch->flush();  // which may still read it
-    }
     check(cudaMemsetAsync(out.data, 0, activation_bytes(out.n_tokens, out.cols), stream),
           "clear activations");
   }

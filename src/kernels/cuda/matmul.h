@@ -161,11 +161,6 @@ class Matmul {
   void swiglu(cudaStream_t stream, const Activations& x, const PackedMatrix& gate, const PackedMatrix& up,
               const Activations& out, const RmsScale& scale = {});
 
-  /// Products from begin_chain to end_chain may be one launch, in which each starts when all of the one
-  /// before has ended: nothing else may be enqueued between them, and all have the same number of tokens.
-  void begin_chain(cudaStream_t stream);
-  void end_chain();
-
   /// Whether products of so many tokens take and prepare norms (RmsScale, add_and_norm).
   bool finishes_norm(int32_t n_tokens) const;
   /// Activations of at most so many tokens should come as records, larger ones as rows: kMaxColumns, or less

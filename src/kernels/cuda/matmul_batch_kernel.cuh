@@ -1,5 +1,5 @@
 // The kernel of matmul_batch.h. A block has one warpgroup of helpers: a warp that brings weights, one that
-// waits for the phase before and brings activations, two that work out the norm's factors. Its others
+// brings activations, two that work out the norm's factors. Its others
 // multiply 64 rows each: two with the same activations, and up to 32 tokens two pairs that take turns at
 // superblocks and add their sums at a group's end, so that each scheduler has four warps to decode for. The
 // second pair goes on while the first puts sums together and writes.
@@ -21,6 +21,12 @@ constexpr int kMaxStages = 16;       // of a ring
 constexpr int kBarrierSpace = 1024;  // barriers, and the alignment of what follows
 constexpr int kStepsPerSuperblock = kSuperblock / kSwizzledColumns;
 constexpr int kFactorWarps = 2;
+// Barriers: [full, empty][stage] of weights and of tokens, then these.
+constexpr int kFactorsBarrier = 4 * kMaxStages;
+constexpr int kExchangeFull = kFactorsBarrier + 1;
+constexpr int kExchangeFree = kExchangeFull + 2;
+constexpr int kBarriers = kExchangeFree + 2;
+static_assert(kBarriers * 8 <= kBarrierSpace && kBarriers <= kWarpgroup);
 
 template <int N>
 struct Shape {
@@ -41,7 +47,7 @@ struct Work {
 };
 
 /// Superblocks of all groups before the share of a block.
-__device__ __forceinline__ int share_start(const BatchPhase& f, int block) {
+__device__ __forceinline__ int share_start(const BatchParams& f, int block) {
   const uint32_t cost = min(f.cost, static_cast<uint32_t>(block) * f.cost_per_block);
   int s = 0;
   while (s + 1 < f.n_segments && cost >= f.segments[s + 1].first_cost) {
@@ -53,7 +59,7 @@ __device__ __forceinline__ int share_start(const BatchPhase& f, int block) {
 
 class Share {
  public:
-  __device__ explicit Share(const BatchPhase& f)
+  __device__ explicit Share(const BatchParams& f)
       : n_superblocks_(f.n_superblocks),
         at_(share_start(f, static_cast<int>(blockIdx.x))),
         end_(share_start(f, static_cast<int>(blockIdx.x) + 1)) {}
@@ -75,7 +81,7 @@ class Share {
   int end_;
 };
 
-__device__ __forceinline__ const BatchSegment& segment_of(const BatchPhase& f, int group) {
+__device__ __forceinline__ const BatchSegment& segment_of(const BatchParams& f, int group) {
   int s = 0;
   while (s + 1 < f.n_segments && group >= f.segments[s + 1].first) {
     ++s;
@@ -91,137 +97,96 @@ constexpr int group_tiles(bool pair) {
 struct Shared {
   StageRing weights;
   StageRing tokens;
-  uint64_t* phase_open;    ///< what the phase before wrote may be read
-  uint64_t* factors_full;  ///< of this phase
-  float* factors;          ///< by token: of the norm, and back from stored activations
-  float4* exchange;        ///< sums of the second pair
+  uint64_t* factors_full;
+  uint64_t* exchange_full;  ///< [2 warpgroups] the second pair's sums are there
+  uint64_t* exchange_free;  ///< ditto: they have been read
+  float* factors;           ///< by token: of the norm, and back from stored activations
+  float4* exchange;         ///< sums of the second pair
 };
 
 __device__ __forceinline__ void bring_weights(const BatchParams& p, StageRing ring, int lane) {
   const uint64_t once = evict_first_policy();
-  for (int phase = 0; phase < p.n_phases; ++phase) {
-    const BatchPhase& f = p.phases[phase];
-    const bool pair = f.epilogue == BatchEpilogue::swiglu;
-    const int tiles = group_tiles(pair);
-    Share share(f);
-    Work work;
-    while (share.next(work)) {
-      const BatchSegment& s = segment_of(f, work.group);
-      const int first = (work.group - s.first) * tiles;
-      const int here = min(tiles, padded_rows(s.rows) / kTileRows - first);
-      const int tile = lane & (tiles - 1);
-      const bool mine = lane < kBatchGroupTiles && tile < here;
-      const uint8_t* from = (lane >= tiles ? s.w_up : s.w) +
-                            (static_cast<int64_t>(first + tile) * f.n_superblocks + work.k0) * s.tile_bytes;
-      const auto bytes = static_cast<uint32_t>(s.tile_bytes);
-      for (int k = work.k0; k < work.k1; ++k) {
-        barrier_wait(ring.empty + ring.stage, ring.parity ^ 1U);
-        if (lane == 0) {
-          barrier_expect(ring.full + ring.stage, bytes * static_cast<uint32_t>(pair ? 2 * here : here));
-        }
-        __syncwarp();
-        if (mine) {
-          bulk_copy_streamed(ring.data() + lane * p.slot_bytes, from, bytes, ring.full + ring.stage, once);
-        }
-        from += s.tile_bytes;
-        ring.advance();
-      }
-    }
-  }
-}
-
-/// Between ordinary accesses to global memory and copies of the same bytes, on both sides.
-__device__ __forceinline__ void fence_copies() {
-  asm volatile("fence.proxy.async;" ::: "memory");
-}
-__device__ __forceinline__ void add_release(int32_t* counter) {
-  asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
-}
-__device__ __forceinline__ void wait_for_count(const int32_t* counter, int count) {
-  int now = 0;
-  do {
-    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
-  } while (now < count);
-}
-
-// One thread. All blocks of the launch are resident before any is done: one fits an SM and there are no more
-// than SMs; a successor's blocks start only when all of ours have. So waiting for them ends.
-template <int N>
-__device__ __forceinline__ void bring_tokens(const BatchParams& p, const BatchMaps& maps, StageRing ring,
-                                             uint64_t* phase_open) {
-  const int blocks = static_cast<int>(gridDim.x);
-  for (int phase = 0; phase < p.n_phases; ++phase) {
-    const BatchPhase& f = p.phases[phase];
-    if (phase > 0) {
-      wait_for_count(p.arrived + phase - 1, 2 * blocks);
-      fence_copies();
-      barrier_arrive(phase_open);
-    }
-    Share share(f);
-    Work work;
-    while (share.next(work)) {
-      for (int k = work.k0; k < work.k1; ++k) {
-        barrier_wait(ring.empty + ring.stage, ring.parity ^ 1U);
-        barrier_expect(ring.full + ring.stage, static_cast<uint32_t>(Shape<N>::kTokenStage));
-#pragma unroll
-        for (int step = 0; step < kStepsPerSuperblock; ++step) {
-          tensor_copy(ring.data() + step * Shape<N>::kStepBytes, maps.x[phase],
-                      k * kSuperblock + step * kSwizzledColumns, 0, ring.full + ring.stage);
-        }
-        ring.advance();
-      }
-    }
-  }
-  if (p.n_phases > 1) {  // who leaves last takes the counters down: everybody has seen them
-    int32_t* const left = p.arrived + kMaxBatchPhases;
-    if (atomicAdd(left, 1) == blocks - 1) {
-      for (int i = 0; i < kMaxBatchPhases; ++i) {
-        p.arrived[i] = 0;
-      }
-      *left = 0;
-    }
-  }
-}
-
-// Warps: what the sums of a phase's products are multiplied by, token by token.
-__device__ __forceinline__ void find_factors(const BatchParams& p, const Shared& s, int warp, int lane) {
-  for (int phase = 0; phase < p.n_phases; ++phase) {
-    const RmsScale& scale = p.phases[phase].scale;
-    if (phase > 0) {
-      barrier_wait(s.phase_open, static_cast<uint32_t>(phase - 1) & 1U);
-    }
-    const int n4 = scale.n_partials / 4;
-    for (int token = 2 * warp; token < p.n_tokens; token += 2 * kFactorWarps) {
-      float factor[2] = {kUnscaleActivations, kUnscaleActivations};
-      if (scale.sum_of_squares != nullptr) {
-        const float* const first = scale.sum_of_squares + static_cast<int64_t>(token) * scale.n_partials;
-        const float* const second = token + 1 < p.n_tokens ? first + scale.n_partials : first;
-        float sums[2] = {0, 0};
-        for (int i = lane; i < n4; i += kWarp) {
-          const float4 a = __ldcg(reinterpret_cast<const float4*>(first) + i);
-          const float4 b = __ldcg(reinterpret_cast<const float4*>(second) + i);
-          sums[0] += (a.x + a.y) + (a.z + a.w);
-          sums[1] += (b.x + b.y) + (b.z + b.w);
-        }
-        for (int i = 4 * n4 + lane; i < scale.n_partials; i += kWarp) {
-          sums[0] += __ldcg(first + i);
-          sums[1] += __ldcg(second + i);
-        }
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float mean = __fdividef(warp_sum(sums[i]), static_cast<float>(scale.n));
-          factor[i] *= rsqrtf(mean + scale.eps);
-        }
-      }
+  const bool pair = p.epilogue == BatchEpilogue::swiglu;
+  const int tiles = group_tiles(pair);
+  Share share(p);
+  Work work;
+  while (share.next(work)) {
+    const BatchSegment& s = segment_of(p, work.group);
+    const int first = (work.group - s.first) * tiles;
+    const int here = min(tiles, padded_rows(s.rows) / kTileRows - first);
+    const int tile = lane & (tiles - 1);
+    const bool mine = lane < kBatchGroupTiles && tile < here;
+    const uint8_t* from = (lane >= tiles ? s.w_up : s.w) +
+                          (static_cast<int64_t>(first + tile) * p.n_superblocks + work.k0) * s.tile_bytes;
+    const auto bytes = static_cast<uint32_t>(s.tile_bytes);
+    for (int k = work.k0; k < work.k1; ++k) {
+      barrier_wait(ring.empty + ring.stage, ring.parity ^ 1U);
       if (lane == 0) {
-        s.factors[token] = factor[0];
-        s.factors[token + 1] = factor[1];
+        barrier_expect(ring.full + ring.stage, bytes * static_cast<uint32_t>(pair ? 2 * here : here));
+      }
+      __syncwarp();
+      if (mine) {
+        bulk_copy_streamed(ring.data() + lane * p.slot_bytes, from, bytes, ring.full + ring.stage, once);
+      }
+      from += s.tile_bytes;
+      ring.advance();
+    }
+  }
+}
+
+// One thread.
+template <int N>
+__device__ __forceinline__ void bring_tokens(const BatchParams& p, const CUtensorMap& x, StageRing ring) {
+  Share share(p);
+  Work work;
+  while (share.next(work)) {
+    for (int k = work.k0; k < work.k1; ++k) {
+      barrier_wait(ring.empty + ring.stage, ring.parity ^ 1U);
+      barrier_expect(ring.full + ring.stage, static_cast<uint32_t>(Shape<N>::kTokenStage));
+#pragma unroll
+      for (int step = 0; step < kStepsPerSuperblock; ++step) {
+        tensor_copy(ring.data() + step * Shape<N>::kStepBytes, x, k * kSuperblock + step * kSwizzledColumns,
+                    0, ring.full + ring.stage);
+      }
+      ring.advance();
+    }
+  }
+}
+
+// Warps: what the sums of products are multiplied by, token by token.
+__device__ __forceinline__ void find_factors(const BatchParams& p, const Shared& s, int warp, int lane) {
+  const RmsScale& scale = p.scale;
+  const int n4 = scale.n_partials / 4;
+  for (int token = 2 * warp; token < p.n_tokens; token += 2 * kFactorWarps) {
+    float factor[2] = {kUnscaleActivations, kUnscaleActivations};
+    if (scale.sum_of_squares != nullptr) {
+      const float* const first = scale.sum_of_squares + static_cast<int64_t>(token) * scale.n_partials;
+      const float* const second = token + 1 < p.n_tokens ? first + scale.n_partials : first;
+      float sums[2] = {0, 0};
+      for (int i = lane; i < n4; i += kWarp) {
+        const float4 a = __ldcg(reinterpret_cast<const float4*>(first) + i);
+        const float4 b = __ldcg(reinterpret_cast<const float4*>(second) + i);
+        sums[0] += (a.x + a.y) + (a.z + a.w);
+        sums[1] += (b.x + b.y) + (b.z + b.w);
+      }
+      for (int i = 4 * n4 + lane; i < scale.n_partials; i += kWarp) {
+        sums[0] += __ldcg(first + i);
+        sums[1] += __ldcg(second + i);
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float mean = __fdividef(warp_sum(sums[i]), static_cast<float>(scale.n));
+        factor[i] *= rsqrtf(mean + scale.eps);
       }
     }
-    __syncwarp();
     if (lane == 0) {
-      barrier_arrive(s.factors_full);
+      s.factors[token] = factor[0];
+      s.factors[token + 1] = factor[1];
     }
+  }
+  __syncwarp();
+  if (lane == 0) {
+    barrier_arrive(s.factors_full);
   }
 }
 
@@ -310,10 +275,16 @@ __device__ __forceinline__ void chain_of(PackedType type, float (&total)[N / 2],
   }
 }
 
-// Named barriers of a pair's two warpgroups.
-constexpr int kOwnBarrier = 1;       // of the first pair's warpgroup
-constexpr int kExchangeBarrier = 3;  // the second pair's sums are there
-constexpr int kFreeBarrier = 5;      // they have been read
+// Named barrier of a warpgroup of the first pair, the first of two.
+constexpr int kOwnBarrier = 1;
+
+/// For the warps of a warpgroup, one arrival each.
+__device__ __forceinline__ void arrive_as_warp(uint64_t* barrier, int lane) {
+  __syncwarp();
+  if (lane == 0) {
+    barrier_arrive(barrier);
+  }
+}
 
 /// The sums of a group that several blocks share: [block][warpgroup][N / 8][thread] float4.
 template <int N>
@@ -339,18 +310,18 @@ __device__ __forceinline__ void hand_over(const BatchParams& p, const float (&d)
 
 // The rest of a group, from the blocks that follow, in order.
 template <int N>
-__device__ __forceinline__ void collect(const BatchParams& p, const BatchPhase& f, float (&d)[N / 2],
-                                        int group, int warpgroup, int thread) {
-  const int end = (group + 1) * f.n_superblocks;
+__device__ __forceinline__ void collect(const BatchParams& p, float (&d)[N / 2], int group, int warpgroup,
+                                        int thread) {
+  const int end = (group + 1) * p.n_superblocks;
   const int first = static_cast<int>(blockIdx.x) + 1;
-  const auto has_part = [&](int block) { return share_start(f, block) < share_start(f, block + 1); };
-  for (int block = first + thread; share_start(f, block) < end; block += kWarpgroup) {
+  const auto has_part = [&](int block) { return share_start(p, block) < share_start(p, block + 1); };
+  for (int block = first + thread; share_start(p, block) < end; block += kWarpgroup) {
     if (has_part(block)) {
       wait_flag(p.flags + block * 2 + warpgroup);
     }
   }
   group_barrier(kOwnBarrier + warpgroup, kWarpgroup);
-  for (int block = first; share_start(f, block) < end; ++block) {
+  for (int block = first; share_start(p, block) < end; ++block) {
     if (!has_part(block)) {
       continue;
     }
@@ -377,118 +348,106 @@ __device__ __forceinline__ void multiply(const BatchParams& p, Shared& shared, i
   StageRing& tokens = shared.tokens;
   weights.advance(pair);
   tokens.advance(pair);
-  if (kPairs == 2 && pair == 0) {
-    group_arrive(kFreeBarrier + warpgroup, 2 * kWarpgroup);
-  }
+  uint64_t* const exchange_full = shared.exchange_full + warpgroup;
+  uint64_t* const exchange_free = shared.exchange_free + warpgroup;
   float4* const exchange = shared.exchange + warpgroup * (N / 8) * kWarpgroup + thread;
   wait_for_previous();
-  int seen = 0;  // superblocks of the works before
-  for (int phase = 0; phase < p.n_phases; ++phase) {
-    const BatchPhase& f = p.phases[phase];
-    const bool two = f.epilogue == BatchEpilogue::swiglu;
-    // Of gate and up two warps share a tile each, eight rows of both.
-    const int half = two ? warp & 1 : 0;
-    const int slot = two ? warpgroup * 2 + (warp >> 1) : warpgroup * 4 + warp;
-    Share share(f);
-    Work work;
-    while (share.next(work)) {
-      const BatchSegment& s = segment_of(f, work.group);
-      float d[N / 2];
+  const bool two = p.epilogue == BatchEpilogue::swiglu;
+  // Of gate and up two warps share a tile each, eight rows of both.
+  const int half = two ? warp & 1 : 0;
+  const int slot = two ? warpgroup * 2 + (warp >> 1) : warpgroup * 4 + warp;
+  int seen = 0;         // superblocks of the works before
+  uint32_t parity = 0;  // of the exchanges, one a work
+  Share share(p);
+  Work work;
+  while (share.next(work)) {
+    const BatchSegment& s = segment_of(p, work.group);
+    float d[N / 2];
 #pragma unroll
-      for (int i = 0; i < N / 2; ++i) {
-        d[i] = 0;
-      }
-      int n = work.k1 - work.k0;
-      if constexpr (kPairs == 2) {
-        const int skip = (pair - seen) & 1;
-        seen += n;
-        n = (n - skip + 1) / 2;
-      }
-      const auto type = static_cast<PackedType>(s.type);
-      if (two) {
-        chain_of<N, true>(type, d, n, slot, p.slot_bytes, half, lane, weights, tokens);
-      } else {
-        chain_of<N, false>(type, d, n, slot, p.slot_bytes, half, lane, weights, tokens);
-      }
-      if constexpr (kPairs == 2) {
-        if (pair == 1) {
-          group_barrier(kFreeBarrier + warpgroup, 2 * kWarpgroup);
-#pragma unroll
-          for (int i = 0; i < N / 8; ++i) {
-            exchange[i * kWarpgroup] = make_float4(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]);
-          }
-          group_arrive(kExchangeBarrier + warpgroup, 2 * kWarpgroup);
-          continue;
-        }
-      }
-      const int tile = (work.group - s.first) * group_tiles(two) + slot;
-      const Place at{tile, tile * kTileRows + 8 * half + (lane >> 2), 2 * (lane & 3)};
-      const bool exists = tile * kTileRows < s.rows;
-      float old[N / 2];
-      if (f.epilogue == BatchEpilogue::add_and_norm && work.k0 == 0) {
-        read_residual<N>(old, s, at, p.n_tokens);
-      }
-      if constexpr (kPairs == 2) {
-        group_barrier(kExchangeBarrier + warpgroup, 2 * kWarpgroup);
+    for (int i = 0; i < N / 2; ++i) {
+      d[i] = 0;
+    }
+    int n = work.k1 - work.k0;
+    if constexpr (kPairs == 2) {
+      const int skip = (pair - seen) & 1;
+      seen += n;
+      n = (n - skip + 1) / 2;
+    }
+    const auto type = static_cast<PackedType>(s.type);
+    if (two) {
+      chain_of<N, true>(type, d, n, slot, p.slot_bytes, half, lane, weights, tokens);
+    } else {
+      chain_of<N, false>(type, d, n, slot, p.slot_bytes, half, lane, weights, tokens);
+    }
+    const uint32_t turn = parity;
+    parity ^= 1U;
+    if constexpr (kPairs == 2) {
+      if (pair == 1) {
+        barrier_wait(exchange_free, turn ^ 1U);
 #pragma unroll
         for (int i = 0; i < N / 8; ++i) {
-          const float4 v = exchange[i * kWarpgroup];
-          d[4 * i] += v.x;
-          d[4 * i + 1] += v.y;
-          d[4 * i + 2] += v.z;
-          d[4 * i + 3] += v.w;
+          exchange[i * kWarpgroup] = make_float4(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]);
         }
-        group_arrive(kFreeBarrier + warpgroup, 2 * kWarpgroup);
-      }
-      if (work.k0 > 0) {
-        hand_over<N>(p, d, warpgroup, thread);
+        arrive_as_warp(exchange_full, lane);
         continue;
-      }
-      if (work.k1 < f.n_superblocks) {
-        collect<N>(p, f, d, work.group, warpgroup, thread);
-      }
-      barrier_wait(shared.factors_full, static_cast<uint32_t>(phase) & 1U);
-      if (!exists) {
-        continue;
-      }
-      switch (f.epilogue) {
-        case BatchEpilogue::store:
-          write_floats<N, false>(s, d, at, shared.factors, p.n_tokens);
-          break;
-        case BatchEpilogue::add:
-          write_floats<N, true>(s, d, at, shared.factors, p.n_tokens);
-          break;
-        case BatchEpilogue::add_and_norm:
-          write_normed<N>(f, s, d, old, at, shared.factors, p.n_tokens, lane);
-          break;
-        case BatchEpilogue::swiglu:
-          write_halves<N, true, false>(f, d, at, shared.factors, p.n_tokens);
-          break;
-        case BatchEpilogue::keep_gate:
-          write_halves<N, false, false>(f, d, at, shared.factors, p.n_tokens);
-          break;
-        case BatchEpilogue::swiglu_kept:
-          write_halves<N, false, true>(f, d, at, shared.factors, p.n_tokens);
-          break;
       }
     }
-    if (pair == 0 && phase + 1 < p.n_phases) {
-      // Also by a block that has written nothing: the sums of squares that its helpers have read may change
-      // once all blocks have arrived.
-      barrier_wait(shared.factors_full, static_cast<uint32_t>(phase) & 1U);
-      __threadfence();
-      fence_copies();
-      group_barrier(kOwnBarrier + warpgroup, kWarpgroup);
-      if (thread == 0) {
-        add_release(p.arrived + phase);
+    const int tile = (work.group - s.first) * group_tiles(two) + slot;
+    const Place at{tile, tile * kTileRows + 8 * half + (lane >> 2), 2 * (lane & 3)};
+    const bool exists = tile * kTileRows < s.rows;
+    float old[N / 2];
+    if (p.epilogue == BatchEpilogue::add_and_norm && work.k0 == 0) {
+      read_residual<N>(old, s, at, p.n_tokens);
+    }
+    if constexpr (kPairs == 2) {
+      barrier_wait(exchange_full, turn);
+#pragma unroll
+      for (int i = 0; i < N / 8; ++i) {
+        const float4 v = exchange[i * kWarpgroup];
+        d[4 * i] += v.x;
+        d[4 * i + 1] += v.y;
+        d[4 * i + 2] += v.z;
+        d[4 * i + 3] += v.w;
       }
+      arrive_as_warp(exchange_free, lane);
+    }
+    if (work.k0 > 0) {
+      hand_over<N>(p, d, warpgroup, thread);
+      continue;
+    }
+    if (work.k1 < p.n_superblocks) {
+      collect<N>(p, d, work.group, warpgroup, thread);
+    }
+    barrier_wait(shared.factors_full, 0);
+    if (!exists) {
+      continue;
+    }
+    switch (p.epilogue) {
+      case BatchEpilogue::store:
+        write_floats<N, false>(s, d, at, shared.factors, p.n_tokens);
+        break;
+      case BatchEpilogue::add:
+        write_floats<N, true>(s, d, at, shared.factors, p.n_tokens);
+        break;
+      case BatchEpilogue::add_and_norm:
+        write_normed<N>(p, s, d, old, at, shared.factors, p.n_tokens, lane);
+        break;
+      case BatchEpilogue::swiglu:
+        write_halves<N, true, false>(p, d, at, shared.factors, p.n_tokens);
+        break;
+      case BatchEpilogue::keep_gate:
+        write_halves<N, false, false>(p, d, at, shared.factors, p.n_tokens);
+        break;
+      case BatchEpilogue::swiglu_kept:
+        write_halves<N, false, true>(p, d, at, shared.factors, p.n_tokens);
+        break;
     }
   }
 }
 
 template <int N>
 __global__ void __launch_bounds__(Shape<N>::kThreads, 1)
-    batch_kernel(const __grid_constant__ BatchMaps x, const __grid_constant__ BatchParams p) {
+    batch_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ BatchParams p) {
   extern __shared__ uint8_t unaligned[];
   uint8_t* const base = unaligned + (-shared_address(unaligned) & 1023U);
   auto* const barriers = reinterpret_cast<uint64_t*>(base);
@@ -496,8 +455,9 @@ __global__ void __launch_bounds__(Shape<N>::kThreads, 1)
   Shared shared{{barriers, barriers + kMaxStages, nullptr, p.weight_stages, kBatchGroupTiles * p.slot_bytes},
                 {barriers + 2 * kMaxStages, barriers + 3 * kMaxStages, base + kBarrierSpace, p.token_stages,
                  Shape<N>::kTokenStage},
-                barriers + 4 * kMaxStages,
-                barriers + 4 * kMaxStages + 1,
+                barriers + kFactorsBarrier,
+                barriers + kExchangeFull,
+                barriers + kExchangeFree,
                 nullptr,
                 nullptr};
   uint8_t* const behind = shared.tokens.stages + p.token_stages * Shape<N>::kTokenStage;
@@ -505,10 +465,13 @@ __global__ void __launch_bounds__(Shape<N>::kThreads, 1)
   shared.factors = reinterpret_cast<float*>(behind + Shape<N>::kExchange);
   shared.weights.stages = behind + Shape<N>::kExchange + kMostBatchTokens * 4;
   const int thread = static_cast<int>(threadIdx.x);
-  if (thread < 4 * kMaxStages + 2) {
-    const bool empty = thread < 4 * kMaxStages && (thread / kMaxStages) % 2 != 0;
-    const bool factors = thread == 4 * kMaxStages + 1;
-    barrier_init(barriers + thread, empty ? kPairWarps : factors ? kFactorWarps : 1);
+  if (thread < kBarriers) {
+    const bool empty = (thread / kMaxStages) % 2 != 0;
+    const int arrivals = thread >= kExchangeFull     ? kWarpgroup / kWarp
+                         : thread == kFactorsBarrier ? kFactorWarps
+                         : empty                     ? kPairWarps
+                                                     : 1;
+    barrier_init(barriers + thread, arrivals);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
@@ -520,7 +483,7 @@ __global__ void __launch_bounds__(Shape<N>::kThreads, 1)
     } else if (warp == 1) {
       if (thread == 32) {
         wait_for_previous();
-        bring_tokens<N>(p, x, shared.tokens, shared.phase_open);
+        bring_tokens<N>(p, x, shared.tokens);
       }
     } else {
       wait_for_previous();
@@ -534,7 +497,7 @@ __global__ void __launch_bounds__(Shape<N>::kThreads, 1)
 }
 
 template <int N>
-void launch_instance(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const BatchMaps& x,
+void launch_instance(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,
                      const BatchParams& p) {
   prepare_shared(batch_kernel<N>, shared_bytes, "batch product");
   launch(batch_kernel<N>, {dim3(static_cast<unsigned>(grid)), dim3(Shape<N>::kThreads), shared_bytes}, stream,

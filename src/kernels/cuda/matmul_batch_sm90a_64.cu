@@ -2,7 +2,7 @@
 
 namespace fl::cuda {
 
-void launch_batch_64(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const BatchMaps& x,
+void launch_batch_64(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,
                      const BatchParams& p) {
   batch::launch_instance<64>(stream, overlap, grid, shared_bytes, x, p);
 }

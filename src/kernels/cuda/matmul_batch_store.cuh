@@ -40,7 +40,7 @@ __device__ __forceinline__ void write_floats(const BatchSegment& s, const float 
 
 // Activations from gate and up (kPair), or from one matrix.
 template <int N, bool kPair, bool kKept>
-__device__ __forceinline__ void write_halves(const BatchPhase& f, const float (&d)[N / 2], const Place& at,
+__device__ __forceinline__ void write_halves(const BatchParams& f, const float (&d)[N / 2], const Place& at,
                                              const float* factors, int n_tokens) {
   const bool odd_row = (at.row & 1) != 0;
   const int mine = at.token + (odd_row ? 1 : 0);
@@ -77,7 +77,7 @@ __device__ __forceinline__ void read_residual(float (&old)[N / 2], const BatchSe
 // residual = old + the tile; the next product's activations without the norm's factor; a tile's part of the
 // sum of squares.
 template <int N>
-__device__ __forceinline__ void write_normed(const BatchPhase& f, const BatchSegment& s, float (&d)[N / 2],
+__device__ __forceinline__ void write_normed(const BatchParams& f, const BatchSegment& s, float (&d)[N / 2],
                                              const float (&old)[N / 2], const Place& at, const float* factors,
                                              int n_tokens, int lane) {
   const float weight[2] = {f.norm_weight[at.row], f.norm_weight[at.row + 8]};
