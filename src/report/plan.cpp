@@ -17,8 +17,6 @@ constexpr int64_t kCalibrationPrompt = 600;  // tokens of the longer calibration
 constexpr double kLeastShare = 0.1;          // of a step is the same for any number of chats
 constexpr double kUncachedShare = 0.1;
 constexpr double kReuseShare = 0.5;
-// Estimates are kept under this share of what is left: they are not exact.
-constexpr double kUsableShare = 0.92;
 constexpr double kPerBatchSeconds = 0.03;  // connections, the watch's last look, the journal
 
 }  // namespace
@@ -152,6 +150,11 @@ double prompt_seconds(const CostModel& cost, const Shape& shape) {
 }
 
 }  // namespace
+
+void Extra::add(const Batch& batch, int64_t n_asked) {
+  const bool more = batch.kind == "measure" && batch.repeat > n_asked;
+  (more ? extra_ : asked_) += batch.seconds;
+}
 
 Shape stretched(Shape shape, const CostModel& cost, int64_t chats) {
   const double one = cost.reuse() ? prompt_seconds(cost, shape) : cost.read(shape.filled + shape.prompt);

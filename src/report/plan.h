@@ -56,6 +56,25 @@ struct ConfigSize {
   int64_t parts = 1;  ///< batches of one repeat
 };
 
+/// Estimates are kept under this share of what is left: they are not exact.
+inline constexpr double kUsableShare = 0.92;
+
+/// Cells whose repeats spread get more of them. On a busy machine that would be every cell: together they
+/// take at most a quarter of what everything else took so far, so that cells which come later have their time
+/// and the time left is known.
+class Extra {
+ public:
+  static constexpr double kMostShare = 0.25;
+
+  void add(const Batch& batch, int64_t n_asked);
+  bool has_room(double seconds) const { return extra_ + seconds <= kMostShare * asked_; }
+  double share() const { return asked_ > 0 ? extra_ / asked_ : 0; }
+
+ private:
+  double asked_ = 0;  // seconds
+  double extra_ = 0;
+};
+
 /// Of one repeat.
 inline constexpr int64_t kMostParts = 16;
 

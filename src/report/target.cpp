@@ -182,6 +182,17 @@ void find_tokenizer(const client::Endpoint& endpoint, Facts& facts, const std::a
   facts.tokenizer.clear();
 }
 
+// Of the calibration's texts, so that a small window holds them whatever a token is.
+double share_that_fits(int64_t window) {
+  if (window <= 0) {
+    return 1;
+  }
+  const auto room = static_cast<double>(window - kSlackTokens - kCalibrationTokens);
+  constexpr double kLeastShare = 0.05;
+  return std::clamp(room / (kMostTokensPerByte * static_cast<double>(kCalibrationBytes[1])), kLeastShare,
+                    1.0);
+}
+
 // Decides how tokens are counted, from two chats of different lengths.
 void settle_counts(const client::Endpoint& endpoint, const Calibration& small, const Calibration& large,
                    Facts& facts, const std::atomic<bool>* cancel) {
@@ -275,9 +286,13 @@ Result<Facts> ask_server(const client::Endpoint& endpoint, const Options& option
                          const std::atomic<bool>* cancel) {
   FL_ASSIGN(Facts facts, describe_server(endpoint, options, cancel));
   find_tokenizer(endpoint, facts, cancel);
-  FL_ASSIGN(const Calibration small, calibrate(endpoint, facts, options, seed, kCalibrationBytes[0], cancel));
-  FL_ASSIGN(const Calibration large,
-            calibrate(endpoint, facts, options, seed + 1, kCalibrationBytes[1], cancel));
+  const double fits = share_that_fits(facts.window);
+  const auto ask = [&](size_t n_bytes, uint64_t text_seed) {
+    return calibrate(endpoint, facts, options, text_seed,
+                     static_cast<size_t>(fits * static_cast<double>(n_bytes)), cancel);
+  };
+  FL_ASSIGN(const Calibration small, ask(kCalibrationBytes[0], seed));
+  FL_ASSIGN(const Calibration large, ask(kCalibrationBytes[1], seed + 1));
   settle_counts(endpoint, small, large, facts, cancel);
   const client::Completion& timed = large.completion;
   const double prompt_tokens =

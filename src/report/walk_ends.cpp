@@ -38,7 +38,7 @@ Status Walker::walk_anchor(size_t n_before) {
       }
     }
   }
-  double seconds = options_.kind != "url" ? cost_.start() : 0;
+  double seconds = starts() ? cost_.start() : 0;
   for (const Step& step : steps) {
     seconds += correction() * step_seconds(*size, step);
   }

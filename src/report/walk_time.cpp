@@ -1,5 +1,6 @@
 // What fits into the time that is left, and how much that is.
 #include <algorithm>
+#include <map>
 
 #include <fmt/format.h>
 
@@ -12,8 +13,37 @@ namespace {
 
 constexpr int64_t kWarmUpTokens = 16;
 constexpr double kMostCorrection = 2;
-constexpr int64_t kMostRepeats = 2;      // times the asked ones, when they spread
-constexpr double kQualitySeconds = 300;  // when there is no budget
+constexpr int64_t kMostRepeats = 2;  // times the asked ones, when they spread
+// The share of the budget that is kept for the coding tasks, and its most.
+constexpr double kQualityShare = 0.25;
+constexpr double kQualitySeconds = 300;
+constexpr double kTaskSeconds = 1;  // of a task beside its answer: its prompt and the sandbox
+
+bool for_time(const Flag& cut) {
+  return cut.text.find(kForTime) != std::string::npos;
+}
+
+bool left_out_for_time(const ConfigPlan& plan) {
+  return std::any_of(plan.cut.begin(), plan.cut.end(), for_time);
+}
+
+// Moves a depth that was left out for time back among those that are measured. False: it was not left out.
+bool take_back(ConfigPlan& plan, const std::string& depth, const std::vector<std::string>& order) {
+  const auto cut = std::find_if(plan.cut.begin(), plan.cut.end(),
+                                [&](const Flag& flag) { return flag.code == depth && for_time(flag); });
+  if (cut == plan.cut.end()) {
+    return false;
+  }
+  plan.cut.erase(cut);
+  std::vector<std::string> depths;
+  for (const std::string& known : order) {
+    if (known == depth || std::find(plan.depths.begin(), plan.depths.end(), known) != plan.depths.end()) {
+      depths.push_back(known);
+    }
+  }
+  plan.depths = std::move(depths);
+  return true;
+}
 
 }  // namespace
 
@@ -21,34 +51,86 @@ double Walker::spent() const {
   return spent_before_ + std::chrono::duration<double>(Clock::now() - begun_).count();
 }
 
+void Walker::choose(size_t i) {
+  std::vector<size_t> open;
+  std::vector<ConfigSize> todo;
+  double left = (options_.budget_seconds - spent() - quality_reserve() - anchor_seconds()) / correction();
+  for (size_t k = i; k < sizes_.size(); ++k) {
+    if (const auto known = plans_.find({sizes_[k].ctx, sizes_[k].chats}); known != plans_.end()) {
+      chosen_[k] = known->second.depths;
+      sizes_[k].parts = known->second.parts;
+      left -= planned_seconds(k);
+    } else {
+      open.push_back(k);
+      todo.push_back(sizes_[k]);
+    }
+  }
+  const auto chosen = choose_cells(cost_, todo, options_, *facts_, starts(), left);
+  for (size_t n = 0; n < open.size(); ++n) {
+    chosen_[open[n]] = chosen[n];
+    sizes_[open[n]].parts = todo[n].parts;
+  }
+}
+
 Result<ConfigPlan> Walker::plan_for(size_t i) {
+  choose(i);
   const ConfigSize& size = sizes_[i];
-  const bool starts = options_.kind != "url";
-  std::vector<ConfigSize> todo(sizes_.begin() + static_cast<std::ptrdiff_t>(i), sizes_.end());
-  const double left =
-      (options_.budget_seconds - spent() - quality_reserve_ - anchor_seconds()) / correction();
-  const auto chosen = choose_cells(cost_, todo, options_, *facts_, starts, left);
-  std::copy(chosen.begin(), chosen.end(), chosen_.begin() + static_cast<std::ptrdiff_t>(i));
-  std::copy(todo.begin(), todo.end(), sizes_.begin() + static_cast<std::ptrdiff_t>(i));
   if (const auto known = plans_.find({size.ctx, size.chats}); known != plans_.end()) {
-    chosen_[i] = known->second.depths;
-    sizes_[i].parts = known->second.parts;
     return known->second;
   }
-  ConfigPlan plan{size.ctx, size.chats, chosen[0], options_.repeats, 0, {}, size.parts};
-  plan.estimated_seconds = config_seconds(cost_, size, plan.depths, options_, *facts_, starts);
+  ConfigPlan plan{size.ctx, size.chats, chosen_[i], options_.repeats, 0, {}, size.parts};
+  plan.estimated_seconds = config_seconds(cost_, size, plan.depths, options_, *facts_, starts());
   for (const std::string& depth : options_.depths) {
     if (std::find(plan.depths.begin(), plan.depths.end(), depth) == plan.depths.end()) {
       std::vector<std::string> with = plan.depths;
       with.push_back(depth);
-      const double more = config_seconds(cost_, size, with, options_, *facts_, starts) -
+      const double more = config_seconds(cost_, size, with, options_, *facts_, starts()) -
                           (plan.depths.empty() ? 0 : plan.estimated_seconds);
-      plan.cut.push_back({depth, fmt::format("its estimated {:.0f} s do not fit {} {:.0f} s", more, kForTime,
-                                             options_.budget_seconds)});
+      plan.cut.push_back({depth, fmt::format("its estimated {:.0f} s and those of the cells before it do not "
+                                             "fit {} {:.0f} s",
+                                             more, kForTime, options_.budget_seconds)});
     }
   }
   FL_TRY(keep(plan));
   return plan;
+}
+
+Status Walker::walk_left_out() {
+  if (options_.budget_seconds <= 0 || !facts_) {
+    return {};
+  }
+  std::map<size_t, ConfigPlan> again;
+  double left = kUsableShare * (options_.budget_seconds - spent() - quality_reserve() - anchor_seconds()) /
+                correction();
+  // The order of choose_depths: empty windows, then full ones.
+  for (const std::string depth : {"empty", "full", "half"}) {
+    for (size_t i = 0; i < sizes_.size(); ++i) {
+      const std::pair key{sizes_[i].ctx, sizes_[i].chats};
+      const auto known = plans_.find(key);
+      if (known == plans_.end() || ended_.contains(key)) {
+        continue;
+      }
+      const double seconds = config_seconds(cost_, sizes_[i], {depth}, options_, *facts_, starts());
+      if (seconds > left) {
+        continue;
+      }
+      ConfigPlan& plan = again.try_emplace(i, known->second).first->second;
+      if (take_back(plan, depth, options_.depths)) {
+        left -= seconds;
+      }
+    }
+  }
+  for (auto& [i, plan] : again) {
+    const ConfigPlan& before = plans_.at({plan.ctx, plan.chats});
+    if (plan.depths.size() == before.depths.size()) {
+      continue;
+    }
+    plan.estimated_seconds = config_seconds(cost_, sizes_[i], plan.depths, options_, *facts_, starts());
+    FL_TRY(keep(plan));
+    FL_TRY(walk_configuration(i));
+    FL_TRY(job_.write(assemble(job_.manifest, open_.records, "")));
+  }
+  return {};
 }
 
 Shape Walker::shape_for(const ConfigSize& size, const Step& step) const {
@@ -64,17 +146,32 @@ double Walker::step_seconds(const ConfigSize& size, const Step& step) const {
   return report::step_seconds(cost_, size, step, shape_for(size, step));
 }
 
+double Walker::planned_seconds(size_t k) const {
+  const std::pair key{sizes_[k].ctx, sizes_[k].chats};
+  if (ended_.contains(key)) {
+    return 0;
+  }
+  const auto known = plans_.find(key);
+  if (known == plans_.end()) {
+    return chosen_[k].empty() ? 0 : config_seconds(cost_, sizes_[k], chosen_[k], options_, *facts_, starts());
+  }
+  const std::vector<Step> steps = steps_of(known->second, done_);
+  double sum = steps.empty() || !starts() ? 0 : cost_.start();
+  for (const Step& step : steps) {
+    sum += step_seconds(sizes_[k], step);
+  }
+  return sum;
+}
+
 double Walker::seconds_left(size_t i, const std::vector<Step>& steps, size_t at) const {
-  double left = anchor_seconds();
+  double left = 0;
   for (size_t s = at; s < steps.size(); ++s) {
     left += step_seconds(sizes_[i], steps[s]);
   }
-  for (size_t k = i + 1; k < sizes_.size(); ++k) {
-    if (!chosen_[k].empty() && !ended_.contains({sizes_[k].ctx, sizes_[k].chats})) {
-      left += config_seconds(cost_, sizes_[k], chosen_[k], options_, *facts_, options_.kind != "url");
-    }
+  for (size_t k = 0; k < sizes_.size(); ++k) {
+    left += k == i ? 0 : planned_seconds(k);
   }
-  return left * correction();
+  return (left + anchor_seconds()) * correction();
 }
 
 void Walker::show(size_t i, const std::vector<Step>& steps, size_t at) {
@@ -82,8 +179,9 @@ void Walker::show(size_t i, const std::vector<Step>& steps, size_t at) {
     return;
   }
   RunProgress out;
-  out.seconds_left =
-      seconds_left(i, steps, at) + (quality_done_ || options_.tasks == "none" ? 0 : quality_estimate());
+  // More repeats are asked for as often as before.
+  out.seconds_left = (1 + extra_.share()) * seconds_left(i, steps, at) +
+                     (quality_done_ || options_.tasks == "none" ? 0 : quality_estimate());
   out.seconds_done = spent();
   out.cells_total = static_cast<int64_t>(sizes_.size() * options_.depths.size());
   for (const auto& [key, plan] : plans_) {
@@ -105,9 +203,25 @@ double Walker::correction() const {
   return predicted_ > 0 ? std::clamp(taken_ / predicted_, 1 / kMostCorrection, kMostCorrection) : 1;
 }
 
+double Walker::n_tasks() const {
+  constexpr double kBuiltinTasks = 20;
+  constexpr double kHumanEvalTasks = 164;
+  const double all = options_.tasks == "builtin" ? kBuiltinTasks : kHumanEvalTasks;
+  return options_.task_limit > 0 ? std::min(all, static_cast<double>(options_.task_limit)) : all;
+}
+
+double Walker::quality_reserve() const {
+  if (options_.budget_seconds <= 0 || options_.tasks == "none" || quality_done_) {
+    return 0;
+  }
+  // Every answer as long as it may be, one after another.
+  const double longest =
+      cost_.start() + n_tasks() * (cost_.decode(options_.task_tokens, 1, 0) + kTaskSeconds);
+  return std::min({kQualityShare * options_.budget_seconds, kQualitySeconds, longest});
+}
+
 double Walker::quality_estimate() const {
-  constexpr double kTasks = 20;
-  const double n = options_.task_limit > 0 ? static_cast<double>(options_.task_limit) : kTasks;
+  const double n = n_tasks();
   const double most =
       options_.budget_seconds > 0 ? std::max(0.0, options_.budget_seconds - spent()) : kQualitySeconds;
   return std::min(most, n * cost_.decode(options_.task_tokens / 4, 1, 0));
@@ -124,7 +238,7 @@ Result<bool> Walker::drop_depth(size_t i, const std::string& depth, const std::v
     return std::get<0>(key) == size.ctx && std::get<1>(key) == size.chats && std::get<2>(key) == depth;
   });
   if (options_.budget_seconds <= 0 || begun ||
-      spent() + seconds + quality_reserve_ <= options_.budget_seconds) {
+      spent() + seconds + quality_reserve() <= options_.budget_seconds) {
     return false;
   }
   ConfigPlan plan = plans_.at({size.ctx, size.chats});
@@ -142,18 +256,26 @@ bool Walker::wants_more(size_t i, const std::vector<Step>& steps, size_t at) con
   if (options_.sample_seconds <= 0 || step.repeat >= kMostRepeats * options_.repeats) {
     return false;
   }
-  // Cells come before more repeats of one.
-  if (std::any_of(chosen_.begin() + static_cast<std::ptrdiff_t>(i), chosen_.end(),
-                  [&](const auto& depths) { return depths.size() < options_.depths.size(); })) {
+  const double more = correction() * static_cast<double>(size.parts) * step_seconds(size, step);
+  // A run of one configuration has nothing else to do with its time.
+  if (sizes_.size() > 1 && !extra_.has_room(more)) {
     return false;
+  }
+  // Cells come before more repeats of one.
+  for (size_t k = i; k < sizes_.size(); ++k) {
+    const auto known = plans_.find({sizes_[k].ctx, sizes_[k].chats});
+    if (known != plans_.end() ? left_out_for_time(known->second)
+                              : chosen_[k].size() < options_.depths.size()) {
+      return false;
+    }
   }
   const std::vector<double> rates = repeat_rates(open_.records, size.ctx, size.chats, step.depth);
   if (stat_of(rates).cv <= kMaxCv) {
     return false;
   }
-  const double more = correction() * static_cast<double>(size.parts) * step_seconds(size, step);
   return options_.budget_seconds <= 0 ||
-         spent() + more + seconds_left(i, steps, at + 1) + quality_reserve_ <= options_.budget_seconds;
+         spent() + quality_reserve() + (more + seconds_left(i, steps, at + 1)) / kUsableShare <=
+             options_.budget_seconds;
 }
 
 double Walker::anchor_seconds() const {
@@ -163,7 +285,7 @@ double Walker::anchor_seconds() const {
     return 0;
   }
   return static_cast<double>(n - anchors_walked_) *
-         config_seconds(cost_, *size, {kAnchorDepth}, options_, *facts_, options_.kind != "url");
+         config_seconds(cost_, *size, {kAnchorDepth}, options_, *facts_, starts());
 }
 
 }  // namespace fl::report

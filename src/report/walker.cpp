@@ -4,6 +4,7 @@
 #include <random>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "report/assemble.h"
 #include "report/prompts.h"
@@ -11,9 +12,6 @@
 namespace fl::report {
 namespace {
 
-// The share of the budget that is kept for the coding tasks, and its most.
-constexpr double kQualityShare = 0.25;
-constexpr double kQualitySeconds = 300;
 // Estimates are corrected by what the last batches took against theirs.
 constexpr double kForget = 0.93;
 
@@ -35,9 +33,6 @@ Walker::Walker(const RunJob& job, OpenJournal& open)
   for (const Record& record : open_.records) {
     learn(record);
   }
-  if (options_.budget_seconds > 0 && options_.tasks != "none") {
-    quality_reserve_ = std::min(kQualityShare * options_.budget_seconds, kQualitySeconds);
-  }
 }
 
 Status Walker::walk() {
@@ -54,6 +49,7 @@ Status Walker::walk() {
   }
   FL_ASSIGN(sizes_, sizes());
   chosen_.assign(sizes_.size(), options_.depths);
+  FL_TRY(cut_beyond_training());
   for (size_t i = 0; i < sizes_.size(); ++i) {
     FL_TRY(walk_configuration(i));
     if (i + 1 == sizes_.size() / 2 && sizes_.size() >= kLongRun) {
@@ -61,6 +57,7 @@ Status Walker::walk() {
     }
     FL_TRY(job_.write(assemble(job_.manifest, open_.records, "")));
   }
+  FL_TRY(walk_left_out());
   FL_TRY(walk_anchor(sizes_.size()));
   return walk_quality();
 }
@@ -84,6 +81,7 @@ void Walker::learn(const Record& record) {
     plans_.insert_or_assign({plan->ctx, plan->chats}, *plan);
   } else if (const auto* batch = std::get_if<Batch>(&record)) {
     cost_.learn(*batch);
+    extra_.add(*batch, options_.repeats);
     spent_before_ += batch->seconds;
     if (batch->kind == "measure") {
       done_.insert({batch->ctx, batch->chats, batch->depth, batch->repeat, batch->part});
@@ -175,6 +173,28 @@ Status Walker::cut_all(const ConfigSize& size, const std::string& reason) {
     plan.cut.push_back({depth, reason});
   }
   return keep(std::move(plan));
+}
+
+Status Walker::cut_beyond_training() {
+  const std::optional<int64_t> trained = job_.manifest.model.ctx_train;
+  if (options_.kind != "model" || !trained) {
+    return {};
+  }
+  const std::string reason =
+      fmt::format("more for one chat than the {} tokens that the model was trained for", *trained);
+  std::vector<std::string> places;
+  for (const ConfigSize& size : sizes_) {
+    if (size.window > *trained) {
+      places.push_back(fmt::format("{} x {}", short_tokens(size.ctx), size.chats));
+      if (!plans_.contains({size.ctx, size.chats})) {
+        FL_TRY(cut_all(size, reason));
+      }
+    }
+  }
+  if (!places.empty()) {
+    say(fmt::format("left out, {} (context x chats): {}", reason, fmt::join(places, ", ")));
+  }
+  return {};
 }
 
 Status Walker::walk_configuration(size_t i) {

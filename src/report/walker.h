@@ -43,16 +43,26 @@ class Walker {
   // Why a configuration cannot be what was asked; empty: it can.
   std::string misfit(const ConfigSize& size, const Facts& facts) const;
   Status cut_all(const ConfigSize& size, const std::string& reason);
-  // The plan for a configuration that begins now; chooses for the later ones too, for the time left.
+  bool starts() const { return options_.kind != "url"; }
+  // Our own server gives no chat more than the model was trained for: known before anything is started.
+  Status cut_beyond_training();
+  // For every configuration from `i` on that has no plan yet: its depths and parts, for the time left.
+  void choose(size_t i);
+  // The plan for a configuration that begins now; chooses for the later ones too.
   Result<ConfigPlan> plan_for(size_t i);
   Shape shape_for(const ConfigSize& size, const Step& step) const;
   double step_seconds(const ConfigSize& size, const Step& step) const;
+  // Of what is left of configuration `k`, as planned or as chosen.
+  double planned_seconds(size_t k) const;
   // Of the matrix, from step `at` of configuration `i` on.
   double seconds_left(size_t i, const std::vector<Step>& steps, size_t at) const;
   void show(size_t i, const std::vector<Step>& steps, size_t at);
   // What the last batches took against their estimates.
   double correction() const;
+  double n_tasks() const;
   double quality_estimate() const;
+  // Kept of the budget for the coding tasks.
+  double quality_reserve() const;
   // Measures one configuration. An error ends the run; a server that fails ends the configuration.
   Status walk_configuration(size_t i);
   // What this start of the server says; the first one is asked everything.
@@ -61,6 +71,9 @@ class Walker {
   // The machine may have become slower since the plan: a filling that does not fit any more is left out
   // before it is begun. True: it was.
   Result<bool> drop_depth(size_t i, const std::string& depth, const std::vector<Step>& steps);
+  // A server that did not start leaves its time, and estimates err: what was left out for time and fits after
+  // all is measured.
+  Status walk_left_out();
   Status walk_steps(size_t i, std::vector<Step> steps, Session& session);
   // Sends one batch and keeps it. `lost`: the server failed, which is kept.
   Status walk_step(const ConfigSize& size, const Step& step, int64_t anchor, Session& session, bool& lost);
@@ -94,6 +107,7 @@ class Walker {
   bool has_run_ = false;
   std::optional<Facts> facts_;
   CostModel cost_;
+  Extra extra_;
   TextSizes texts_;
   std::vector<ConfigSize> sizes_;
   std::vector<std::vector<std::string>> chosen_;
@@ -105,7 +119,6 @@ class Walker {
   double rate_ = 0;
   std::vector<std::string> answers_;
   bool quality_done_ = false;
-  double quality_reserve_ = 0;
   double spent_before_ = 0;
   double taken_ = 0;
   double predicted_ = 0;

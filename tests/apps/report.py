@@ -346,6 +346,32 @@ class Report(unittest.TestCase):
         largest = {entry["chats"]: entry for entry in document["recommendation"]["largest_context"]}
         self.assertEqual((largest[2]["ctx"], largest[2]["at_end"]), (4096, False))
 
+    def test_time_of_a_server_that_does_not_start_goes_to_the_others(self):
+        peer = f"{sys.executable} {SOURCE}/tests/apps/fake_server.py --port {{port}} --ctx {{ctx}} --chats {{chats}} --fail-above 4096"
+        # What was planned for 128k, about a minute, leaves nothing to the half windows of two chats; then it is free.
+        done = self.run_report("--server-cmd", peer, "--ctx", "2k,64k,128k", *FAST, "--prompt-tokens", "32", "--chats", "1,2,4",
+                               "--tasks", "none", "--budget", "12s")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        small = {cell["id"]: (cell["status"], cell["reason"]) for cell in self.document()["cells"] if cell["ctx"] == 2048}
+        self.assertEqual(len(small), 9)
+        self.assertEqual({status for status, _ in small.values()}, {"ok"}, small)
+
+    def test_a_context_beyond_the_training_is_not_started(self):
+        model = str(SOURCE / "models/demo/freelunch-demo-q8_0.gguf")
+        done = self.run_report("--model", model, "--ctx", "512,16k", *FAST, "--prompt-tokens", "32", "--chats", "1,2", "--depth",
+                               "empty", "--tasks", "none", "--budget", "60s", "--repeats", "1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("more for one chat than the 8192 tokens that the model was trained for", done.stderr)
+        self.assertIn("16k x 1", done.stderr)
+        document = self.document()
+        by_id = {cell["id"]: cell for cell in document["cells"]}
+        self.assertEqual(by_id["16384x1 empty"]["status"], "cut")
+        self.assertEqual({by_id[name]["status"] for name in ("512x1 empty", "512x2 empty", "16384x2 empty")}, {"ok"})
+        self.assertNotIn("16384x1", {f"{c['ctx']}x{c['chats']}" for c in document["configurations"]})
+        done = self.run_report("--model", model, "--ctx", "64k,128k", "--chats", "4", "--tasks", "none", "--fresh")
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("at most 32768", done.stderr)
+
     def check_peer(self, make, name, counts, reuse):
         peer = f"{sys.executable} {SOURCE}/tests/apps/fake_server.py --port {{port}} --ctx {{ctx}} --chats {{chats}} --make {make}"
         done = self.run_report("--server-cmd", peer, "--ctx", "2k,4k", *SMALL)

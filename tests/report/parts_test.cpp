@@ -355,6 +355,35 @@ TEST(Plan, ShortensSamplesBeforeItLeavesCellsOut) {
   EXPECT_EQ(std::get<1>(parts_in(0.1)), 0U);
 }
 
+// On a machine where every cell spreads, the repeats that were not asked for stay a quarter of those that
+// were.
+TEST(Plan, MoreRepeatsLeaveTimeToTheOtherCells) {
+  Extra extra;
+  Batch batch;
+  batch.kind = "measure";
+  batch.seconds = 1;
+  EXPECT_FALSE(extra.has_room(1));
+  double asked = 0;
+  double more = 0;
+  for (int cell = 0; cell < 40; ++cell) {
+    for (int64_t repeat = 1; repeat <= 6; ++repeat) {
+      if (repeat <= 3 || extra.has_room(batch.seconds)) {
+        batch.repeat = repeat;
+        extra.add(batch, 3);
+        (repeat <= 3 ? asked : more) += batch.seconds;
+      }
+    }
+    EXPECT_LE(more, Extra::kMostShare * asked);
+    EXPECT_DOUBLE_EQ(extra.share(), more / asked);
+  }
+  EXPECT_EQ(more, 30);
+  batch.kind = "fill";  // counts for the work, not for more repeats
+  batch.repeat = 0;
+  batch.seconds = 120;
+  extra.add(batch, 3);
+  EXPECT_DOUBLE_EQ(extra.share(), 30.0 / 240);
+}
+
 TEST(Session, ExpandsEveryPlace) {
   const auto words = expand_command("srv -m {model} -c{ctx} --len={window} -np {chats} --port {port}",
                                     {32768, 4, 8192}, 1234, "/a b/{ctx}.gguf");

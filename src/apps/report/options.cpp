@@ -15,15 +15,15 @@ namespace {
 constexpr int64_t kMaxTokens = int64_t{1} << 30;
 constexpr int64_t kMaxChats = 256;
 
-// Of a model trained for 128k tokens or more: 16k, 32k, 64k, 96k, 128k. A smaller one has the same parts of
-// its own.
+// Of a model trained for 128k tokens or more: 16k, 32k, 64k, 96k, 128k. A smaller one has the same parts, an
+// eighth to the whole, of its own.
 constexpr int64_t kUsualContext = 131072;
 constexpr std::array<int64_t, 5> kEighths{1, 2, 4, 6, 8};
 constexpr std::array<int64_t, 2> kQuickEighths{2, 8};
 constexpr int64_t kQuickContext = 65536;
 constexpr const char* kChats = "1,2,4";
 constexpr const char* kDepths = "empty,half,full";
-constexpr const char* kBudget = "60m";
+constexpr const char* kBudget = "20m";
 constexpr int64_t kTokens = 128;
 constexpr int64_t kPromptTokens = 512;
 constexpr int64_t kTaskTokens = 2048;
@@ -138,6 +138,13 @@ Result<fl::report::Options> run_options(const Flags& flags, const std::string& p
         fmt::format("--chats: numbers from 1 to {} are expected, found '{}'", kMaxChats, flags.chats));
   }
   out.chats = std::move(*chats);
+  if (out.kind == "model" && ctx_train > 0 && out.ctx.front() / out.chats.back() > ctx_train) {
+    return fail(
+        ErrorCode::invalid_argument,
+        fmt::format("--ctx: the model was trained for {} tokens; at most {} are expected for {} {}, found {}",
+                    ctx_train, ctx_train * out.chats.back(), out.chats.back(),
+                    out.chats.back() == 1 ? "chat" : "chats", out.ctx.front()));
+  }
   FL_ASSIGN(out.depths, parse_depths(or_else(flags.depth, quick ? kQuickDepths : kDepths)));
   FL_ASSIGN(out.budget_seconds, parse_duration(or_else(flags.budget, quick ? kQuickBudget : kBudget)));
   out.repeats = flags.repeats;

@@ -59,15 +59,16 @@ void add_options(CLI::App& app, Flags& flags) {
       ->excludes(url);
   app.add_option("--server-args", flags.server_args, "More flags for our server, e.g. '-ctk q8_0 -ctv q8_0'")
       ->excludes(url);
-  app.add_option("--ctx", flags.ctx,
-                 "Context sizes of all chats together (default 16k,32k,64k,96k,128k, or the same parts of "
-                 "the trained one)");
+  app.add_option(
+      "--ctx", flags.ctx,
+      "Context sizes of all chats together (default 16k,32k,64k,96k,128k for a model trained for 128k "
+      "tokens or more, otherwise 1/8, 2/8, 4/8, 6/8 and 8/8 of the length it was trained for)");
   app.add_option("--chats", flags.chats, "Chats at once (default 1,2,4)");
   app.add_option("--depth", flags.depth, "How full the window is (default empty,half,full)");
   app.add_flag("--quick", flags.quick,
                "A smaller matrix: at most two minutes with the demo model on two cores");
   app.add_option("--budget", flags.budget,
-                 "Time to fit into: 90s, 20m, 1h, none (default 60m; with --quick 100s)");
+                 "Time to fit into: 90s, 20m, 1h, none (default 20m; with --quick 100s)");
   app.add_option("--repeats", flags.repeats, "Of each cell")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
