@@ -1,13 +1,19 @@
 // Products of 9 to 64 tokens on sm_90 (kernels/cuda/matmul_batch.h): against double precision on the host,
 // and the products of a layer in a row.
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <map>
 
 #include <gtest/gtest.h>
 
 #include "core/half.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/matmul_batch.h"
+#include "kernels/cuda/matmul_policy.h"
+#include "kernels/cuda/matmul_workspace.h"
 #include "tests/kernels/cuda_matmul_support.h"
 #include "tests/support/cases.h"
 
@@ -26,6 +32,8 @@ class CudaMatmulBatch : public test::DeviceTest {
     }
     const uint64_t bytes = Matmul::workspace_bytes(512, 4096, 8192);
     workspace_ = std::make_unique<DeviceArray<std::byte>>(bytes);
+    check(cudaMemset(workspace_->data(), 0x3C, bytes), "what might be taken for sums");
+    check(cudaDeviceSynchronize(), "a workspace of someone else");
     matmul_ = std::make_unique<Matmul>(device_, workspace_->data(), bytes);
     if (matmul_->most_records() >= kMaxColumns || !matmul_->finishes_norm(kMaxColumns)) {
       GTEST_SKIP() << "steps of this device take another way";
@@ -121,6 +129,60 @@ TEST_F(CudaMatmulBatch, ScalesOfAnySize) {
         }
       }
     }
+  }
+}
+
+// Parts of groups are their own flags: launches of every instance, and other products between them, must
+// leave every place as they want to find it.
+TEST_F(CudaMatmulBatch, NoPartIsLeftBehind) {
+  const Matrix w(DType::q4_k, 1000, 2304, 3);
+  std::map<int, std::vector<float>> first;
+  for (const int n : {64, 9, 100, 33, 4, 17, 64, 16, 33, 9, 100, 4, 17, 16}) {
+    const Inputs in(n, w.cols, static_cast<uint32_t>(n), matmul_->most_records());
+    const std::vector<float> got = run(w, in);
+    EXPECT_EQ(first.try_emplace(n, got).first->second, got) << n;
+    EXPECT_LT(error_of(w, in, got), kTolerance) << n;
+    const std::vector<std::byte> all = workspace_->download();
+    const auto* const parts = all.data() + kTicketBytes;
+    const uint64_t bytes = parts_of_groups_bytes(device_.arch, device_.n_sms);
+    ASSERT_GT(bytes, 0U);
+    ASSERT_LE(kTicketBytes + bytes, all.size());
+    EXPECT_TRUE(std::all_of(parts, parts + bytes, [](std::byte b) { return b == std::byte{kAbsentByte}; }))
+        << n;
+  }
+}
+
+// Sums that are no numbers must not be taken for absent ones: their tokens are no numbers, all others as
+// ever.
+TEST_F(CudaMatmulBatch, TokensThatAreNoNumbersDisturbNoOther) {
+  const Matrix w(DType::q4_k, 1000, 2304, 3);
+  for (const int n : {16, 32, 64}) {
+    const Inputs well(n, w.cols, 5, matmul_->most_records());
+    const std::vector<float> want = run(w, well);
+    const Inputs in(n, w.cols, 5, matmul_->most_records());
+    std::vector<std::byte> stored = in.stored->download();
+    const auto token_bytes = static_cast<size_t>(padded_cols(static_cast<int32_t>(w.cols))) * 2;
+    // a NaN, the infinities, the NaN of all ones
+    for (const auto& [token, bits] :
+         {std::pair<int, uint16_t>{0, 0x7E00}, {n / 2, 0xFC00}, {n - 1, 0xFFFF}}) {
+      for (size_t at = 0; at < token_bytes; at += 2) {
+        std::memcpy(stored.data() + static_cast<size_t>(token) * token_bytes + at, &bits, 2);
+      }
+    }
+    in.stored->upload(stored);
+    const std::vector<float> got = run(w, in);
+    for (int token = 0; token < n; ++token) {
+      const bool ill = token == 0 || token == n / 2 || token == n - 1;
+      for (int64_t r = 0; r < w.rows; ++r) {
+        const auto at = static_cast<size_t>(token * w.rows + r);
+        if (ill) {
+          ASSERT_FALSE(std::isfinite(got[at])) << n << " " << token << " " << r;
+        } else {
+          ASSERT_EQ(got[at], want[at]) << n << " " << token << " " << r;
+        }
+      }
+    }
+    EXPECT_EQ(run(w, well), want) << n;
   }
 }
 

@@ -400,18 +400,23 @@ struct Matmul::Impl {
 
 Matmul::Matmul(const DeviceInfo& device, std::byte* workspace, uint64_t bytes, MatmulOptions options)
     : impl_(std::make_unique<Impl>()) {
-  FL_CHECK(bytes > kTicketBytes, "the workspace has the size that workspace_bytes names");
   impl_->device = device;
   impl_->options = options;
   impl_->tickets = reinterpret_cast<int32_t*>(workspace);
-  impl_->workspace = workspace + kTicketBytes;
-  impl_->workspace_size = bytes - kTicketBytes;
-  check(cudaMemset(workspace, 0, kTicketBytes), "clear tickets");
   impl_->prompt_kernel = options.prompt_kernel && has_prompt_kernel(device.arch);
-  if (impl_->prompt_kernel) {
-    impl_->batch.emplace(device, impl_->overlap(), reinterpret_cast<float*>(impl_->workspace),
-                         impl_->tickets);
+  std::byte* const parts = workspace + kTicketBytes;
+  const uint64_t parts_bytes = parts_of_groups_bytes(device.arch, device.n_sms);
+  FL_CHECK(bytes > kTicketBytes + parts_bytes, "the workspace has the size that workspace_bytes names");
+  impl_->workspace = parts + parts_bytes;
+  impl_->workspace_size = bytes - kTicketBytes - parts_bytes;
+  check(cudaMemset(workspace, 0, kTicketBytes), "clear tickets");
+  if (parts_bytes > 0) {
+    check(cudaMemset(parts, kAbsentByte, parts_bytes), "no part of a sum is there");
   }
+  if (impl_->prompt_kernel) {
+    impl_->batch.emplace(device, impl_->overlap(), reinterpret_cast<float*>(parts));
+  }
+  check(cudaStreamSynchronize(nullptr), "a workspace ready for any stream");
   if (options.library && !impl_->prompt_kernel) {
     impl_->library = LibraryMatmul::open(device, impl_->workspace, impl_->workspace_size);
   }

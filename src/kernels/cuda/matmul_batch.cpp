@@ -75,7 +75,7 @@ void set_out(BatchParams& p, const Activations& out) {
 
 }  // namespace
 
-uint64_t batch_scratch_bytes(int n_sms) {
+uint64_t batch_parts_bytes(int n_sms) {
   return static_cast<uint64_t>(n_sms) * kThreadsOfSums * (kMostBatchTokens / 2) * sizeof(float);
 }
 
@@ -126,8 +126,7 @@ void BatchProducts::launch(cudaStream_t stream, const Activations& x, BatchParam
   const auto* const instance = std::find_if(kInstances.begin(), kInstances.end(),
                                             [&](const Instance& i) { return i.tokens >= p.n_tokens; });
   FL_CHECK(instance != kInstances.end(), "the program has the kernel for this device");
-  p.scratch = scratch_;
-  p.flags = counters_;
+  p.parts = parts_;
   const int grid = std::clamp(p.n_groups * p.n_superblocks / kLeastSuperblocks, 1, device_.n_sms);
   p.cost_per_block = (p.cost + static_cast<uint32_t>(grid) - 1) / static_cast<uint32_t>(grid);
 

@@ -59,26 +59,23 @@ struct BatchParams {
   int32_t out_padded_cols;
   const float* norm_weight;
   float* sum_of_squares;
-  // what blocks share
-  float* scratch;  ///< sums of groups
-  int32_t* flags;  ///< [block][2 warpgroups], zero between launches
+  float* parts;  ///< sums of groups that blocks share; all bytes kAbsentByte between launches
   // shared memory
   int32_t weight_stages;
   int32_t slot_bytes;  ///< largest tile of the launch
   int32_t token_stages;
 };
 
-/// What launches need: bytes for sums, and zeroed counters.
-uint64_t batch_scratch_bytes(int n_sms);
-constexpr int batch_counters(int n_sms) {
-  return 2 * n_sms;
-}
+/// Memory for parts of groups, which nobody else may write and whose bytes are kAbsentByte before the first
+/// launch; a multiple of 256.
+uint64_t batch_parts_bytes(int n_sms);
+inline constexpr int kAbsentByte = 0xFF;
 
 /// Products of activation rows of at most kMostBatchTokens tokens; the contracts are Matmul's.
 class BatchProducts {
  public:
-  BatchProducts(const DeviceInfo& device, bool overlap, float* scratch, int32_t* counters)
-      : device_(device), overlap_(overlap), scratch_(scratch), counters_(counters) {}
+  BatchProducts(const DeviceInfo& device, bool overlap, float* parts)
+      : device_(device), overlap_(overlap), parts_(parts) {}
 
   void store(cudaStream_t stream, const Activations& x, std::span<const Matmul::Output> outputs,
              const RmsScale& scale) const;
@@ -95,8 +92,7 @@ class BatchProducts {
 
   DeviceInfo device_;
   bool overlap_;
-  float* scratch_;
-  int32_t* counters_;
+  float* parts_;
 };
 
 /// The instances, by tokens.

@@ -45,6 +45,10 @@ int32_t records_of(const MatmulOptions& options, int arch) {
   return options.most_records > 0 ? options.most_records : kLeastBatchTokens - 1;
 }
 
+uint64_t parts_of_groups_bytes(int arch, int n_sms) {
+  return has_prompt_kernel(arch) ? batch_parts_bytes(n_sms) : 0;
+}
+
 uint64_t Matmul::workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_t max_cols,
                                  const MatmulOptions& options) {
   int device = 0;
@@ -58,14 +62,14 @@ uint64_t Matmul::workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_
   const uint64_t shared =
       std::max(shared_sums_bytes(n_sms, columns), swiglu_sums_bytes(columns, swiglu_rows)) +
       carries_bytes(n_sms, columns);
-  const uint64_t sums =
-      std::max(shared, prompt ? std::max(prompt_scratch_bytes(n_sms), batch_scratch_bytes(n_sms)) : 0);
+  const uint64_t sums = std::max(shared, prompt ? prompt_scratch_bytes(n_sms) : 0);
   uint64_t own = slices_bytes(kMaxColumns, max_cols) + sums + gate_and_up_bytes(max_tokens, swiglu_rows);
   if (max_tokens > kMaxColumns && wants_int8(options, arch, false)) {
     own = std::max(own, int8_activation_bytes(max_tokens, max_cols));
   }
   const bool library = !prompt && options.library && max_tokens >= options.library_from_tokens;
-  return aligned(kTicketBytes + (library ? LibraryMatmul::workspace_bytes(max_tokens, own) : own));
+  return aligned(kTicketBytes + parts_of_groups_bytes(arch, n_sms) +
+                 (library ? LibraryMatmul::workspace_bytes(max_tokens, own) : own));
 }
 
 }  // namespace fl::cuda

@@ -7,6 +7,7 @@
 #include "kernels/cuda/matmul_prompt.h"
 #include "kernels/cuda/matmul_prompt_decode.cuh"
 #include "kernels/cuda/matmul_rows_store.cuh"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/stage_ring.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
@@ -193,10 +194,7 @@ __device__ __forceinline__ void chain(float (&d)[N / 2], int n, const int (&tile
     step<N, 1>(d, decoder, source, lower, upper, rings, true);
     step<N, 2>(d, decoder, source, lower, upper, rings, true);
     step<N, 3>(d, decoder, source, lower, upper, rings, true);
-    __syncwarp();
-    if (lane == 0) {
-      barrier_arrive(rings.weights.empty + rings.weights.stage);
-    }
+    barrier_arrive(rings.weights.empty + rings.weights.stage);  // all lanes, each of which has read
     rings.weights.advance();
   }
   wgmma_wait<0>(upper);
@@ -403,7 +401,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   rings.weights.stages = rings.tokens.stages + rings.tokens.n * rings.tokens.stage_bytes;
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < 4 * kMaxStages) {
-    barrier_init(barriers + thread, (thread / kMaxStages) % 2 == 0 ? 1 : kConsumerWarps);
+    const int ring = thread / kMaxStages;  // full, empty of weights, then of tokens
+    barrier_init(barriers + thread, ring == 1 ? kConsumerWarps * kWarp : ring == 3 ? kConsumerWarps : 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
