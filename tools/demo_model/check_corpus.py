@@ -2,6 +2,7 @@
 
 * chat_template.jinja renders exactly what the generator writes, for random conversations of all kinds;
 * no training document contains a description or a function name of the built-in tasks;
+* no wording for training says what a held-out wording says, up to case, marks and words such as "the";
 * data/tasks/builtin.jsonl is what suites.py writes, and every solution passes its own checks.
 """
 import json
@@ -14,8 +15,10 @@ import jinja2
 
 import coding
 import documents
+import families
 import recall
 import suites
+import talk
 import tool_calls
 from template import TEMPLATE, Turn, render
 
@@ -88,6 +91,27 @@ def check_held_out(n):
     print(f"{n} documents without any of {len(names)} names and {len(texts)} descriptions")
 
 
+FILLER_WORDS = set("the a an of in that is are as by and with for it its this all to".split())
+
+
+def _content(text):
+    return frozenset(re.findall(r"[a-z0-9${}_]+", text.lower())) - FILLER_WORDS
+
+
+def check_wordings():
+    """Words of formulas count too little to be compared: a wording of one content word, such as `-A0`, is compared as it stands."""
+    n = 0
+    wordings = [(f["phrases"][:-1], f["phrases"][-1:]) for f in families.FIXED + families.PARAMETRIC]
+    wordings += [(talk.fact_questions(f, False), talk.fact_questions(f, True)) for f in talk.FACTS["fact"]]
+    for trained, held in wordings:
+        for phrase in trained:
+            n += 1
+            assert phrase not in held, phrase
+            if len(_content(phrase)) > 1:
+                assert _content(phrase) not in map(_content, held), f"{phrase!r} says the same as a held-out wording of {held}"
+    print(f"{n} wordings, none of them like a held-out one")
+
+
 def check_builtin():
     rows = suites.builtin()
     for row in rows:
@@ -102,4 +126,5 @@ def check_builtin():
 if __name__ == "__main__":
     check_template()
     check_builtin()
+    check_wordings()
     check_held_out(int(sys.argv[1]) if len(sys.argv) > 1 else DOCUMENTS)

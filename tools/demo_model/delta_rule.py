@@ -33,6 +33,34 @@ if triton is not None:
         t = t + tl.where(o[:, None] == o[None, :], 1.0, 0.0)
         tl.store(T + base + offsets, t)
 
+    @triton.jit
+    def _states_kernel(NM, DECAY, S, chunks, D: tl.constexpr):
+        o = tl.arange(0, D)
+        square, left = o[:, None] * D + o[None, :], o[:, None] * (2 * D) + o[None, :]
+        s = tl.zeros((D, D), tl.float32)
+        for n in range(chunks):
+            chunk = tl.program_id(0).to(tl.int64) * chunks + n
+            tl.store(S + chunk * (D * D) + square, s.to(S.dtype.element_ty))
+            u = tl.load(NM + chunk * (2 * D * D) + left).to(tl.float32)
+            w = tl.load(NM + chunk * (2 * D * D) + D + left)
+            s = s * tl.load(DECAY + chunk) + u - tl.dot(w, s.to(w.dtype))
+
+    @triton.jit
+    def _states_backward_kernel(NM, DECAY, S, DS, DNM, D_DECAY, chunks, D: tl.constexpr):
+        o = tl.arange(0, D)
+        square, left = o[:, None] * D + o[None, :], o[:, None] * (2 * D) + o[None, :]
+        d = tl.zeros((D, D), tl.float32)
+        for k in range(chunks):
+            chunk = tl.program_id(0).to(tl.int64) * chunks + (chunks - 1 - k)
+            s = tl.load(S + chunk * (D * D) + square)
+            w = tl.load(NM + chunk * (2 * D * D) + D + left)
+            d16 = d.to(s.dtype)
+            tl.store(DNM + chunk * (2 * D * D) + left, d16)
+            tl.store(DNM + chunk * (2 * D * D) + D + left, (-tl.dot(d16, tl.trans(s))).to(s.dtype))
+            tl.store(D_DECAY + chunk, tl.sum(tl.sum(d * s.to(tl.float32), 1), 0))
+            ds = tl.load(DS + chunk * (D * D) + square).to(tl.float32)
+            d = ds + d * tl.load(DECAY + chunk) - tl.dot(tl.trans(w), d16)
+
 
 @torch.library.custom_op("freelunch::unit_lower_inverse", mutates_args=())
 def unit_lower_inverse(A: torch.Tensor) -> torch.Tensor:
@@ -69,49 +97,70 @@ def _inverse_setup(ctx, inputs, output):
 unit_lower_inverse.register_autograd(_inverse_backward, setup_context=_inverse_setup)
 
 
-@torch.library.custom_op("freelunch::chunk_scan", mutates_args=())
-def chunk_scan(M: torch.Tensor, N: torch.Tensor) -> torch.Tensor:
-    """S[n + 1] = M[n] S[n] + N[n] with S[0] = 0, over dimension 1 of [batch, chunks, D, D]: the states at chunk starts."""
-    S = torch.zeros_like(N, memory_format=torch.contiguous_format)
-    for n in range(N.shape[1] - 1):
-        torch.baddbmm(N[:, n], M[:, n], S[:, n], out=S[:, n + 1])
+def _in_triton(t):
+    """The kernels' products are bf16, so float32 (validation) takes the plain loops."""
+    return t.is_cuda and triton is not None and t.dtype == torch.bfloat16
+
+
+@torch.library.custom_op("freelunch::chunk_states", mutates_args=())
+def chunk_states(NM: torch.Tensor, decay: torch.Tensor) -> torch.Tensor:
+    """The states at chunk starts, [heads, chunks, D, D]: S[0] = 0, S[n + 1] = decay[n] S[n] + NM[n, :, :D] - NM[n, :, D:] S[n].
+
+    NM [heads, chunks, D, 2 D], decay [heads, chunks] in float32. The running state is float32 throughout.
+    """
+    NM, decay = NM.contiguous(), decay.contiguous()
+    heads, chunks, D, _ = NM.shape
+    S = torch.empty(heads, chunks, D, D, dtype=NM.dtype, device=NM.device)
+    if _in_triton(NM):
+        _states_kernel[(heads,)](NM, decay, S, chunks, D, num_warps=4)
+        return S
+    s = torch.zeros(heads, D, D, dtype=torch.float32, device=NM.device)
+    for n in range(chunks):
+        S[:, n] = s
+        s = decay[:, n, None, None] * s + NM[:, n, :, :D] - NM[:, n, :, D:].float() @ s
     return S
 
 
-@chunk_scan.register_fake
-def _(M, N):
-    return torch.empty_like(N, memory_format=torch.contiguous_format)
+@chunk_states.register_fake
+def _(NM, decay):
+    heads, chunks, D, _ = NM.shape
+    return NM.new_empty(heads, chunks, D, D)
 
 
-@torch.library.custom_op("freelunch::chunk_scan_backward", mutates_args=())
-def chunk_scan_backward(M: torch.Tensor, dS: torch.Tensor) -> torch.Tensor:
-    """The gradient of N: of each N[n] everything that reaches S[n + 1]."""
-    D = torch.zeros_like(dS, memory_format=torch.contiguous_format)
-    for n in range(dS.shape[1] - 2, -1, -1):
-        if n == dS.shape[1] - 2:
-            D[:, n] = dS[:, n + 1]
-        else:
-            torch.baddbmm(dS[:, n + 1], M[:, n + 1].transpose(1, 2), D[:, n + 1], out=D[:, n])
-    return D
+@torch.library.custom_op("freelunch::chunk_states_backward", mutates_args=())
+def chunk_states_backward(NM: torch.Tensor, decay: torch.Tensor, S: torch.Tensor,
+                          dS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of NM and decay. What reaches S[n + 1] reaches NM[n, :, :D], and all else through the products with S[n]."""
+    NM, decay, S, dS = (t.contiguous() for t in (NM, decay, S, dS))
+    heads, chunks, D, _ = NM.shape
+    dNM, d_decay = torch.empty_like(NM), torch.empty_like(decay)
+    if _in_triton(NM):
+        _states_backward_kernel[(heads,)](NM, decay, S, dS, dNM, d_decay, chunks, D, num_warps=4)
+        return dNM, d_decay
+    d = torch.zeros(heads, D, D, dtype=torch.float32, device=NM.device)
+    for n in range(chunks - 1, -1, -1):
+        s = S[:, n].float()
+        dNM[:, n, :, :D] = d
+        dNM[:, n, :, D:] = -d @ s.transpose(1, 2)
+        d_decay[:, n] = (d * s).sum((1, 2))
+        d = dS[:, n] + decay[:, n, None, None] * d - NM[:, n, :, D:].float().transpose(1, 2) @ d
+    return dNM, d_decay
 
 
-@chunk_scan_backward.register_fake
-def _(M, dS):
-    return torch.empty_like(dS, memory_format=torch.contiguous_format)
+@chunk_states_backward.register_fake
+def _(NM, decay, S, dS):
+    return torch.empty_like(NM, memory_format=torch.contiguous_format), torch.empty_like(decay, memory_format=torch.contiguous_format)
 
 
-def _scan_backward(ctx, dS):
-    M, S = ctx.saved_tensors
-    D = chunk_scan_backward(M, dS.contiguous())
-    kind = _product_type(M)
-    return (D.to(kind) @ S.to(kind).transpose(-1, -2)).to(M.dtype), D
+def _states_gradients(ctx, dS):
+    return chunk_states_backward(*ctx.saved_tensors, dS)
 
 
-def _scan_setup(ctx, inputs, output):
-    ctx.save_for_backward(inputs[0], output)
+def _states_setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs, output)
 
 
-chunk_scan.register_autograd(_scan_backward, setup_context=_scan_setup)
+chunk_states.register_autograd(_states_gradients, setup_context=_states_setup)
 
 
 def gated_delta_rule(q, k, v, g, beta):
@@ -141,9 +190,7 @@ def gated_delta_rule(q, k, v, g, beta):
     UW = Ti @ torch.cat([v * beta[..., None].to(kind), (k * (beta * eG)[..., None].to(kind))], -1)
     Kd = (k * (G[..., -1:] - G).exp()[..., None].to(kind))
     NM = Kd.transpose(-1, -2) @ UW                                                        # D 2D
-    eye = torch.eye(D, device=v.device)
-    M = eG[..., -1][..., None, None] * eye - NM[..., D:].float()
-    S = chunk_scan(M.reshape(B * nv, n, D, D), NM[..., :D].float().reshape(B * nv, n, D, D)).view(B, nk, R, n, D, D).to(kind)
+    S = chunk_states(NM.reshape(B * nv, n, D, 2 * D), eG[..., -1].reshape(B * nv, n)).view(B, nk, R, n, D, D)
     U, W = UW[..., :D], UW[..., D:]
     WQ = torch.cat([W, (q * eG[..., None].to(kind))], -2) @ S                             # 2C D
     O = WQ[..., C:, :] + (kq[..., C:, :] * decay.to(kind)) @ (U - WQ[..., :C, :])

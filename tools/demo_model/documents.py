@@ -14,7 +14,7 @@ SYSTEMS = ["You are a helpful assistant.", "You are a helpful assistant.", "You 
 SYSTEM_SHARE = 0.25
 THINKING_SHARE = 0.4
 # Kinds of documents and how many of a hundred are of each.
-MIXTURE = {"completion": 13, "stub": 16, "request": 20, "sums": 9, "tools": 11, "recall": 12, "rewriting": 9, "story": 2.5, "talk": 7.5}
+MIXTURE = {"completion": 14, "stub": 19, "request": 19, "sums": 9, "tools": 10, "recall": 11, "rewriting": 8, "story": 2.5, "talk": 7.5}
 SHORT_RECALL = [0, 0, 30, 80, 150, 300, 500, 700]
 
 

@@ -1,7 +1,7 @@
 """Coding task families: data from corpus/*.toml, turned into tasks with names, arguments, values and a runnable body.
 
-A family gives base names, argument types, phrases for what is returned (the last one is held out of training), the body
-and a plan. In phrases and bodies the arguments are written A0, A1, ... Types are one letter each:
+A family gives base names, argument types, phrases for what is returned (the last one is held out of training; wordings_*.toml
+add more for training), the body and a plan. In phrases and bodies the arguments are written A0, A1, ... Types are one letter each:
 
     L list of int       l non-empty list    p positive ints    W list of words   w non-empty list of words   V list of lists
     S string            s non-empty word    T sentence         M matrix          Q square matrix
@@ -26,10 +26,35 @@ ARGUMENTS = words.load("arguments")
 PARTS = words.load("parts")
 PLAIN_FILES = ("basics", "basics_text", "lists", "list_pairs", "numbers", "strings", "collections")
 PARAMETRIC_FILES = ("parametric_numbers", "parametric")
-FIXED = [f | {"names": f["names"].split()} for name in PLAIN_FILES for f in words.load(name)["family"]]
-PARAMETRIC = [f for name in PARAMETRIC_FILES for f in words.load(name)["family"]]
+PLAIN_WORDINGS, PARAMETRIC_WORDINGS = ("wordings_numbers", "wordings_lists", "wordings_text"), ("wordings_parametric",)
+SYNONYMS = words.load("synonyms")
+
+
+def _fill(text, values):
+    return re.sub(r"\$\{(\w+)\}", lambda m: values[m.group(1)], text)
+
+
+def first_name(family):
+    """The first name of a family, of its first variant where the name depends on it."""
+    return _fill(family["names"], family.get("variants", [{}])[0]).split()[0]
+
+
+def _load(files, wordings):
+    """The families of the files, with their further wordings before the last phrase, which is held out."""
+    families = [f for name in files for f in words.load(name)["family"]]
+    more = {key: phrases for name in wordings for key, phrases in words.load(name).items()}
+    for f in families:
+        f["phrases"][-1:-1] = more.pop(first_name(f))
+    if more:
+        raise ValueError(f"wordings of no family: {', '.join(more)}")
+    return families
+
+
+FIXED = [f | {"names": f["names"].split()} for f in _load(PLAIN_FILES, PLAIN_WORDINGS)]
+PARAMETRIC = _load(PARAMETRIC_FILES, PARAMETRIC_WORDINGS)
 PARAMETRIC_WEIGHTS = [f["weight"] for f in PARAMETRIC]
 FIXED_SHARE = 0.62
+SYNONYM_SHARE = 0.35
 PREFIXES = ["get_", "compute_", "calc_", "find_", "my_", "do_", "make_", "the_"]
 SUFFIXES = ["_of", "_fn", "_value", "_result", "_v2", "_from", "_func", "_helper", "_all", "_new"]
 
@@ -233,12 +258,9 @@ def expand(r, family):
         variant = r.choice(family["variants"])
         values.update(variant)
         key.append(tuple(variant.values()))
-
-    def fill(s):
-        return re.sub(r"\$\{(\w+)\}", lambda m: values[m.group(1)], s)
-    return {"names": fill(family["names"]).split(), "types": family["types"], "returns": family["returns"],
-            "phrases": [fill(p) for p in family["phrases"]], "body": fill(family["body"]), "plan": fill(family["plan"]),
-            "key": tuple(key) if family["slots"] else None}
+    return {"names": _fill(family["names"], values).split(), "types": family["types"], "returns": family["returns"],
+            "phrases": [_fill(p, values) for p in family["phrases"]], "body": _fill(family["body"], values),
+            "plan": _fill(family["plan"], values), "key": tuple(key) if family["slots"] else None}
 
 
 # ------------------------------------------------------------------------------------------------ tasks
@@ -282,6 +304,33 @@ def rename(text, args):
     return text
 
 
+def _synonyms():
+    """{word: its group} for families with lists of numbers or of strings, and for all others."""
+    return [{w: group for name in ("any", *more) for group in SYNONYMS[name] for w in group}
+            for more in ((), ("numbers",), ("strings",))]
+
+
+_OTHERS, _OF_NUMBERS, _OF_STRINGS = _synonyms()
+_WORD = re.compile(r"[a-z]+")
+
+
+def _training_phrase(r, family):
+    """One of the wordings for training, sometimes with words exchanged for synonyms; never the held-out wording."""
+    phrase = r.choice(family["phrases"][:-1])
+    if r.random() >= SYNONYM_SHARE:
+        return phrase
+    types = set(family["types"])
+    table = _OTHERS
+    if types & set("WwLlp"):
+        table = _OF_STRINGS if types <= set("WwN") else _OF_NUMBERS if types <= set("LlpNZn") else _OTHERS
+
+    def exchange(m):
+        group = table.get(m.group())
+        return r.choice(group) if group else m.group()
+    varied = _WORD.sub(exchange, phrase)
+    return phrase if varied == family["phrases"][-1] else varied
+
+
 def make_task(r, held=False, number=None):
     """A random task; `held` draws only held-out names, phrases and combinations, otherwise none of them."""
     for attempt in range(200):
@@ -294,7 +343,7 @@ def make_task(r, held=False, number=None):
         if name is None:
             continue
         args = _argument_names(r, family, name, held)
-        phrase = family["phrases"][-1] if held else r.choice(family["phrases"][:-1])
+        phrase = family["phrases"][-1] if held else _training_phrase(r, family)
         return Task(family, n, name, args, *(rename(s, args) for s in (phrase, family["phrases"][0], family["body"], family["plan"])))
     raise RuntimeError(f"no task for family {number} with held={held}")
 

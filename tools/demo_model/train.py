@@ -1,6 +1,6 @@
 """Trains the demo model on one GPU: one mixture, one schedule, rows of 1024 tokens and then of 8192.
 
-    python3 train.py OUT --seconds 400         as many steps as fit
+    python3 train.py OUT --seconds 400         as many steps as fit into that time, compilation included
     python3 train.py OUT --steps N --long-steps M
     python3 train.py OUT --smoke               a few small steps without compilation, to see that everything runs
 """
@@ -9,6 +9,8 @@ import collections
 import csv
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
@@ -19,8 +21,8 @@ import packing
 import tokenizer
 
 SHORT, LONG = 1024, 8192
-LONG_FROM = 0.74        # part of the schedule after which rows are long
-LONG_SHARE = 0.035     # of the documents in long rows: recall over thousands of tokens
+LONG_FROM = 0.80        # part of the schedule after which rows are long
+LONG_SHARE = 0.03      # of the documents in long rows: recall over thousands of tokens
 CONSTANT = 0.45         # part of the schedule before the linear decay of the learning rate
 WARM_UP = 60            # steps
 MTP_WEIGHT = 0.3
@@ -28,20 +30,23 @@ LOSS_WEIGHTS = (0.0, 0.1, 1.0)  # of GIVEN, SAID and ANSWER tokens
 STEPS_IN_SHARD, SHARDS_AHEAD = 4, 40
 LOG_EVERY, SAVE_AT = 20, (0.6, 0.85)
 MUON_LR, ADAM_LR = 0.02, 3e-3
+STARTED = time.time()
 
 
 class Schedule:
     """Where the training is, from 0 to 1: by steps, or by the clock when a time is given."""
 
     def __init__(self, args):
-        self.seconds, self.total, self.short = args.seconds, args.steps + args.long_steps, args.steps
-        self.step, self.began = 0, time.time()
+        self.total, self.short, self.step = args.steps + args.long_steps, args.steps, 0
+        self.prepared = time.time() - STARTED  # the schedule is over the time after that
+        self.seconds = args.seconds and args.seconds - self.prepared
 
     def progress(self):
-        return self.elapsed() / self.seconds if self.seconds else self.step / self.total
+        return (self.elapsed() - self.prepared) / self.seconds if self.seconds else self.step / self.total
 
     def elapsed(self):
-        return time.time() - self.began
+        """Seconds since the program's start."""
+        return time.time() - STARTED
 
     def is_long(self):
         return self.progress() >= LONG_FROM if self.seconds else self.step >= self.short
@@ -93,23 +98,57 @@ class Trainer:
         """Weighted mean loss of predicting the token `shift` further on in the same document."""
         F = self.torch.nn.functional
         targets = F.pad(tokens[:, shift:], (0, shift)).reshape(-1)
-        weights = self.torch.where(positions[:, shift:] >= shift, self.weights[kinds[:, shift:].long()], 0.0)
+        weights = self.torch.where(positions[:, shift:] >= shift, self.weights[kinds[:, shift:]], 0.0)
         weights = F.pad(weights, (0, shift)).reshape(-1)
         total = self.head_loss(h.reshape(len(targets), -1), self.model.model.embed_tokens.weight, targets, weights)
         return total / weights.sum()
 
-    def step(self, tokens, positions, kinds, rate):
-        """One optimizer step on rows [B, T]; both losses."""
+    def gradients(self, tokens, positions, kinds):
+        """Both losses of rows [B, T]; adds up the gradients."""
         mask = self.model_module.document_mask(positions, self.flex)
         h, m = self.model(tokens, positions, self.kind, mask)
         loss, mtp = (self._shifted_loss(x, tokens, positions, kinds, s) for x, s in ((h, 1), (m, 2)))
         (loss + MTP_WEIGHT * mtp).backward()
-        self.optimizer.step(rate)
         return loss.detach(), mtp.detach()
 
+    def step(self, tokens, positions, kinds, rate):
+        """One optimizer step on rows [B, T]; both losses."""
+        losses = self.gradients(tokens, positions, kinds)
+        self.optimizer.step(rate)
+        return losses
+
     def put(self, shard):
-        tokens, positions, kinds = (self.torch.from_numpy(x.astype(np.int64)).to(self.device) for x in shard)
-        return tokens, positions, kinds.to(self.torch.uint8)
+        """A shard on the device; from pinned memory, so that the copy does not wait for the steps before it."""
+        tensors = [self.torch.from_numpy(x.astype(np.int32)) for x in shard]
+        if self.device == "cuda":
+            tensors = [x.pin_memory().to(self.device, non_blocking=True) for x in tensors]
+        return [x.long() for x in tensors]
+
+    def compile(self, rows, length):
+        """Compiles everything that a step on such rows needs, by computing one on random tokens without the optimizer."""
+        began = time.time()
+        tokens = self.torch.randint(0, tokenizer.VOCABULARY, (rows, length), device=self.device)
+        positions = self.torch.arange(length, device=self.device).expand(rows, length).contiguous()
+        self.gradients(tokens, positions, self.torch.full_like(tokens, 2))
+        for p in self.model.parameters():
+            p.grad = None
+        self.torch.cuda.synchronize()
+        print(f"compiled for rows of {length} in {time.time() - began:.0f} s", flush=True)
+
+
+def long_rows_of(args):
+    return max(1, args.rows * SHORT // LONG)
+
+
+def prepare_tokenizer(path, workers):
+    if not os.path.exists(path):
+        tokenizer.train(path, workers)
+    tokenizer.write_companions(os.path.dirname(path))
+
+
+def compile_long_rows_beside():
+    """Starts this program a second time to compile for the long rows; the training finds the result in the compiler's cache."""
+    return subprocess.Popen([sys.executable, *sys.argv, "--compile-long-rows"])
 
 
 def write_curve(writer, log, schedule, tokens, length, rate, losses, torch):
@@ -125,11 +164,16 @@ def train(args, device):
     import checkpoint
     path = f"{args.out}/tokenizer.json"
     workers = max(1, min(14, (os.cpu_count() or 2) - 2))
-    if not os.path.exists(path):
-        tokenizer.train(path, workers)
-    tokenizer.write_companions(args.out)
-    pool = multiprocessing.get_context("fork").Pool(workers)
-    long_rows = max(1, args.rows * SHORT // LONG)
+    fork = multiprocessing.get_context("fork")
+    preparation = fork.Process(target=prepare_tokenizer, args=(path, workers))
+    preparation.start()
+    pool = fork.Pool(workers)
+    trainer, long_rows = Trainer(args, device), long_rows_of(args)
+    if not args.smoke:
+        trainer.compile(args.rows, SHORT)
+    preparation.join()
+    if preparation.exitcode:
+        raise RuntimeError("the tokenizer's training failed")
 
     def short_job(n):
         return args.seed * 10 ** 6 + n, SHORT, args.rows * STEPS_IN_SHARD, 0.0, path
@@ -137,8 +181,7 @@ def train(args, device):
     def long_job(n):
         return args.seed * 10 ** 6 + 500000 + n, LONG, long_rows * STEPS_IN_SHARD, LONG_SHARE, path
 
-    short, long = Shards(pool, short_job, SHARDS_AHEAD), None
-    trainer, schedule = Trainer(args, device), Schedule(args)
+    short, long, schedule = Shards(pool, short_job, SHARDS_AHEAD), None, Schedule(args)
     print(f"parameters {sum(p.numel() for p in trainer.model.parameters())}, of MTP "
           f"{sum(p.numel() for p in trainer.model.mtp.parameters())}", flush=True)
     tokens, losses, saved = 0, [], 0
@@ -179,13 +222,20 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--compile-long-rows", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.smoke:
         args.seconds, args.steps, args.long_steps, args.rows = 0, 4, 4, 8
     if not args.seconds and not args.steps:
         parser.error("give --seconds or --steps")
     os.makedirs(args.out, exist_ok=True)
+    if args.compile_long_rows:
+        Trainer(args, args.device).compile(long_rows_of(args), LONG)
+        return
+    beside = None if args.smoke else compile_long_rows_beside()
     train(args, args.device)
+    if beside and beside.wait():
+        raise RuntimeError("compiling for the long rows failed")
 
 
 if __name__ == "__main__":
