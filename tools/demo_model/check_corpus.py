@@ -99,7 +99,7 @@ def _content(text):
 
 
 def check_wordings():
-    """Words of formulas count too little to be compared: a wording of one content word, such as `-A0`, is compared as it stands."""
+    """A wording of a single content word, such as `-A0` or `abs(A0)`, is compared only as it stands."""
     n = 0
     wordings = [(f["phrases"][:-1], f["phrases"][-1:]) for f in families.FIXED + families.PARAMETRIC]
     wordings += [(talk.fact_questions(f, False), talk.fact_questions(f, True)) for f in talk.FACTS["fact"]]

@@ -103,6 +103,15 @@ def ask_tools(server, tally):
         tally.add("answer to a tool's result", answer == expected, question, expected, answer)
 
 
+def ask_told(server, tally):
+    """A fact told in the first message is confirmed, half of them with thinking."""
+    r = random.Random(SEED + 3)
+    for i in range(N_EACH):
+        message, right = recall.told(r)
+        got = (server.chat(message, bool(i % 2))["content"] or "").strip()
+        tally.add("confirms a fact that it is told", got in right, message, right[0], got)
+
+
 def ask_recall(server, tally):
     r = random.Random(SEED + 2)
     for length, n in RECALL:
@@ -162,7 +171,7 @@ def main():
     tally = Tally()
     with Served(program, model, "--reasoning-format", "deepseek") as server:
         write_transcripts(server, transcripts)
-        for ask in (ask_texts, ask_tools, ask_recall, ask_stories):
+        for ask in (ask_texts, ask_tools, ask_told, ask_recall, ask_stories):
             ask(server, tally)
     coding = coding_scores(program, model)
     for kind, counts in (tally.counts | coding).items():

@@ -38,11 +38,13 @@ _STATED = ["{O} {k} is {v}.", "Remember that {o} {k} is {v}.", "Important: {o} {
 _TOLD = ["{O} {k} is {v}.", "Please remember: {o} {k} is {v}.", "{O} {k} is {v}. Remember it.", "Keep in mind that {o} {k} is {v}.",
          "Remember that {o} {k} is {v}.", "{O} {k} is {v}, please remember that.", "Note: {o} {k} is {v}."]
 _CONFIRMED = ["I will remember that {o} {k} is {v}.", "Okay, {o} {k} is {v}.", "Got it: {o} {k} is {v}."]
-_INTRODUCED = ["Hi, I am {v}.", "Hello, my name is {v}.", "Hello! I'm {v}.", "Hey, {v} here."]
+_INTRODUCED = ["Hi, I am {v}.", "Hello, my name is {v}.", "Hello! I'm {v}.", "Hey, {v} here.", "I am {v} and I live in {c}.",
+               "Hi, my name is {v}, I come from {c}."]
 _ASKED = ["What is {o} {k}?", "Do you remember {o} {k}?", "Tell me {o} {k}.", "What was {o} {k}?", "Can you tell me {o} {k} again?",
           "Please tell me {o} {k}.", "I forgot {o} {k}. What is it?", "what is {o} {k}", "And what is {o} {k}?", "What did I say {o} {k} is?"]
 _HEARD = ["I see.", "Okay.", "Interesting.", "That sounds nice."]
 _ABSENT_SHARE = 0.06
+_BROKEN_OFF_SHARE = 0.15  # of the chats end before the question, so that any answer in them is sometimes the last one
 
 
 def _yours(owner):
@@ -84,7 +86,7 @@ def _told_in_chat(r, facts, length):
     turns = []
     for owner, kind, value in facts:
         if (owner, kind) == ("my", "name") and r.random() < 0.4:
-            turns += [Turn("user", r.choice(_INTRODUCED).format(v=value)),
+            turns += [Turn("user", r.choice(_INTRODUCED).format(v=value, c=_place(r))),
                       Turn("assistant", f"Hello {value}! How can I help you?", "A short friendly answer.")]
             continue
         turns.append(Turn("user", _fill(r, _TOLD, owner, kind, value)))
@@ -111,15 +113,16 @@ def _told_in_chat(r, facts, length):
 
 def _question(r, facts):
     if r.random() < _ABSENT_SHARE:
-        kind = r.choice([k for k, _ in KINDS if all(k != f[1] for f in facts)])
-        return f"What is my {kind}?", f"You did not tell me your {kind}.", f"The chat does not say the {kind}."
+        owner = "my" if r.random() < 0.6 else _person(r) + "'s"
+        kind = r.choice([k for k, _ in KINDS if all(k != f[1] for f in facts) and (owner == "my" or k != "name")])
+        return _fill(r, _ASKED, owner, kind), f"You did not tell me {_yours(owner)} {kind}.", f"The chat does not say {_yours(owner)} {kind}."
     owner, kind, value = r.choice(facts)
     yours = _yours(owner)
     return (_fill(r, _ASKED, owner, kind), f"{yours[0].upper() + yours[1:]} {kind} is {value}.", f"The chat says that {yours} {kind} is {value}.")
 
 
 def recall(r, length):
-    """Turns of about `length` tokens that end with one to three questions about facts told before."""
+    """Turns of about `length` tokens; most end with one to three questions about facts told before."""
     facts = _draw_facts(r)
     turns, text = [], None
     if r.random() < 0.5:
@@ -129,6 +132,8 @@ def recall(r, length):
             text = None
     else:
         turns = _told_in_chat(r, facts, length)
+    if turns and r.random() < _BROKEN_OFF_SHARE:
+        return turns[:2 * r.randint(1, len(turns) // 2)]
     for _ in range(r.choice([1, 1, 2, 3])):
         question, answer, thought = _question(r, facts)
         if text is not None:
@@ -152,6 +157,13 @@ def probe(r, length, count_tokens):
         return [Turn("user", f"{told} {fill}\n\n{asked}")], value
     return [Turn("user", told), Turn("assistant", f"I will remember that your {kind} is {value}."), Turn("user", fill),
             Turn("assistant", "I see."), Turn("user", asked)], value
+
+
+def told(r):
+    """(message, right answers): one fact, told as a message of its own; for measuring."""
+    kind, make = r.choice([k for k in KINDS if k[0] != "name"])
+    owner, value = "my" if r.random() < 0.6 else _person(r) + "'s", make(r)
+    return _fill(r, _TOLD, owner, kind, value), [form.format(o=_yours(owner), k=kind, v=value) for form in _CONFIRMED]
 
 
 def holds(answer, value):
