@@ -111,6 +111,20 @@ void judge_load(Cell& cell, const std::map<int64_t, Repeat>& repeats) {
   }
 }
 
+// Each of a cell's headline measures has a code of its own, so that a speed that can be trusted is not taken
+// for one that can not.
+void judge_spread(Cell& cell) {
+  const auto judge = [&](const std::optional<Stat>& stat, const char* code, const char* what) {
+    if (stat && stat->cv > kMaxCv) {
+      cell.flags.push_back(
+          {code, fmt::format("{} vary by {:.1f} % over {} repeats", what, 100 * stat->cv, stat->n)});
+    }
+  };
+  judge(cell.decode_total ? cell.decode_total : cell.decode_per_chat, "spread", "decode tok/s");
+  judge(cell.prefill, "spread_prefill", "prefill tok/s");
+  judge(cell.joules_per_token, "spread_energy", "joules per token");
+}
+
 // The measured batches of one cell to its figures.
 void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
   std::vector<double> per_chat;
@@ -204,10 +218,7 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
   if (per_chat.empty()) {
     cell.reason = cell.flags.empty() ? "no answer with two tokens" : cell.flags.front().text;
   }
-  if (cell.decode_total && cell.decode_total->cv > kMaxCv) {
-    merge_flags(cell.flags, {{"spread", fmt::format("decode tok/s vary by {:.1f} % over {} repeats",
-                                                    100 * cell.decode_total->cv, cell.decode_total->n)}});
-  }
+  judge_spread(cell);
   if (cell.n_repeats < kLeastRepeats) {
     merge_flags(cell.flags, {{"few_samples",
                               fmt::format("only {} of at least {} repeats", cell.n_repeats, kLeastRepeats)}});
@@ -442,6 +453,41 @@ std::vector<std::string> left_out(const Sorted& sorted, size_t n_depths, double 
   return out;
 }
 
+// How often a cell was left for others and taken up again: of the cells with several repeats, the fewest
+// times plus one. 0: there is no such cell.
+int64_t count_walks(const Sorted& sorted) {
+  struct Place {
+    size_t last = 0;  // run of batches of one configuration
+    int64_t walks = 0;
+    int64_t repeat = 0;
+    bool several = false;
+  };
+  std::map<std::tuple<int64_t, int64_t, std::string>, Place> places;
+  ConfigKey current{};
+  size_t n_runs = 0;
+  for (const Batch* batch : sorted.batches) {
+    if (batch->kind != "measure") {
+      continue;
+    }
+    if (n_runs == 0 || ConfigKey{batch->ctx, batch->chats} != current) {
+      current = {batch->ctx, batch->chats};
+      ++n_runs;
+    }
+    Place& place = places[{batch->ctx, batch->chats, batch->depth}];
+    place.several = place.several || (place.walks > 0 && batch->repeat != place.repeat);
+    place.walks += place.last != n_runs ? 1 : 0;
+    place.last = n_runs;
+    place.repeat = batch->repeat;
+  }
+  int64_t least = 0;
+  for (const auto& [key, place] : places) {
+    if (place.several) {
+      least = least == 0 ? place.walks : std::min(least, place.walks);
+    }
+  }
+  return least;
+}
+
 void describe_run(Document& document, const Manifest& manifest, const Sorted& sorted,
                   const std::string& stop_reason) {
   Run& run = document.run;
@@ -467,6 +513,15 @@ void describe_run(Document& document, const Manifest& manifest, const Sorted& so
     plan.estimated_seconds += config.estimated_seconds;
   }
   plan.decisions = left_out(sorted, document.depths.size(), plan.budget_seconds);
+  if (const int64_t walks = count_walks(sorted); walks > 0 && document.configurations.size() > 1) {
+    plan.walks = walks;
+    plan.decisions.push_back(
+        walks > 1
+            ? fmt::format("interleaved: the repeats of every cell come from {} walks through the matrix",
+                          walks)
+            : "the repeats of a cell follow one another within a configuration: there was no time to walk "
+              "the matrix several times");
+  }
   const Model& model = document.model;
   if (model.ctx_train && *model.ctx_train < kUsualContext && !document.ctx.empty() &&
       document.ctx.back() <= *model.ctx_train) {
@@ -512,9 +567,12 @@ std::vector<Definition> definitions(const Document& document) {
        "window "
        "allow, taken as one: the tokens of all of them by the time of all of them. A cell whose repeats "
        "spread "
-       "gets up to twice as many"},
+       "gets up to twice as many. Where time allows the whole matrix is walked once for each part of the "
+       "repeats, "
+       "so that those of one cell lie far apart"},
       {"spread",
-       "coefficient of variation over repeats: sample standard deviation / mean; over 5 % is flagged"},
+       "coefficient of variation over repeats: sample standard deviation / mean; over 5 % is flagged: of "
+       "decode tok/s, of prefill tok/s, and of joules per token where they are measured"},
       {"drift",
        "the first cell that was measured is measured again in the middle and at the end; a median that moved "
        "by "

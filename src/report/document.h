@@ -112,7 +112,9 @@ struct Plan {
   double estimated_seconds = 0;
   int64_t repeats = 0;
   int64_t tokens_per_request = 0;
-  int64_t prompt_tokens = 0;           ///< of an unfilled chat
+  int64_t prompt_tokens = 0;  ///< of an unfilled chat
+  /// The fewest starts of a server over which the repeats of one cell are spread; absent: nothing to spread.
+  std::optional<int64_t> walks;
   std::vector<std::string> decisions;  ///< one sentence each: what was cut or shortened, and why
 };
 
@@ -154,7 +156,8 @@ struct Configuration {
   Memory memory;
 };
 
-/// A warning with a code that scripts may rely on: "spread", "cpu_load", "gpu_load", "throttled",
+/// A warning with a code that scripts may rely on: "spread" (of decode tok/s), "spread_prefill",
+/// "spread_energy", "cpu_load", "gpu_load", "throttled",
 /// "cache_hit", "truncated", "error", "timeout", "short_answer", "usage_disagrees", "counted_by_chunks",
 /// "few_samples", "no_overlap", "refilled".
 struct Flag {

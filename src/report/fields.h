@@ -103,6 +103,7 @@ FL_FIELDS(Plan, "how the work was fitted into the budget",
   f("repeats", &T::repeats, "");
   f("tokens_per_request", &T::tokens_per_request, "");
   f("prompt_tokens", &T::prompt_tokens, "of an unfilled chat");
+  f("walks", &T::walks, "times that the matrix was walked for a part of every cell's repeats");
   f("decisions", &T::decisions, "what was cut or shortened, and why");)
 
 FL_FIELDS(Run, "one measurement",

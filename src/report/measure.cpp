@@ -210,7 +210,7 @@ void judge(const BatchSpec& spec, Batch& batch) {
 }
 
 std::string place_of(const BatchSpec& spec, int64_t chat) {
-  return fmt::format("{}x{}/{}", spec.ctx, spec.chats, chat);
+  return fmt::format("{}x{}/{}/{}", spec.ctx, spec.chats, chat, spec.visit);
 }
 
 }  // namespace

@@ -60,11 +60,11 @@ struct ConfigSize {
 inline constexpr double kUsableShare = 0.92;
 
 /// Cells whose repeats spread get more of them. On a busy machine that would be every cell: together they
-/// take at most a quarter of what everything else took so far, so that cells which come later have their time
+/// take at most a tenth of what everything else took so far, so that cells which come later have their time
 /// and the time left is known.
 class Extra {
  public:
-  static constexpr double kMostShare = 0.25;
+  static constexpr double kMostShare = 0.1;
 
   void add(const Batch& batch, int64_t n_asked);
   bool has_room(double seconds) const { return extra_ + seconds <= kMostShare * asked_; }

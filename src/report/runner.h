@@ -17,6 +17,8 @@ namespace fl::report {
 struct RunProgress {
   int64_t cells_done = 0;
   int64_t cells_total = 0;
+  int64_t walk = 0;  ///< the cells are those of this walk through the matrix; 0: the only one
+  int64_t n_walks = 0;
   double seconds_done = 0;  ///< of work, as estimated
   double seconds_left = 0;
   std::string now;        ///< "32k, 2 chats, half"

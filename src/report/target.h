@@ -70,6 +70,7 @@ struct BatchSpec {
   int64_t only = -1;
   Shape shape;
   std::string run_id;
+  int64_t visit = 0;  ///< of the run's starts: a running server may still hold the texts of the last one
 };
 
 /// Sends the requests of one batch, watches the machine meanwhile, and judges what came back. A batch that

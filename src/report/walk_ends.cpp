@@ -1,4 +1,5 @@
 // What is asked when the matrix is walked: the anchor again, and the coding tasks.
+#include <algorithm>
 #include <chrono>
 
 #include <fmt/format.h>
@@ -13,11 +14,16 @@ constexpr int64_t kQualityWindow = 4096;  // tokens of a chat that solves tasks
 
 }  // namespace
 
-std::optional<ConfigSize> Walker::anchor_size() const {
+std::optional<ConfigSize> Walker::anchor_size(bool measured) const {
   for (const ConfigSize& size : sizes_) {
     const auto plan = plans_.find({size.ctx, size.chats});
-    if (plan != plans_.end() && !plan->second.depths.empty() &&
-        done_.contains({size.ctx, size.chats, kAnchorDepth, plan->second.repeats, plan->second.parts})) {
+    if (plan == plans_.end()) {
+      continue;
+    }
+    const std::vector<std::string>& depths = plan->second.depths;
+    if (measured
+            ? done_.contains({size.ctx, size.chats, kAnchorDepth, plan->second.repeats, plan->second.parts})
+            : std::find(depths.begin(), depths.end(), kAnchorDepth) != depths.end()) {
       return ConfigSize{size.ctx, size.chats, size.window, plan->second.parts};
     }
   }
@@ -25,7 +31,7 @@ std::optional<ConfigSize> Walker::anchor_size() const {
 }
 
 Status Walker::walk_anchor(size_t n_before) {
-  const std::optional<ConfigSize> size = anchor_size();
+  const std::optional<ConfigSize> size = anchor_size(true);
   const auto anchor = static_cast<int64_t>(n_before);
   if (sizes_.size() < 2 || !size) {
     return {};
@@ -42,7 +48,6 @@ Status Walker::walk_anchor(size_t n_before) {
   for (const Step& step : steps) {
     seconds += correction() * step_seconds(*size, step);
   }
-  ++anchors_walked_;
   const bool late = options_.budget_seconds > 0 && spent() + seconds > options_.budget_seconds;
   if (steps.size() == 1 || late) {
     return {};

@@ -51,16 +51,16 @@ double Walker::spent() const {
   return spent_before_ + std::chrono::duration<double>(Clock::now() - begun_).count();
 }
 
-void Walker::choose(size_t i) {
+void Walker::choose() {
   std::vector<size_t> open;
   std::vector<ConfigSize> todo;
   double left = (options_.budget_seconds - spent() - quality_reserve() - anchor_seconds()) / correction();
-  for (size_t k = i; k < sizes_.size(); ++k) {
+  for (size_t k = 0; k < sizes_.size(); ++k) {
     if (const auto known = plans_.find({sizes_[k].ctx, sizes_[k].chats}); known != plans_.end()) {
       chosen_[k] = known->second.depths;
       sizes_[k].parts = known->second.parts;
-      left -= planned_seconds(k);
-    } else {
+      left -= planned_seconds(k, false);
+    } else if (!ended_.contains({sizes_[k].ctx, sizes_[k].chats})) {
       open.push_back(k);
       todo.push_back(sizes_[k]);
     }
@@ -72,8 +72,39 @@ void Walker::choose(size_t i) {
   }
 }
 
+int64_t Walker::repeats_after(int64_t walk) const {
+  return (options_.repeats * walk + kWalks - 1) / kWalks;
+}
+
+bool Walker::interleave(size_t i) const {
+  if (walk_ >= kWalks || repeats_after(walk_) >= options_.repeats) {
+    return false;
+  }
+  double left = anchor_seconds();
+  size_t n_others = 0;
+  for (size_t k = 0; k < sizes_.size(); ++k) {
+    const auto known = plans_.find({sizes_[k].ctx, sizes_[k].chats});
+    if (known != plans_.end() && left_out_for_time(known->second)) {
+      return false;
+    }
+    const double seconds = planned_seconds(k, true);
+    n_others += k != i && seconds > 0 ? 1 : 0;
+    left += seconds;
+  }
+  return n_others > 0 &&
+         (options_.budget_seconds <= 0 ||
+          spent() + quality_reserve() + (1 + extra_.share()) * correction() * left / kUsableShare <=
+              options_.budget_seconds);
+}
+
+std::vector<Step> Walker::steps_up_to(const ConfigPlan& plan, int64_t last) const {
+  ConfigPlan part = plan;
+  part.repeats = std::min(plan.repeats, last);
+  return steps_of(part, done_);
+}
+
 Result<ConfigPlan> Walker::plan_for(size_t i) {
-  choose(i);
+  choose();
   const ConfigSize& size = sizes_[i];
   if (const auto known = plans_.find({size.ctx, size.chats}); known != plans_.end()) {
     return known->second;
@@ -127,7 +158,7 @@ Status Walker::walk_left_out() {
     }
     plan.estimated_seconds = config_seconds(cost_, sizes_[i], plan.depths, options_, *facts_, starts());
     FL_TRY(keep(plan));
-    FL_TRY(walk_configuration(i));
+    FL_TRY(walk_configuration(i));  // as a whole: it is the last walk
     FL_TRY(job_.write(assemble(job_.manifest, open_.records, "")));
   }
   return {};
@@ -146,17 +177,35 @@ double Walker::step_seconds(const ConfigSize& size, const Step& step) const {
   return report::step_seconds(cost_, size, step, shape_for(size, step));
 }
 
-double Walker::planned_seconds(size_t k) const {
+double Walker::visit_seconds(size_t k, int64_t n_repeats) const {
+  Options part = options_;
+  part.repeats = n_repeats;
+  return n_repeats > 0 && !chosen_[k].empty()
+             ? config_seconds(cost_, sizes_[k], chosen_[k], part, *facts_, starts())
+             : 0;
+}
+
+double Walker::later_seconds(size_t k) const {
+  double sum = 0;
+  for (int64_t walk = walk_ + 1; walk <= kWalks; ++walk) {
+    sum += visit_seconds(k, repeats_after(walk) - repeats_after(walk - 1));
+  }
+  return sum;
+}
+
+double Walker::planned_seconds(size_t k, bool interleaved) const {
   const std::pair key{sizes_[k].ctx, sizes_[k].chats};
   if (ended_.contains(key)) {
     return 0;
   }
+  const int64_t last = interleaved ? repeats_after(walk_) : options_.repeats;
   const auto known = plans_.find(key);
+  double sum = interleaved ? later_seconds(k) : 0;
   if (known == plans_.end()) {
-    return chosen_[k].empty() ? 0 : config_seconds(cost_, sizes_[k], chosen_[k], options_, *facts_, starts());
+    return sum + visit_seconds(k, last);
   }
-  const std::vector<Step> steps = steps_of(known->second, done_);
-  double sum = steps.empty() || !starts() ? 0 : cost_.start();
+  const std::vector<Step> steps = steps_up_to(known->second, last);
+  sum += steps.empty() || !starts() ? 0 : cost_.start();
   for (const Step& step : steps) {
     sum += step_seconds(sizes_[k], step);
   }
@@ -164,14 +213,14 @@ double Walker::planned_seconds(size_t k) const {
 }
 
 double Walker::seconds_left(size_t i, const std::vector<Step>& steps, size_t at) const {
-  double left = 0;
+  double left = anchor_seconds() + (interleaved_ ? later_seconds(i) : 0);
   for (size_t s = at; s < steps.size(); ++s) {
     left += step_seconds(sizes_[i], steps[s]);
   }
   for (size_t k = 0; k < sizes_.size(); ++k) {
-    left += k == i ? 0 : planned_seconds(k);
+    left += k == i ? 0 : planned_seconds(k, interleaved_);
   }
-  return (left + anchor_seconds()) * correction();
+  return left * correction();
 }
 
 void Walker::show(size_t i, const std::vector<Step>& steps, size_t at) {
@@ -184,10 +233,16 @@ void Walker::show(size_t i, const std::vector<Step>& steps, size_t at) {
                      (quality_done_ || options_.tasks == "none" ? 0 : quality_estimate());
   out.seconds_done = spent();
   out.cells_total = static_cast<int64_t>(sizes_.size() * options_.depths.size());
+  // Of this walk.
+  const int64_t repeat = interleaved_ ? repeats_after(walk_) : options_.repeats;
+  if (interleaved_ || walk_ > 1) {
+    out.walk = walk_;
+    out.n_walks = kWalks;
+  }
   for (const auto& [key, plan] : plans_) {
     out.cells_done += static_cast<int64_t>(plan.cut.size());
     for (const std::string& depth : plan.depths) {
-      out.cells_done += done_.contains({key.first, key.second, depth, plan.repeats, plan.parts}) ? 1 : 0;
+      out.cells_done += done_.contains({key.first, key.second, depth, repeat, plan.parts}) ? 1 : 0;
     }
   }
   if (at < steps.size()) {
@@ -279,13 +334,13 @@ bool Walker::wants_more(size_t i, const std::vector<Step>& steps, size_t at) con
 }
 
 double Walker::anchor_seconds() const {
-  const std::optional<ConfigSize> size = anchor_size();
-  const size_t n = sizes_.size() >= kLongRun ? 2 : sizes_.size() > 1 ? 1 : 0;
-  if (!size || !facts_ || anchors_walked_ >= n) {
+  const std::optional<ConfigSize> size = anchor_size(false);
+  if (!size || !facts_ || sizes_.size() < 2) {
     return 0;
   }
-  return static_cast<double>(n - anchors_walked_) *
-         config_seconds(cost_, *size, {kAnchorDepth}, options_, *facts_, starts());
+  const bool middle = !past_middle_ && !interleaved_ && walk_ == 1 && sizes_.size() >= kLongRun;
+  const double n = (middle ? 1 : 0) + (past_end_ ? 0 : 1);
+  return n * config_seconds(cost_, *size, {kAnchorDepth}, options_, *facts_, starts());
 }
 
 }  // namespace fl::report

@@ -50,14 +50,22 @@ Status Walker::walk() {
   FL_ASSIGN(sizes_, sizes());
   chosen_.assign(sizes_.size(), options_.depths);
   FL_TRY(cut_beyond_training());
-  for (size_t i = 0; i < sizes_.size(); ++i) {
-    FL_TRY(walk_configuration(i));
-    if (i + 1 == sizes_.size() / 2 && sizes_.size() >= kLongRun) {
-      FL_TRY(walk_anchor(i + 1));
+  for (walk_ = 1; walk_ <= kWalks; ++walk_) {
+    for (size_t i = 0; i < sizes_.size(); ++i) {
+      if (is_due(i)) {
+        FL_TRY(walk_configuration(i));
+        FL_TRY(job_.write(assemble(job_.manifest, open_.records, "")));
+      }
+      if (walk_ == 1 && i + 1 == sizes_.size() / 2 && sizes_.size() >= kLongRun) {
+        past_middle_ = true;
+        FL_TRY(walk_anchor(i + 1));
+      }
     }
-    FL_TRY(job_.write(assemble(job_.manifest, open_.records, "")));
   }
+  walk_ = kWalks;
+  interleaved_ = false;
   FL_TRY(walk_left_out());
+  past_end_ = true;
   FL_TRY(walk_anchor(sizes_.size()));
   return walk_quality();
 }
@@ -71,6 +79,7 @@ void Walker::learn(const Record& record) {
     cost_.learn(*facts);
   } else if (const auto* start = std::get_if<Start>(&record)) {
     cost_.learn(*start);
+    ++n_starts_;
     spent_before_ += start->startup_seconds;
     if (!start->started) {
       ended_.insert({start->ctx, start->chats});
@@ -197,15 +206,16 @@ Status Walker::cut_beyond_training() {
   return {};
 }
 
+bool Walker::is_due(size_t i) const {
+  const std::pair key{sizes_[i].ctx, sizes_[i].chats};
+  const auto known = plans_.find(key);
+  // Without interleaving a configuration is as far as no walk asks it to be: it is finished in the last one.
+  return !ended_.contains(key) &&
+         (known == plans_.end() || !steps_up_to(known->second, repeats_after(walk_)).empty());
+}
+
 Status Walker::walk_configuration(size_t i) {
   const ConfigSize& size = sizes_[i];
-  if (ended_.contains({size.ctx, size.chats})) {
-    return {};
-  }
-  if (const auto known = plans_.find({size.ctx, size.chats});
-      known != plans_.end() && steps_of(known->second, done_).empty()) {
-    return {};
-  }
   if (job_.cancel->load()) {
     return fail(ErrorCode::unavailable, "interrupted");
   }
@@ -232,6 +242,9 @@ Status Walker::walk_configuration(size_t i) {
   Start start{
       size.ctx, size.chats, size.window, session.command, opened.has_value(), "", session.startup_seconds,
       {}};
+  if (!opened && plans_.contains({size.ctx, size.chats})) {
+    return lose(size, session, opened.error());  // it did start before
+  }
   if (!opened) {
     start.error = opened.error().message;
     say(fmt::format("{} x {}: {}", short_tokens(size.ctx), size.chats, start.error));
@@ -252,7 +265,8 @@ Status Walker::walk_configuration(size_t i) {
     return cut_all(size, reason);
   }
   FL_ASSIGN(const ConfigPlan plan, plan_for(i));
-  return walk_steps(i, steps_of(plan, done_), session);
+  interleaved_ = interleave(i);
+  return walk_steps(i, steps_up_to(plan, interleaved_ ? repeats_after(walk_) : plan.repeats), session);
 }
 
 Result<Facts> Walker::ask(const Session& session) {
@@ -313,7 +327,7 @@ Status Walker::walk_step(const ConfigSize& size, const Step& step, int64_t ancho
   const BatchSpec spec{size.ctx,  size.chats,  step.depth,
                        step.kind, step.repeat, step.part,
                        anchor,    step.only,   shape_for(size, step),
-                       run_id_};
+                       run_id_,   n_starts_};
   auto batch =
       measure(session.endpoint, *facts_, options_, spec, texts_, nvml_.get(), session.pid, job_.cancel);
   if (!batch && batch.error().code == ErrorCode::network && options_.kind != "url") {
@@ -328,7 +342,10 @@ Status Walker::walk_step(const ConfigSize& size, const Step& step, int64_t ancho
   rate_ = batch->decode_total.value_or(rate_);
   const bool none = std::none_of(batch->samples.begin(), batch->samples.end(),
                                  [](const Sample& sample) { return sample.status == "ok"; });
-  n_failed_ = !none ? 0 : n_failed_ + (step.kind == "measure" ? 1 : 0);
+  // A filling asks for one token, which a server may give that breaks every longer answer.
+  if (step.kind == "measure") {
+    n_failed_ = none ? n_failed_ + 1 : 0;
+  }
   const std::string error = batch->samples.empty() ? "" : batch->samples.front().error;
   FL_TRY(keep(std::move(*batch)));
   if (n_failed_ >= kMaxFailedBatches) {

@@ -19,8 +19,12 @@
 
 namespace fl::report {
 
-// So many configurations have an anchor in their middle, too.
+// So many configurations have an anchor in their middle, too, unless the repeats are interleaved.
 inline constexpr size_t kLongRun = 6;
+
+// The matrix is walked so many times, each time for a part of every cell's repeats, when there is time for
+// it.
+inline constexpr int64_t kWalks = 3;
 
 class Walker {
  public:
@@ -46,14 +50,25 @@ class Walker {
   bool starts() const { return options_.kind != "url"; }
   // Our own server gives no chat more than the model was trained for: known before anything is started.
   Status cut_beyond_training();
-  // For every configuration from `i` on that has no plan yet: its depths and parts, for the time left.
-  void choose(size_t i);
+  // For every configuration that has no plan yet: its depths and parts, for the time left.
+  void choose();
+  // The repeats that a cell has after a walk, with interleaving.
+  int64_t repeats_after(int64_t walk) const;
+  // Is there time to come back to configuration `i` in another walk?
+  bool interleave(size_t i) const;
+  // What is left of a plan up to its repeat `last`.
+  std::vector<Step> steps_up_to(const ConfigPlan& plan, int64_t last) const;
   // The plan for a configuration that begins now; chooses for the later ones too.
   Result<ConfigPlan> plan_for(size_t i);
   Shape shape_for(const ConfigSize& size, const Step& step) const;
   double step_seconds(const ConfigSize& size, const Step& step) const;
-  // Of what is left of configuration `k`, as planned or as chosen.
-  double planned_seconds(size_t k) const;
+  // Of what is left of configuration `k`, as planned or as chosen, in this walk and, interleaved, the next
+  // ones.
+  double planned_seconds(size_t k, bool interleaved) const;
+  // Of `n_repeats` repeats in one start of a server.
+  double visit_seconds(size_t k, int64_t n_repeats) const;
+  // Of configuration `k` in the walks after this one.
+  double later_seconds(size_t k) const;
   // Of the matrix, from step `at` of configuration `i` on.
   double seconds_left(size_t i, const std::vector<Step>& steps, size_t at) const;
   void show(size_t i, const std::vector<Step>& steps, size_t at);
@@ -63,7 +78,9 @@ class Walker {
   double quality_estimate() const;
   // Kept of the budget for the coding tasks.
   double quality_reserve() const;
-  // Measures one configuration. An error ends the run; a server that fails ends the configuration.
+  bool is_due(size_t i) const;
+  // Measures one configuration, all of it or this walk's part. An error ends the run; a server that fails
+  // ends the configuration.
   Status walk_configuration(size_t i);
   // What this start of the server says; the first one is asked everything.
   Result<Facts> ask(const Session& session);
@@ -80,7 +97,8 @@ class Walker {
   // A cell whose repeats spread gets more of them, up to twice as many, while the time has room.
   bool wants_more(size_t i, const std::vector<Step>& steps, size_t at) const;
   // The first configuration that was measured, again: a machine that became slower or faster shows.
-  std::optional<ConfigSize> anchor_size() const;
+  // `measured`: it has all its repeats; otherwise the one that will be taken.
+  std::optional<ConfigSize> anchor_size(bool measured) const;
   // Of the anchors that are still to come.
   double anchor_seconds() const;
   Status walk_anchor(size_t n_before);
@@ -115,13 +133,17 @@ class Walker {
   std::set<std::pair<int64_t, int64_t>> ended_;
   DoneBatches done_;
   std::set<std::tuple<int64_t, int64_t, int64_t>> anchored_;  // after so many configurations, repeat, part
-  size_t anchors_walked_ = 0;
+  bool past_middle_ = false;
+  bool past_end_ = false;
   double rate_ = 0;
   std::vector<std::string> answers_;
   bool quality_done_ = false;
   double spent_before_ = 0;
   double taken_ = 0;
   double predicted_ = 0;
+  int64_t n_starts_ = 0;
+  int64_t walk_ = 1;
+  bool interleaved_ = false;
   int n_failed_ = 0;
 };
 

@@ -174,9 +174,11 @@ def main():
     flags.add_argument("--chats", type=int, required=True)
     flags.add_argument("--make", default="fake")
     flags.add_argument("--fail-above", type=int, default=1 << 40)
+    flags.add_argument("--start-seconds", type=float, default=0, help="for which a large model is loaded")
     options = flags.parse_args()
     if options.ctx > options.fail_above:
         sys.exit("no memory for a context of this size")
+    time.sleep(options.start_seconds)
     with FakeServer(window=options.ctx // options.chats, slots=options.chats, port=options.port, make=options.make):
         threading.Event().wait()
 

@@ -108,6 +108,27 @@ class Report(unittest.TestCase):
         self.assertGreater(cell["n_requests"], 2 * cell["n_repeats"])
         self.assertEqual(cell["decode_tokens_per_second_total"]["n"], cell["n_repeats"])
 
+    def test_repeats_are_interleaved_over_the_matrix(self):
+        with FakeServer() as server:
+            self.assertEqual(self.run_report("--url", server.url, *SMALL).returncode, 0)
+            order = [(chats, repeat) for _, chats, _, repeat in self.batches()]
+            self.assertEqual(list(dict.fromkeys(order)), [(1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (2, 3)])
+            self.assertEqual(self.document()["run"]["plan"]["walks"], 3)
+            # A window is filled anew each time, with a text that no walk before has left in the server's cache.
+            self.assertEqual(len(server.asked), len(set(server.asked)))
+            fills = [sample for sample in self.document()["samples"] if sample["kind"] == "fill"]
+            self.assertEqual(len(fills), 3 * (1 + 2))
+            self.assertEqual({sample["cached_tokens"] for sample in fills}, {0})
+
+    def test_without_time_for_three_walks_a_configuration_is_measured_at_once(self):
+        peer = (f"{sys.executable} {SOURCE}/tests/apps/fake_server.py --port {{port}} --ctx {{ctx}} --chats {{chats}}"
+                " --start-seconds 0.8")
+        done = self.run_report("--server-cmd", peer, "--ctx", "2k", *SMALL, "--budget", "7s")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        order = [(chats, repeat) for _, chats, _, repeat in self.batches()]
+        self.assertEqual(list(dict.fromkeys(order)), [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)])
+        self.assertEqual(self.document()["run"]["plan"]["walks"], 1)
+
     def test_the_first_cell_is_measured_again(self):
         with FakeServer() as server:
             done = self.run_report("--url", server.url, *SMALL)

@@ -119,6 +119,38 @@ TEST(Assemble, SpreadAndFailuresFlagTheCellAndInvalidateTheRun) {
   EXPECT_THAT(document.headline.verdict, HasSubstr("not valid"));
 }
 
+// Each measure that varies has a code of its own, and the others none.
+TEST(Assemble, SpreadIsFlaggedForTheMeasureThatVaries) {
+  const auto flags_with = [](double decode, double prefill, double energy) {
+    World world;
+    world.ctx = {16384};
+    world.chats = {1};
+    world.depths = {"empty"};
+    std::vector<Record> records = test::records_of(world);
+    for (Record& record : records) {
+      if (auto* batch = std::get_if<Batch>(&record)) {
+        const auto away = static_cast<double>(batch->repeat - 2);
+        batch->decode_total = 100 * (1 + decode * away);
+        batch->prefill_total = 2000 * (1 + prefill * away);
+        batch->joules = 1 + energy * away;
+      }
+    }
+    const Document document = assemble(test::manifest_of(world), records, "");
+    std::vector<std::string> codes;
+    for (const Flag& flag : document.cells.front().flags) {
+      codes.push_back(flag.code);
+    }
+    EXPECT_EQ(document.integrity.n_cells_flagged, codes.empty() ? 0 : 1);
+    return codes;
+  };
+  using testing::ElementsAre;
+  EXPECT_THAT(flags_with(0.04, 0.04, 0.04), ElementsAre());
+  EXPECT_THAT(flags_with(0.06, 0.04, 0.04), ElementsAre("spread"));
+  EXPECT_THAT(flags_with(0.04, 0.06, 0.04), ElementsAre("spread_prefill"));
+  EXPECT_THAT(flags_with(0.04, 0.04, 0.06), ElementsAre("spread_energy"));
+  EXPECT_THAT(flags_with(0.06, 0.06, 0.06), ElementsAre("spread", "spread_prefill", "spread_energy"));
+}
+
 TEST(Findings, SayWhatTheCellsShow) {
   const Document document = document_of({});
   ASSERT_NE(finding(document, "context_size"), nullptr);

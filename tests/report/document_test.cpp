@@ -1,12 +1,15 @@
 // The document's JSON: round trip, the published schema, and what is refused.
 #include "report/document.h"
 
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+
+#include "report/forms.h"
 
 namespace fl::report {
 namespace {
@@ -29,6 +32,23 @@ TEST(Document, SampleSurvivesTheRoundTrip) {
   ASSERT_TRUE(again) << again.error().message;
   EXPECT_EQ(to_json(*again), once);
   EXPECT_EQ(nlohmann::json::parse(once), nlohmann::json::parse(read(kSample)));
+}
+
+// Reports that were made before the newest optional fields.
+TEST(Document, KeptReportsStayReadable) {
+  int n = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::string(FL_SOURCE_DIR) + "/docs/reports")) {
+    const std::filesystem::path file = entry.path() / "report.json";
+    if (std::filesystem::exists(file)) {
+      const auto document = read_document(file.string());
+      ASSERT_TRUE(document) << file << ": " << document.error().message;
+      EXPECT_EQ(document->cells.size(), 45U) << file;
+      EXPECT_THAT(terminal_card(*document, {}), testing::HasSubstr("tok/s")) << file;
+      ++n;
+    }
+  }
+  EXPECT_GT(n, 0);
 }
 
 TEST(Document, PublishedSchemaIsTheFieldList) {

@@ -355,7 +355,7 @@ TEST(Plan, ShortensSamplesBeforeItLeavesCellsOut) {
   EXPECT_EQ(std::get<1>(parts_in(0.1)), 0U);
 }
 
-// On a machine where every cell spreads, the repeats that were not asked for stay a quarter of those that
+// On a machine where every cell spreads, the repeats that were not asked for stay a tenth of those that
 // were.
 TEST(Plan, MoreRepeatsLeaveTimeToTheOtherCells) {
   Extra extra;
@@ -376,12 +376,12 @@ TEST(Plan, MoreRepeatsLeaveTimeToTheOtherCells) {
     EXPECT_LE(more, Extra::kMostShare * asked);
     EXPECT_DOUBLE_EQ(extra.share(), more / asked);
   }
-  EXPECT_EQ(more, 30);
+  EXPECT_EQ(more, 12);
   batch.kind = "fill";  // counts for the work, not for more repeats
   batch.repeat = 0;
   batch.seconds = 120;
   extra.add(batch, 3);
-  EXPECT_DOUBLE_EQ(extra.share(), 30.0 / 240);
+  EXPECT_DOUBLE_EQ(extra.share(), 12.0 / 240);
 }
 
 TEST(Session, ExpandsEveryPlace) {

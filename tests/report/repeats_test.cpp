@@ -70,6 +70,36 @@ TEST(Repeats, ForeignLoadIsJudgedOverAWholeRepeat) {
   EXPECT_FALSE(flagged(0.12, 0.02, 0.05));  // too short to tell
 }
 
+// The repeats of a cell that lie in different walks, by the order of the batches alone.
+TEST(Repeats, InterleavingIsSeenInTheOrder) {
+  World world;
+  world.ctx = {16384, 32768};
+  world.chats = {1};
+  world.depths = {"empty", "full"};
+  const auto walks_of = [&](const std::vector<std::pair<int64_t, int64_t>>& order) {
+    std::vector<Record> records;
+    for (Record& record : test::records_of(world)) {
+      if (!std::holds_alternative<Batch>(record)) {
+        records.push_back(record);
+      }
+    }
+    for (const auto& [ctx, repeat] : order) {
+      for (const std::string& depth : world.depths) {
+        records.push_back(test::batch_of(world, ctx, 1, depth, repeat));
+      }
+    }
+    return assemble(test::manifest_of(world), records, "").run.plan;
+  };
+  const Plan blocks = walks_of({{16384, 1}, {16384, 2}, {16384, 3}, {32768, 1}, {32768, 2}, {32768, 3}});
+  EXPECT_EQ(blocks.walks, 1);
+  const Plan three = walks_of({{16384, 1}, {32768, 1}, {16384, 2}, {32768, 2}, {16384, 3}, {32768, 3}});
+  EXPECT_EQ(three.walks, 3);
+  EXPECT_THAT(three.decisions, testing::Contains(HasSubstr("3 walks through the matrix")));
+  const Plan two = walks_of({{16384, 1}, {32768, 1}, {32768, 2}, {16384, 2}, {16384, 3}, {32768, 3}});
+  EXPECT_EQ(two.walks, 2);
+  EXPECT_FALSE(walks_of({{16384, 1}, {32768, 1}}).walks.has_value());
+}
+
 TEST(Drift, AMachineThatBecameSlowerIsAWarningOfTheRun) {
   const World world;
   const auto drift_by = [&](double factor) {

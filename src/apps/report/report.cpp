@@ -143,9 +143,10 @@ class ProgressLine {
     }
     last_ = Clock::now();
     const std::string rate = now.total_rate > 0 ? fmt::format(", {:.0f} tok/s", now.total_rate) : "";
-    fmt::print(stderr, "{}{} of {} cells{}{}{}, {} left{}", terminal_ ? "\r\033[K" : "", now.cells_done,
-               now.cells_total, now.now.empty() ? "" : ", ", now.now, rate, duration(now.seconds_left),
-               terminal_ ? "" : "\n");
+    const std::string walk = now.walk > 0 ? fmt::format("walk {} of {}, ", now.walk, now.n_walks) : "";
+    fmt::print(stderr, "{}{}{} of {} cells{}{}{}, {} left{}", terminal_ ? "\r\033[K" : "", walk,
+               now.cells_done, now.cells_total, now.now.empty() ? "" : ", ", now.now, rate,
+               duration(now.seconds_left), terminal_ ? "" : "\n");
     std::fflush(stderr);
     shown_ = terminal_;
   }
