@@ -209,8 +209,8 @@ def main() -> int:
     if args.no_report:
         return 0
     print(f"\nMeasuring contexts x chats (at most {REPORT_BUDGET}); --no-report leaves this out.", flush=True)
-    return subprocess.run([args.program, "report", "--model", path, "--quick", "--budget", REPORT_BUDGET, "--fresh", "--out",
-                           args.out], check=False).returncode
+    return subprocess.run([args.program, "report", "--model", path, "--quick", "--card", "--budget", REPORT_BUDGET, "--fresh",
+                           "--out", args.out], check=False).returncode
 
 
 if __name__ == "__main__":

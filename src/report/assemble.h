@@ -52,6 +52,9 @@ std::vector<double> repeat_rates(const std::vector<Record>& records, int64_t ctx
 /// The anchors against the cell that they repeat; nullopt: there are none.
 std::optional<Drift> drift_of(const std::vector<Record>& records);
 
+/// The terms of the report's numbers.
+std::vector<Definition> definitions(const Document& document);
+
 /// The parts of conclude, each in a file of its own.
 std::vector<Finding> find_findings(const Document& document);
 Recommendation recommend(const Document& document);

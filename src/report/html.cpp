@@ -244,7 +244,13 @@ std::string recap_html(const Document& document) {
 std::string trust_html(const Document& document) {
   std::string out = open_section("trust", "Integrity");
   out += fmt::format(R"(<p class="lede">{}.</p>)", escape_html(integrity_sentence(document)));
-  return out + table_html(integrity_table(document), "words", false) + "</section>\n";
+  out += table_html(integrity_table(document), "words", false);
+  const Table warnings = warnings_table(document);
+  if (!warnings.rows.empty()) {
+    out += fmt::format("<details class=\"same\"><summary>{}</summary>{}</details>",
+                       escape_html(warnings.title), table_html(warnings, "words", false));
+  }
+  return out + "</section>\n";
 }
 
 std::string cells_html(const Document& document) {

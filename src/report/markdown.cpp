@@ -132,7 +132,7 @@ std::string markdown_report(const Document& document) {
   }
   out += section(2, quality_table(document));
   out += fmt::format("## Integrity\n\n{}.\n\n", escape_markdown(integrity_sentence(document)));
-  out += table_text(integrity_table(document));
+  out += table_text(integrity_table(document)) + section(3, warnings_table(document));
   for (const Table& table : cell_tables(document)) {
     out += section(3, table);
   }

@@ -33,11 +33,16 @@ void CostModel::learn(const Facts& facts) {
 }
 
 void CostModel::learn(const Start& start) {
-  if (start.started) {
+  if (start.started && visits_.empty()) {
     const auto n = static_cast<double>(n_starts_);
     start_ = (start_ * n + start.startup_seconds) / (n + 1);
     ++n_starts_;
   }
+}
+
+void CostModel::learn_visit(double seconds) {
+  visits_.push_back(std::max(seconds, 0.0));
+  start_ = median(visits_);
 }
 
 void CostModel::learn_read(int64_t n_tokens, double seconds) {

@@ -23,6 +23,8 @@ class CostModel {
   void learn(const Facts& facts);
   void learn(const Start& start);
   void learn(const Batch& batch);
+  /// What one start of a server took in all, beside the batches.
+  void learn_visit(double seconds);
 
   double start() const { return start_; }
   double read(int64_t n_tokens) const;
@@ -46,6 +48,7 @@ class CostModel {
   double step_e_ = 0;
   double start_ = 1;
   int64_t n_starts_ = 0;
+  std::vector<double> visits_;
   bool reuse_ = true;
 };
 

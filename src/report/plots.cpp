@@ -5,11 +5,13 @@
 #include <cmath>
 #include <functional>
 #include <optional>
+#include <tuple>
 
 #include <fmt/format.h>
 
 #include "report/axes.h"
 #include "report/format.h"
+#include "report/statistics.h"
 #include "report/svg.h"
 #include "report/tables.h"
 
@@ -348,11 +350,50 @@ Plot speed_against_depth(const Document& document) {
   return plot;
 }
 
+namespace {
+
+// Prompts of one configuration whose lengths are within a tenth are one point: their medians.
+struct PromptGroup {
+  int64_t ctx = 0;
+  int64_t chats = 0;
+  std::vector<double> tokens;
+  std::vector<double> seconds;
+  std::vector<double> rates;
+};
+
+std::vector<PromptGroup> grouped(const Document& document, int64_t chats) {
+  constexpr double kSameLength = 1.1;
+  std::vector<const PromptPoint*> points;
+  for (const PromptPoint& prompt : document.prompts) {
+    if (prompt.chats == chats && is_drawable(prompt)) {
+      points.push_back(&prompt);
+    }
+  }
+  std::sort(points.begin(), points.end(), [](const PromptPoint* a, const PromptPoint* b) {
+    return std::tie(a->ctx, a->prompt_tokens) < std::tie(b->ctx, b->prompt_tokens);
+  });
+  std::vector<PromptGroup> groups;
+  for (const PromptPoint* point : points) {
+    const auto tokens = static_cast<double>(point->prompt_tokens);
+    if (groups.empty() || groups.back().ctx != point->ctx ||
+        tokens > kSameLength * groups.back().tokens.front()) {
+      groups.push_back({point->ctx, chats, {}, {}, {}});
+    }
+    groups.back().tokens.push_back(tokens);
+    groups.back().seconds.push_back(point->ttft_seconds);
+    groups.back().rates.push_back(point->tokens_per_second);
+  }
+  return groups;
+}
+
+}  // namespace
+
 Plot ttft_against_prompt(const Document& document) {
-  Plot plot{"ttft",
-            "Wait before the first token, against the prompt",
-            "Prompts of which nothing was cached; both axes are logarithmic.",
-            {}};
+  Plot plot{
+      "ttft",
+      "Wait before the first token, against the prompt",
+      "Prompts of which nothing was cached, medians of those with one length; both axes are logarithmic.",
+      {}};
   double low = INFINITY;
   double high = 0;
   double fast = INFINITY;
@@ -384,20 +425,21 @@ Plot ttft_against_prompt(const Document& document) {
     const int colour = ramp(s, document.chats.size());
     const double radius = 3.5 + std::min(3.0, 1.25 * static_cast<double>(s));
     std::optional<EndLabel> last;
-    for (const PromptPoint& prompt : document.prompts) {
-      if (prompt.chats != document.chats[s] || !is_drawable(prompt)) {
-        continue;
-      }
-      const Point at{x(static_cast<double>(prompt.prompt_tokens)), y(prompt.ttft_seconds)};
-      svg.open(fmt::format("{} tokens, {}, {}\nfirst token after {}\n{} tok/s read",
-                           format_count(prompt.prompt_tokens), format_chats(prompt.chats),
-                           format_tokens(prompt.ctx), format_seconds(prompt.ttft_seconds),
-                           format_rate(prompt.tokens_per_second)));
+    for (const PromptGroup& group : grouped(document, document.chats[s])) {
+      const double tokens = median(group.tokens);
+      const double seconds = median(group.seconds);
+      const Point at{x(tokens), y(seconds)};
+      svg.open(fmt::format(
+          "{} tokens, {}, {}\nfirst token after {}{}\n{} tok/s read", format_count(std::llround(tokens)),
+          format_chats(group.chats), format_tokens(group.ctx), format_seconds(seconds),
+          group.seconds.size() > 1 ? fmt::format(" (median of {} prompts)", group.seconds.size())
+                                   : std::string(),
+          format_rate(median(group.rates))));
       svg.circle(at, 9, "hit");
       svg.circle(at, radius, fmt::format("dot f{}", colour));
       svg.close();
       if (!last || at.x > last->at.x) {
-        last = EndLabel{at, format_chats(prompt.chats), colour};
+        last = EndLabel{at, format_chats(group.chats), colour};
       }
     }
     if (last) {

@@ -145,6 +145,11 @@ std::vector<Ridge> ridges_of(const Document& document, int64_t& ctx) {
   return best;
 }
 
+// The histogram gathers everything below its first edge there: the axis begins at it, or at the median.
+double low_end(const Cell& cell) {
+  return std::min(cell.gap_histogram->edges.front(), cell.gap->p50);
+}
+
 void draw_ridge(Svg& svg, const Ridge& ridge, const Scale& x, double base, double height,
                 const Frame& frame) {
   const Histogram& histogram = *ridge.cell->gap_histogram;
@@ -209,8 +214,8 @@ Plot memory_against_context(const Document& document) {
   }
   const std::optional<double> capacity = capacity_of(document, max);
   const Unit unit = unit_for(max);
-  constexpr int kKeyColumns = 16;  // of a part's name beside the bars
-  const Frame frame{480, 320, 38, 372, 18, 266};
+  constexpr int kKeyColumns = 26;  // of a part's name beside the bars
+  const Frame frame{480, 320, 38, 314, 18, 266};
   Svg svg(frame.width, frame.height, "Memory of each configuration, stacked by what holds it");
   const std::vector<double> ticks = ticks_from_zero(std::max(max, capacity.value_or(0)) / unit.bytes, 6);
   const Scale y = Scale::linear(0, ticks.back(), frame.bottom, frame.top);
@@ -286,7 +291,7 @@ Plot latency_distribution(const Document& document) {
   double low = INFINITY;
   double high = 0;
   for (const Ridge& ridge : ridges) {
-    low = std::min(low, ridge.cell->gap->min);
+    low = std::min(low, low_end(*ridge.cell));
     high = std::max(high, ridge.cell->gap->max);
   }
   if (ridges.empty() || low <= 0 || !std::isfinite(low) || high <= 0) {

@@ -351,23 +351,67 @@ Table largest_table(const Document& document) {
   return table;
 }
 
+namespace {
+
+// Places with one thing to say: the place itself, or how many there are and the first one's words.
+struct Group {
+  std::string what;
+  std::string where;
+  std::string text;
+  size_t n = 0;
+};
+
+void add_to(std::vector<Group>& groups, const std::string& what, const std::string& where,
+            const std::string& text, bool same_text) {
+  const auto known = std::find_if(groups.begin(), groups.end(), [&](const Group& group) {
+    return group.what == what && (!same_text || group.text == text);
+  });
+  if (known == groups.end()) {
+    groups.push_back({what, where, text, 1});
+  } else {
+    ++known->n;
+  }
+}
+
+void add_rows(Table& table, const std::vector<Group>& groups, size_t n_cells, bool same_text) {
+  for (const Group& group : groups) {
+    const bool several = group.n > 1;
+    const std::string where = several ? fmt::format("{} of {} cells", group.n, n_cells) : group.where;
+    const std::string text =
+        several && !same_text ? fmt::format("{}: {}", group.where, group.text) : group.text;
+    table.rows.push_back({text_cell(where), text_cell(one_line(group.what)), text_cell(one_line(text))});
+  }
+}
+
+}  // namespace
+
 Table integrity_table(const Document& document) {
   Table table;
   table.id = "integrity";
   table.title = "Warnings";
-  table.head = {"where", "warning", "what was seen"};
+  table.head = {"where", "warning", "what was seen, for example"};
   table.numeric = false;
-  for (const Flag& flag : document.integrity.flags) {
-    table.rows.push_back(
-        {text_cell("whole run"), text_cell(one_line(flag.code)), text_cell(one_line(flag.text))});
-  }
+  std::vector<Group> warnings;
+  std::vector<Group> missing;
   for (const Cell& cell : document.cells) {
     const std::string where = place_name(cell.ctx, cell.chats, cell.depth);
     for (const Flag& flag : cell.flags) {
-      table.rows.push_back(
-          {text_cell(where), text_cell(one_line(flag.code)), text_cell(one_line(flag.text))});
+      add_to(warnings, flag.code, where, flag.text, false);
+    }
+    const Configuration* each = find_configuration(document, cell.ctx, cell.chats);
+    if (cell.status != "ok" && (each == nullptr || each->error.empty())) {
+      add_to(missing, cell.status, where, cell.reason, true);
     }
   }
+  for (const Flag& flag : document.integrity.flags) {
+    const bool of_cells = std::any_of(warnings.begin(), warnings.end(),
+                                      [&](const Group& group) { return group.what == flag.code; });
+    if (!of_cells) {
+      table.rows.push_back(
+          {text_cell("whole run"), text_cell(one_line(flag.code)), text_cell(one_line(flag.text))});
+    }
+  }
+  add_rows(table, warnings, document.cells.size(), false);
   for (const Configuration& each : document.configurations) {
     if (!each.error.empty()) {
       table.rows.push_back(
@@ -375,11 +419,30 @@ Table integrity_table(const Document& document) {
            text_cell("not started"), text_cell(one_line(each.error))});
     }
   }
+  add_rows(table, missing, document.cells.size(), true);
+  return table;
+}
+
+Table warnings_table(const Document& document) {
+  Table table;
+  table.id = "warnings";
+  table.title = "Every cell with a warning";
+  table.head = {"cell", "warnings", "what was seen"};
+  table.numeric = false;
   for (const Cell& cell : document.cells) {
-    const Configuration* each = find_configuration(document, cell.ctx, cell.chats);
-    if (cell.status != "ok" && (each == nullptr || each->error.empty())) {
+    std::string codes;
+    std::string texts;
+    for (const Flag& flag : cell.flags) {
+      codes += (codes.empty() ? "" : ", ") + flag.code;
+      texts += (texts.empty() ? "" : "; ") + flag.text;
+    }
+    if (cell.status != "ok") {
+      codes += (codes.empty() ? "" : ", ") + cell.status;
+      texts += texts.empty() ? cell.reason : "";
+    }
+    if (!codes.empty()) {
       table.rows.push_back({text_cell(place_name(cell.ctx, cell.chats, cell.depth)),
-                            text_cell(one_line(cell.status)), text_cell(one_line(cell.reason))});
+                            text_cell(one_line(codes)), text_cell(one_line(texts))});
     }
   }
   return table;

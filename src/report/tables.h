@@ -51,8 +51,10 @@ Table quality_table(const Document& document);
 /// Knees with equal words are one row.
 Table knee_table(const Document& document);
 Table largest_table(const Document& document);
-/// Flags of the run and of cells, and why cells are missing.
+/// Flags of the run, of cells by code with an example, and why cells are missing.
 Table integrity_table(const Document& document);
+/// Cell by cell, everything that its flags say.
+Table warnings_table(const Document& document);
 /// Name and value: model, machine, server, run.
 std::vector<Table> fact_tables(const Document& document);
 

@@ -297,7 +297,7 @@ std::string terminal_report(const Document& document, const TerminalStyle& style
   }
   out += tables({quality_table(document)});
   out += heading(painter, "INTEGRITY") + paragraph(integrity_sentence(document), width) + "\n";
-  out += tables({integrity_table(document)}) + tables(cell_tables(document));
+  out += tables({integrity_table(document), warnings_table(document)}) + tables(cell_tables(document));
   if (!document.definitions.empty()) {
     out += heading(painter, "DEFINITIONS");
     for (const Definition& definition : document.definitions) {

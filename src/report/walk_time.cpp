@@ -158,8 +158,7 @@ Status Walker::walk_left_out() {
     }
     plan.estimated_seconds = config_seconds(cost_, sizes_[i], plan.depths, options_, *facts_, starts());
     FL_TRY(keep(plan));
-    FL_TRY(walk_configuration(i));  // as a whole: it is the last walk
-    FL_TRY(job_.write(assemble(job_.manifest, open_.records, "")));
+    FL_TRY(visit(i));  // as a whole: it is the last walk
   }
   return {};
 }

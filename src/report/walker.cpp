@@ -14,6 +14,8 @@ namespace {
 
 // Estimates are corrected by what the last batches took against theirs.
 constexpr double kForget = 0.93;
+// A killed run has its journal: the report so far is for people who look.
+constexpr auto kWriteEvery = std::chrono::seconds(10);
 
 std::string new_run_id(const std::string& started_at) {
   std::string id;
@@ -53,8 +55,7 @@ Status Walker::walk() {
   for (walk_ = 1; walk_ <= kWalks; ++walk_) {
     for (size_t i = 0; i < sizes_.size(); ++i) {
       if (is_due(i)) {
-        FL_TRY(walk_configuration(i));
-        FL_TRY(job_.write(assemble(job_.manifest, open_.records, "")));
+        FL_TRY(visit(i));
       }
       if (walk_ == 1 && i + 1 == sizes_.size() / 2 && sizes_.size() >= kLongRun) {
         past_middle_ = true;
@@ -206,6 +207,21 @@ Status Walker::cut_beyond_training() {
   return {};
 }
 
+Status Walker::visit(size_t i) {
+  const auto begun = Clock::now();
+  in_steps_ = 0;
+  FL_TRY(walk_configuration(i));
+  if (Clock::now() - written_ >= kWriteEvery) {
+    FL_TRY(job_.write(assemble(job_.manifest, open_.records, "")));
+    written_ = Clock::now();
+  }
+  // What a start costs beside its batches: the server's own time, asking it, ending it, the report so far.
+  if (in_steps_ > 0) {
+    cost_.learn_visit(std::chrono::duration<double>(Clock::now() - begun).count() - in_steps_);
+  }
+  return {};
+}
+
 bool Walker::is_due(size_t i) const {
   const std::pair key{sizes_[i].ctx, sizes_[i].chats};
   const auto known = plans_.find(key);
@@ -323,6 +339,7 @@ Status Walker::walk_steps(size_t i, std::vector<Step> steps, Session& session) {
 
 Status Walker::walk_step(const ConfigSize& size, const Step& step, int64_t anchor, Session& session,
                          bool& lost) {
+  const auto begun = Clock::now();
   const double predicted = step_seconds(size, step);
   const BatchSpec spec{size.ctx,  size.chats,  step.depth,
                        step.kind, step.repeat, step.part,
@@ -337,8 +354,6 @@ Status Walker::walk_step(const ConfigSize& size, const Step& step, int64_t ancho
   if (!batch) {
     return tl::unexpected(batch.error());
   }
-  taken_ = kForget * taken_ + batch->seconds;
-  predicted_ = kForget * predicted_ + predicted;
   rate_ = batch->decode_total.value_or(rate_);
   const bool none = std::none_of(batch->samples.begin(), batch->samples.end(),
                                  [](const Sample& sample) { return sample.status == "ok"; });
@@ -348,6 +363,11 @@ Status Walker::walk_step(const ConfigSize& size, const Step& step, int64_t ancho
   }
   const std::string error = batch->samples.empty() ? "" : batch->samples.front().error;
   FL_TRY(keep(std::move(*batch)));
+  // Texts are counted by the server and kept on disk: that takes time, too.
+  const double taken = std::chrono::duration<double>(Clock::now() - begun).count();
+  in_steps_ += taken;
+  taken_ = kForget * taken_ + taken;
+  predicted_ = kForget * predicted_ + predicted;
   if (n_failed_ >= kMaxFailedBatches) {
     return fail(ErrorCode::network,
                 fmt::format("{} repeats in a row had no good answer; the last one: {}", n_failed_, error));

@@ -79,6 +79,8 @@ class Walker {
   // Kept of the budget for the coding tasks.
   double quality_reserve() const;
   bool is_due(size_t i) const;
+  // walk_configuration(), the report so far, and what both cost.
+  Status visit(size_t i);
   // Measures one configuration, all of it or this walk's part. An error ends the run; a server that fails
   // ends the configuration.
   Status walk_configuration(size_t i);
@@ -120,6 +122,8 @@ class Walker {
   OpenJournal& open_;
   std::unique_ptr<Nvml> nvml_;
   Clock::time_point begun_;
+  Clock::time_point written_{};
+  double in_steps_ = 0;  // seconds of this visit
 
   std::string run_id_;
   bool has_run_ = false;

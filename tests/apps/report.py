@@ -271,7 +271,7 @@ class Report(unittest.TestCase):
         self.assertGreater(self.document()["integrity"]["n_timeout"], 0)
 
     def test_more_than_one_percent_not_ok(self):
-        with FakeServer(mode="drop", fail_after=20) as server:
+        with FakeServer(mode="drop", fail_after=42) as server:
             done = self.run_report("--url", server.url, *SMALL)
         self.assertEqual(done.returncode, 9, done.stderr)
         document = self.document()

@@ -45,6 +45,7 @@ struct Flags {
   std::string history_db;
   bool no_history = false;
   bool no_paths = false;
+  bool card = false;
   bool json = false;
   bool quiet = false;
 };

@@ -43,9 +43,10 @@ Examples:
   freelunch report --compare freelunch-report/report.json peer/report.json
   freelunch report --history
 
-Writes report.json (docs/report-schema.json), report.md and report.html into --out and prints the card. Every batch is
-kept in journal.jsonl at once: an interrupted or killed run goes on when the same command is given again. Exit 9: more
-than 1 % of the requests were not ok, the numbers cannot be trusted; 7: the server does not answer; 130: interrupted.)";
+Writes report.json (docs/report-schema.json), report.md and report.html into --out and prints a card and the tables.
+Every batch is kept in journal.jsonl at once: an interrupted or killed run goes on when the same command is given again.
+Exit 9: more than 1 % of the requests were not ok, the numbers cannot be trusted; 7: the server does not answer; 130:
+interrupted.)";
 
 void add_options(CLI::App& app, Flags& flags) {
   using CLI::PositiveNumber;
@@ -113,6 +114,7 @@ void add_options(CLI::App& app, Flags& flags) {
   app.add_flag("--no-paths", flags.no_paths,
                "Leave folders of this machine out of the report: file names only, to be shared");
   app.add_flag("--no-history", flags.no_history, "Do not record this run there");
+  app.add_flag("--card", flags.card, "Print the card only, not the tables after it");
   app.add_flag("--json", flags.json, "The report as JSON on stdout");
   app.add_flag("-q,--quiet", flags.quiet, "No progress");
 }
@@ -342,7 +344,9 @@ Result<int> measure(const Flags& flags, const std::string& command) {
   if (flags.json) {
     fmt::print("{}", rep::to_json(outcome.document));
   } else if (measured || !outcome.error) {
-    fmt::print("{}", rep::terminal_card(outcome.document, {use_colour()}));
+    const rep::TerminalStyle style{use_colour()};
+    fmt::print("{}", flags.card ? rep::terminal_card(outcome.document, style)
+                                : rep::terminal_report(outcome.document, style));
   }
   if (measured && !flags.no_history) {
     const auto add = [&]() -> Status {
