@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "report/format.h"
 #include "report/json_fields.h"
 
 namespace fl::report {
@@ -25,7 +26,6 @@ FL_FIELDS(Comparison, "",
 namespace {
 
 constexpr double kStandardErrors = 2;
-constexpr double kGiB = 1024.0 * 1024 * 1024;
 
 std::string number(const std::optional<double>& value, int decimals) {
   return value ? fmt::format("{:.{}f}", *value, decimals) : "-";
@@ -131,18 +131,18 @@ std::string comparison_text(const Comparison& comparison) {
                        change.after.empty() ? "(none)" : change.after);
   }
   out += fmt::format("\n{:<20} {:>10} {:>10} {:>9}   {:>9} {:>9}   {:>8} {:>8}\n", "cell", "tok/s", "",
-                     "change", "TTFT s", "", "GiB", "");
+                     "change", "TTFT s", "", "memory", "");
   for (const ComparedCell& cell : comparison.cells) {
-    const auto gib = [](const std::optional<int64_t>& bytes) {
-      return bytes ? fmt::format("{:.2f}", static_cast<double>(*bytes) / kGiB) : std::string("-");
+    const auto memory = [](const std::optional<int64_t>& bytes) {
+      return bytes ? format_bytes(*bytes) : std::string("-");
     };
     const std::string change = cell.decode_change ? fmt::format("{:+.1f} %{}", 100 * *cell.decode_change,
                                                                 cell.beyond_spread ? " " : "~")
                                                   : "-";
     out += fmt::format("{:<20} {:>10} {:>10} {:>9}   {:>9} {:>9}   {:>8} {:>8}\n", cell.id,
                        number(cell.decode_before, 1), number(cell.decode_after, 1), change,
-                       number(cell.ttft_before, 3), number(cell.ttft_after, 3), gib(cell.memory_before),
-                       gib(cell.memory_after));
+                       number(cell.ttft_before, 3), number(cell.ttft_after, 3), memory(cell.memory_before),
+                       memory(cell.memory_after));
   }
   out +=
       "\ntok/s of all chats together; ~ marks a change within the spread of the repeats (two standard "
