@@ -111,6 +111,19 @@ void judge_load(Cell& cell, const std::map<int64_t, Repeat>& repeats) {
   }
 }
 
+// What some batches of a cell met says how many they were.
+void count_flags(Cell& cell, const std::vector<const Batch*>& batches) {
+  for (Flag& flag : cell.flags) {
+    const auto n = std::count_if(batches.begin(), batches.end(), [&](const Batch* batch) {
+      return std::any_of(batch->flags.begin(), batch->flags.end(),
+                         [&](const Flag& each) { return each.code == flag.code; });
+    });
+    if (static_cast<size_t>(n) < batches.size()) {
+      flag.text += fmt::format(" (in {} of {} batches)", n, batches.size());
+    }
+  }
+}
+
 // Each of a cell's headline measures has a code of its own, so that a speed that can be trusted is not taken
 // for one that can not.
 void judge_spread(Cell& cell) {
@@ -192,6 +205,7 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
       joules.push_back(stat_of(repeat.joules).mean);
     }
   }
+  count_flags(cell, batches);
   cell.n_repeats = static_cast<int64_t>(repeats.size());
   judge_load(cell, repeats);
   const auto stat = [](const std::vector<double>& values) {
@@ -453,41 +467,6 @@ std::vector<std::string> left_out(const Sorted& sorted, size_t n_depths, double 
   return out;
 }
 
-// How often a cell was left for others and taken up again: of the cells with several repeats, the fewest
-// times plus one. 0: there is no such cell.
-int64_t count_walks(const Sorted& sorted) {
-  struct Place {
-    size_t last = 0;  // run of batches of one configuration
-    int64_t walks = 0;
-    int64_t repeat = 0;
-    bool several = false;
-  };
-  std::map<std::tuple<int64_t, int64_t, std::string>, Place> places;
-  ConfigKey current{};
-  size_t n_runs = 0;
-  for (const Batch* batch : sorted.batches) {
-    if (batch->kind != "measure") {
-      continue;
-    }
-    if (n_runs == 0 || ConfigKey{batch->ctx, batch->chats} != current) {
-      current = {batch->ctx, batch->chats};
-      ++n_runs;
-    }
-    Place& place = places[{batch->ctx, batch->chats, batch->depth}];
-    place.several = place.several || (place.walks > 0 && batch->repeat != place.repeat);
-    place.walks += place.last != n_runs ? 1 : 0;
-    place.last = n_runs;
-    place.repeat = batch->repeat;
-  }
-  int64_t least = 0;
-  for (const auto& [key, place] : places) {
-    if (place.several) {
-      least = least == 0 ? place.walks : std::min(least, place.walks);
-    }
-  }
-  return least;
-}
-
 void describe_run(Document& document, const Manifest& manifest, const Sorted& sorted,
                   const std::string& stop_reason) {
   Run& run = document.run;
@@ -513,7 +492,7 @@ void describe_run(Document& document, const Manifest& manifest, const Sorted& so
     plan.estimated_seconds += config.estimated_seconds;
   }
   plan.decisions = left_out(sorted, document.depths.size(), plan.budget_seconds);
-  if (const int64_t walks = count_walks(sorted); walks > 0 && document.configurations.size() > 1) {
+  if (const int64_t walks = count_walks(sorted.batches); walks > 0 && document.configurations.size() > 1) {
     plan.walks = walks;
     plan.decisions.push_back(
         walks > 1

@@ -49,6 +49,10 @@ class HarmonicMean {
 std::vector<double> repeat_rates(const std::vector<Record>& records, int64_t ctx, int64_t chats,
                                  std::string_view depth);
 
+/// How often the cells were left for others and taken up again, plus one: the fewest of the cells with
+/// several repeats. 0: there is no such cell.
+int64_t count_walks(const std::vector<const Batch*>& batches);
+
 /// The anchors against the cell that they repeat; nullopt: there are none.
 std::optional<Drift> drift_of(const std::vector<Record>& records);
 

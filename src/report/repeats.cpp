@@ -1,6 +1,9 @@
 // What the parts of a repeat are together, and whether the machine stayed the same over the run.
+#include <algorithm>
 #include <cmath>
 #include <map>
+#include <tuple>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -36,6 +39,39 @@ std::vector<double> repeat_rates(const std::vector<Record>& records, int64_t ctx
     }
   }
   return values_of(repeats);
+}
+
+int64_t count_walks(const std::vector<const Batch*>& batches) {
+  struct Place {
+    size_t last = 0;  // run of batches of one configuration
+    int64_t walks = 0;
+    int64_t repeat = 0;
+    bool several = false;
+  };
+  std::map<std::tuple<int64_t, int64_t, std::string>, Place> places;
+  std::pair<int64_t, int64_t> current{};
+  size_t n_runs = 0;
+  for (const Batch* batch : batches) {
+    if (batch->kind != "measure") {
+      continue;
+    }
+    if (n_runs == 0 || std::pair{batch->ctx, batch->chats} != current) {
+      current = {batch->ctx, batch->chats};
+      ++n_runs;
+    }
+    Place& place = places[{batch->ctx, batch->chats, batch->depth}];
+    place.several = place.several || (place.walks > 0 && batch->repeat != place.repeat);
+    place.walks += place.last != n_runs ? 1 : 0;
+    place.last = n_runs;
+    place.repeat = batch->repeat;
+  }
+  int64_t least = 0;
+  for (const auto& [key, place] : places) {
+    if (place.several) {
+      least = least == 0 ? place.walks : std::min(least, place.walks);
+    }
+  }
+  return least;
 }
 
 std::optional<Drift> drift_of(const std::vector<Record>& records) {

@@ -119,6 +119,24 @@ TEST(Assemble, SpreadAndFailuresFlagTheCellAndInvalidateTheRun) {
   EXPECT_THAT(document.headline.verdict, HasSubstr("not valid"));
 }
 
+TEST(Assemble, AWarningOfSomeBatchesSaysOfHowMany) {
+  World world;
+  world.ctx = {16384};
+  world.chats = {1};
+  world.depths = {"full"};
+  const auto text_with = [&](int64_t n_spoilt) {
+    std::vector<Record> records = test::records_of(world);
+    for (Record& record : records) {
+      if (auto* batch = std::get_if<Batch>(&record); batch != nullptr && batch->repeat <= n_spoilt) {
+        batch->flags.push_back({"refilled", "read again"});
+      }
+    }
+    return assemble(test::manifest_of(world), records, "").cells.front().flags.front().text;
+  };
+  EXPECT_EQ(text_with(1), "read again (in 1 of 3 batches)");
+  EXPECT_EQ(text_with(3), "read again");
+}
+
 // Each measure that varies has a code of its own, and the others none.
 TEST(Assemble, SpreadIsFlaggedForTheMeasureThatVaries) {
   const auto flags_with = [](double decode, double prefill, double energy) {
