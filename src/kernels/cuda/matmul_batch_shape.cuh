@@ -41,8 +41,9 @@ template <int N>
 struct Shape {
   static constexpr int kPairs = N <= 32 ? 2 : 1;
   static constexpr int kThreads = kWarpgroup * (1 + 2 * kPairs);
-  static constexpr int kHelperRegisters = 56;
-  static constexpr int kMultiplierRegisters = kPairs == 2 ? 104 : 224;
+  // Of a thread. What a launch has for all (96 with two pairs, 168 with one) is given out anew, to the last.
+  static constexpr int kHelperRegisters = kPairs == 2 ? 32 : 56;
+  static constexpr int kMultiplierRegisters = kPairs == 2 ? 112 : 224;
   static constexpr int kStepBytes = N * kSwizzledColumns * 2;
   static constexpr int kTokenStage = kStepsPerSuperblock * kStepBytes;
   static constexpr int kExchange = kPairs == 2 ? 2 * kWarpgroup * (N / 2) * 4 : 0;

@@ -255,11 +255,9 @@ class ActivationStages {
     barrier_wait(full_ + take_, parity_);
     return stages_ + take_ * record_bytes;
   }
-  __device__ void release(int lane) {
-    __syncwarp();
-    if (lane == 0) {
-      barrier_arrive(empty_ + take_);
-    }
+  /// All lanes, each of which has read.
+  __device__ void release() {
+    barrier_arrive(empty_ + take_);
     if (++take_ == n_stages_) {
       take_ = 0;
       parity_ ^= 1U;
@@ -388,7 +386,7 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
     }
     if (warp < p.partial_slots) {
       barrier_init(full + warp, ActivationStages::kArrivals);
-      barrier_init(empty + warp, kMatmulWarps);
+      barrier_init(empty + warp, kMatmulThreads);
     }
 #if __CUDA_ARCH__ >= 900
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -453,7 +451,7 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
         ring.release(mine.count);
         feeder.fill(p, ring);
       }
-      stages.release(lane);
+      stages.release();
     }
     if (mine.count == 0) {
       continue;

@@ -18,20 +18,15 @@ namespace fl::cuda {
 /// the second 16 of the 64 columns are 32 bytes on, and so forth.
 inline constexpr int kSwizzledColumns = 64;
 inline constexpr uint64_t kNext16Columns = 32 >> 4;
-__device__ __forceinline__ uint64_t swizzled_operand(const void* stage) {
+__device__ __forceinline__ uint64_t swizzled_operand(uint32_t stage_address) {
   constexpr uint64_t kEightRows = 1024 >> 4;
   constexpr uint64_t kSwizzle128 = 1;
-  return static_cast<uint64_t>((shared_address(stage) & 0x3FFFFU) >> 4) | uint64_t{1} << 16 |
-         kEightRows << 32 | kSwizzle128 << 62;
+  return static_cast<uint64_t>((stage_address & 0x3FFFFU) >> 4) | uint64_t{1} << 16 | kEightRows << 32 |
+         kSwizzle128 << 62;
 }
-/// The same `bytes` behind it, in two words of which one is a constant: where stages are not known to be the
-/// same for the whole warp, each word that is not costs two instructions.
-__device__ __forceinline__ uint64_t swizzled_operand(uint32_t stage_address, uint32_t bytes) {
-  constexpr uint32_t kHigh = 1024 >> 4 | 1U << 30;
-  const uint32_t low = (stage_address >> 4) + ((bytes >> 4) | 1U << 16);
-  return static_cast<uint64_t>(kHigh) << 32 | low;
+__device__ __forceinline__ uint64_t swizzled_operand(const void* stage) {
+  return swizzled_operand(shared_address(stage));
 }
-
 /// Before the first product, and after ordinary code wrote registers of the next ones.
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
