@@ -44,7 +44,9 @@ _ASKED = ["What is {o} {k}?", "Do you remember {o} {k}?", "Tell me {o} {k}.", "W
           "Please tell me {o} {k}.", "I forgot {o} {k}. What is it?", "what is {o} {k}", "And what is {o} {k}?", "What did I say {o} {k} is?"]
 _HEARD = ["I see.", "Okay.", "Interesting.", "That sounds nice."]
 _ABSENT_SHARE = 0.06
-_BROKEN_OFF_SHARE = 0.15  # of the chats end before the question, so that any answer in them is sometimes the last one
+_BROKEN_OFF_SHARE = 0.2  # of the short chats end before the question, half of those with the first answer: each answer is sometimes the last
+_SHORT = 600  # tokens: longer documents are for recall, and all of them ask
+_OPENINGS = ["Read this text: ", "Here is a text. ", "Please read: "]
 
 
 def _yours(owner):
@@ -69,7 +71,7 @@ def _draw_facts(r):
 
 
 def _hidden_in_text(r, facts, length):
-    """One text of about `length` tokens with the facts at random places, more of them early."""
+    """One text of about `length` tokens with the facts at random places, more of them early; without an opening."""
     places = sorted(r.random() ** 1.5 for _ in facts)
     parts, at = [], 0.0
     for (owner, kind, value), place in zip(facts, places):
@@ -79,7 +81,7 @@ def _hidden_in_text(r, facts, length):
         parts.append(_fill(r, _STATED, owner, kind, value))
     if length > 60:
         parts.append(words.filler(r, int(length * (1 - at))))
-    return r.choice(["Read this text: ", "Here is a text. ", "", "Please read: "]) + " ".join(parts)
+    return " ".join(parts)
 
 
 def _told_in_chat(r, facts, length):
@@ -127,13 +129,16 @@ def recall(r, length):
     turns, text = [], None
     if r.random() < 0.5:
         text = _hidden_in_text(r, facts, length)
-        if r.random() < 0.4:
-            turns = [Turn("user", text, kind=GIVEN), Turn("assistant", r.choice(["I have read the text.", "Okay, I will remember it."]))]
+        if r.random() < 0.4:  # always with an opening: a bare fact is told, and is confirmed in its own words
+            turns = [Turn("user", r.choice(_OPENINGS) + text, kind=GIVEN),
+                     Turn("assistant", r.choice(["I have read the text.", "Okay, I will remember it."]), "A text to read and to remember.")]
             text = None
+        elif r.random() < 0.75:
+            text = r.choice(_OPENINGS) + text
     else:
         turns = _told_in_chat(r, facts, length)
-    if turns and r.random() < _BROKEN_OFF_SHARE:
-        return turns[:2 * r.randint(1, len(turns) // 2)]
+    if turns and length < _SHORT and r.random() < _BROKEN_OFF_SHARE:
+        return turns[:2 * r.choice([1, r.randint(1, len(turns) // 2)])]
     for _ in range(r.choice([1, 1, 2, 3])):
         question, answer, thought = _question(r, facts)
         if text is not None:
