@@ -34,9 +34,8 @@ void CostModel::learn(const Facts& facts) {
 
 void CostModel::learn(const Start& start) {
   if (start.started && visits_.empty()) {
-    const auto n = static_cast<double>(n_starts_);
-    start_ = (start_ * n + start.startup_seconds) / (n + 1);
-    ++n_starts_;
+    starts_.push_back(start.startup_seconds);
+    start_ = median(starts_);
   }
 }
 

@@ -47,7 +47,7 @@ class CostModel {
   double step_d_ = 0;
   double step_e_ = 0;
   double start_ = 1;
-  int64_t n_starts_ = 0;
+  std::vector<double> starts_;
   std::vector<double> visits_;
   bool reuse_ = true;
 };

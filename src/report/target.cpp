@@ -12,6 +12,7 @@
 #include "client/completion.h"
 #include "report/prompts.h"
 #include "report/requests.h"
+#include "report/statistics.h"
 
 namespace fl::report {
 namespace {
@@ -20,6 +21,8 @@ using Json = nlohmann::json;
 
 constexpr std::array<size_t, 2> kCalibrationBytes{600, 2400};
 constexpr int64_t kCalibrationTokens = 24;
+constexpr uint64_t kMostCalibrations = 5;
+constexpr double kCalibrationSeconds = 1;
 constexpr int64_t kRunawayFactor = 4;  // chunks over the asked tokens: it does not stop by itself
 constexpr auto kPoll = std::chrono::milliseconds(10);
 constexpr double kAskSeconds = 20;
@@ -294,17 +297,30 @@ Result<Facts> ask_server(const client::Endpoint& endpoint, const Options& option
   FL_ASSIGN(const Calibration small, ask(kCalibrationBytes[0], seed));
   FL_ASSIGN(const Calibration large, ask(kCalibrationBytes[1], seed + 1));
   settle_counts(endpoint, small, large, facts, cancel);
-  const client::Completion& timed = large.completion;
-  const double prompt_tokens =
-      facts.tokens_per_byte * static_cast<double>(large.text.size()) + facts.overhead_tokens;
-  if (timed.first_token > 0) {
-    facts.calibration_prefill = prompt_tokens / timed.first_token;
+  // Of a fast server one answer says little: a few are asked while they cost next to nothing.
+  std::vector<double> prefill;
+  std::vector<double> decode;
+  double spent = 0;
+  Calibration timed = large;
+  for (uint64_t n = 1;; ++n) {
+    const client::Completion& got = timed.completion;
+    const double prompt_tokens =
+        facts.tokens_per_byte * static_cast<double>(timed.text.size()) + facts.overhead_tokens;
+    if (got.first_token > 0) {
+      prefill.push_back(prompt_tokens / got.first_token);
+    }
+    if (got.chunk_seconds.size() > 1 && got.chunk_seconds.back() > got.chunk_seconds.front()) {
+      decode.push_back(static_cast<double>(got.chunk_seconds.size() - 1) /
+                       (got.chunk_seconds.back() - got.chunk_seconds.front()));
+    }
+    spent += got.total;
+    if (n == kMostCalibrations || spent > kCalibrationSeconds) {
+      break;
+    }
+    FL_ASSIGN(timed, ask(kCalibrationBytes[1], seed + 1 + n));
   }
-  if (timed.chunk_seconds.size() > 1) {
-    const double seconds = timed.chunk_seconds.back() - timed.chunk_seconds.front();
-    facts.calibration_decode =
-        seconds > 0 ? static_cast<double>(timed.chunk_seconds.size() - 1) / seconds : 0;
-  }
+  facts.calibration_prefill = prefill.empty() ? 0 : median(prefill);
+  facts.calibration_decode = decode.empty() ? 0 : median(decode);
   return facts;
 }
 

@@ -76,8 +76,8 @@ int64_t Walker::repeats_after(int64_t walk) const {
   return (options_.repeats * walk + kWalks - 1) / kWalks;
 }
 
-bool Walker::interleave(size_t i) const {
-  if (walk_ >= kWalks || repeats_after(walk_) >= options_.repeats) {
+bool Walker::interleave(size_t i) {
+  if (!may_interleave_ || walk_ >= kWalks || repeats_after(walk_) >= options_.repeats) {
     return false;
   }
   double left = anchor_seconds();
@@ -91,10 +91,10 @@ bool Walker::interleave(size_t i) const {
     n_others += k != i && seconds > 0 ? 1 : 0;
     left += seconds;
   }
-  return n_others > 0 &&
-         (options_.budget_seconds <= 0 ||
-          spent() + quality_reserve() + (1 + extra_.share()) * correction() * left / kUsableShare <=
-              options_.budget_seconds);
+  may_interleave_ = options_.budget_seconds <= 0 ||
+                    spent() + quality_reserve() + (1 + extra_.share()) * correction() * left / kUsableShare <=
+                        options_.budget_seconds;
+  return may_interleave_ && n_others > 0;
 }
 
 std::vector<Step> Walker::steps_up_to(const ConfigPlan& plan, int64_t last) const {

@@ -209,6 +209,7 @@ Status Walker::cut_beyond_training() {
 
 Status Walker::visit(size_t i) {
   const auto begun = Clock::now();
+  const bool first = !facts_;  // it is asked everything, and may measure its limits
   in_steps_ = 0;
   FL_TRY(walk_configuration(i));
   if (Clock::now() - written_ >= kWriteEvery) {
@@ -216,7 +217,7 @@ Status Walker::visit(size_t i) {
     written_ = Clock::now();
   }
   // What a start costs beside its batches: the server's own time, asking it, ending it, the report so far.
-  if (in_steps_ > 0) {
+  if (in_steps_ > 0 && !first) {
     cost_.learn_visit(std::chrono::duration<double>(Clock::now() - begun).count() - in_steps_);
   }
   return {};

@@ -54,8 +54,9 @@ class Walker {
   void choose();
   // The repeats that a cell has after a walk, with interleaving.
   int64_t repeats_after(int64_t walk) const;
-  // Is there time to come back to configuration `i` in another walk?
-  bool interleave(size_t i) const;
+  // Is there time to come back to configuration `i` in another walk? Once there was not, there is not again:
+  // the time left would jump to and fro.
+  bool interleave(size_t i);
   // What is left of a plan up to its repeat `last`.
   std::vector<Step> steps_up_to(const ConfigPlan& plan, int64_t last) const;
   // The plan for a configuration that begins now; chooses for the later ones too.
@@ -148,6 +149,7 @@ class Walker {
   int64_t n_starts_ = 0;
   int64_t walk_ = 1;
   bool interleaved_ = false;
+  bool may_interleave_ = true;
   int n_failed_ = 0;
 };
 

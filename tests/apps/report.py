@@ -207,7 +207,7 @@ class Report(unittest.TestCase):
         self.assertEqual(done.returncode, 7, done.stderr)
 
     def test_changed_settings_refuse_to_resume(self):
-        with FakeServer(mode="500", fail_after=12) as server:
+        with FakeServer(mode="500", fail_after=16) as server:
             self.unfinished(server)
             done = self.run_report("--url", server.url, *SMALL, "--repeats", "4")
             self.assertEqual(done.returncode, 2, done.stderr)
@@ -218,7 +218,7 @@ class Report(unittest.TestCase):
             self.assertEqual(len(list(self.out.glob("journal-*.jsonl"))), 1)
 
     def test_another_server_refuses_to_resume(self):
-        with FakeServer(mode="500", fail_after=12) as server:
+        with FakeServer(mode="500", fail_after=16) as server:
             self.unfinished(server)
             server.fail_after = 1 << 30
             server.window = 1024
@@ -245,12 +245,12 @@ class Report(unittest.TestCase):
         self.expect_failure("500", 7, "the model is on fire")
 
     def test_server_answers_500_later(self):
-        document = self.expect_failure("500", 7, "repeats in a row", fail_after=6)
+        document = self.expect_failure("500", 7, "repeats in a row", fail_after=10)
         self.assertGreater(document["integrity"]["n_error"], 0)
         self.assertIn("the model is on fire", json.dumps(document["samples"]))
 
     def test_stream_breaks(self):
-        document = self.expect_failure("drop", 7, "the answer ended without a finish_reason", fail_after=5)
+        document = self.expect_failure("drop", 7, "the answer ended without a finish_reason", fail_after=9)
         self.assertGreater(document["integrity"]["n_truncated"], 0)
         self.assertFalse(document["run"]["complete"])
 
@@ -264,14 +264,14 @@ class Report(unittest.TestCase):
         self.expect_failure("endless", 7, "does not stop at max_tokens")
 
     def test_silent_server(self):
-        with FakeServer(mode="silent", fail_after=3) as server:
+        with FakeServer(mode="silent", fail_after=7) as server:
             done = self.run_report("--url", server.url, *ONE_CELL, "--tasks", "none", "--request-timeout", "1")
         self.assertEqual(done.returncode, 9, done.stderr)
         self.assertIn("time-outs", done.stderr)
         self.assertGreater(self.document()["integrity"]["n_timeout"], 0)
 
     def test_more_than_one_percent_not_ok(self):
-        with FakeServer(mode="drop", fail_after=42) as server:
+        with FakeServer(mode="drop", fail_after=46) as server:
             done = self.run_report("--url", server.url, *SMALL)
         self.assertEqual(done.returncode, 9, done.stderr)
         document = self.document()
