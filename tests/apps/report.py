@@ -100,7 +100,7 @@ class Report(unittest.TestCase):
     def test_a_repeat_writes_for_a_while(self):
         with FakeServer() as server:
             done = self.run_report("--url", server.url, "--tokens", "16", "--quiet", "--chats", "1", "--depth", "empty",
-                                   "--sample-seconds", "0.1", "--tasks", "none")
+                                   "--sample-seconds", "0.5", "--tasks", "none")
             self.assertEqual(done.returncode, 0, done.stderr)
         cell = self.document()["cells"][0]
         self.assertGreaterEqual(cell["n_repeats"], 3)
