@@ -1,8 +1,8 @@
 // The kernel of matmul_batch.h. A block has one warpgroup of helpers: a warp that brings weights, one that
-// brings activations, two that work out the norm's factors. Its others
-// multiply 64 rows each: two with the same activations, and up to 32 tokens two pairs that take turns at
-// superblocks and add their sums at a group's end, so that each scheduler has four warps to decode for. The
-// second pair goes on while the first puts sums together and writes.
+// brings activations, two that work out the norm's factors. Its others multiply 64 rows each: two with the
+// same activations, and up to 32 tokens two pairs that take turns at superblocks and add their sums at a
+// group's end, so that each scheduler has four warps to decode for. The second pair goes on while the first
+// puts sums together and writes.
 #pragma once
 
 #include "kernels/cuda/launch.cuh"
@@ -13,7 +13,7 @@
 #include "kernels/cuda/matmul_batch_sums.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/stage_ring.cuh"
-#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/wgmma_products.cuh"
 
 namespace fl::cuda::batch {
 

@@ -4,27 +4,16 @@
 #include "kernels/cuda/matmul_batch_decode.cuh"
 #include "kernels/cuda/matmul_batch_shape.cuh"
 #include "kernels/cuda/stage_ring.cuh"
-#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/wgmma_products.cuh"
 
 namespace fl::cuda::batch {
 
-// Half a step: 32 columns. `a` is free; `last`: operands of the half before, under way until the wait below.
-template <int N, int kStep, int kUpper, typename Decoder, typename Source>
-__device__ __forceinline__ void half_step(float (&d)[N / 2], Decoder& decoder, const Source& source,
-                                          Fragment& a, Fragment& last, uint64_t operand) {
-  constexpr uint64_t kAt = (kStep * Shape<N>::kStepBytes + kUpper * 64) >> 4;
-  decoder.template decode<kStep, kUpper>(source, a);
-  wgmma_fence();
-  wgmma<N>(d, a, operand + kAt);
-  wgmma<N>(d, a + 4, operand + kAt + kNext16Columns);
-  wgmma_commit();
-  wgmma_wait<1>(last);
-}
 template <int N, int kStep, typename Decoder, typename Source>
 __device__ __forceinline__ void step(float (&d)[N / 2], Decoder& decoder, const Source& source,
                                      Fragment& lower, Fragment& upper, uint64_t operand) {
-  half_step<N, kStep, 0>(d, decoder, source, lower, upper, operand);
-  half_step<N, kStep, 1>(d, decoder, source, upper, lower, operand);
+  const uint64_t mine = operand + (kStep * Shape<N>::kStepBytes >> 4);
+  half_step<N, kStep, 0>(d, decoder, source, lower, upper, mine);
+  half_step<N, kStep, 1>(d, decoder, source, upper, lower, mine);
 }
 
 // total += n superblocks, every Shape::kPairs-th of the rings. `tiles`: offsets of the warp's one or two

@@ -6,15 +6,11 @@
 
 #include "kernels/cuda/matmul_batch.h"
 #include "kernels/cuda/reduce.cuh"
-#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/wgmma_products.cuh"
 
 namespace fl::cuda::batch {
 
-constexpr int kWarpgroup = 128;
-constexpr int kPairWarps = 8;        // that multiply with a superblock
-constexpr int kMaxStages = 16;       // of a ring
-constexpr int kBarrierSpace = 1024;  // barriers, and the alignment of what follows
-constexpr int kStepsPerSuperblock = kSuperblock / kSwizzledColumns;
+constexpr int kPairWarps = 8;  // that multiply with a superblock
 constexpr int kFactorWarps = 2;
 constexpr int kWarps = kWarpgroup / kWarp;  // of a warpgroup
 // Barriers: [full, empty][stage] of weights and of tokens, then these.

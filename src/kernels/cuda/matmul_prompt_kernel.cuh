@@ -9,18 +9,14 @@
 #include "kernels/cuda/matmul_rows_store.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/stage_ring.cuh"
-#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/wgmma_products.cuh"
 
 namespace fl::cuda::prompt {
 
 constexpr int kThreads = 384;
 constexpr int kConsumerWarps = 8;
-constexpr int kWarpgroup = 128;
 constexpr int kProducerRegisters = 24;
 constexpr int kConsumerRegisters = 240;
-constexpr int kMaxStages = 16;       // of a ring
-constexpr int kBarrierSpace = 1024;  // 4 * kMaxStages barriers, and the alignment of what follows
-constexpr int kStepsPerSuperblock = kSuperblock / kSwizzledColumns;
 
 /// A part of a tile: superblocks [k0, k1).
 struct Work {
@@ -149,18 +145,6 @@ struct Rings {
   StageRing weights;
   StageRing tokens;
 };
-
-// Half a step: 32 columns. `a` is free; `last`: operands of the half before, under way until the wait below.
-template <int N, int kStep, int kUpper, typename Decoder, typename Source>
-__device__ __forceinline__ void half_step(float (&d)[N / 2], Decoder& decoder, const Source& source,
-                                          Fragment& a, Fragment& last, uint64_t b) {
-  decoder.template decode<kStep, kUpper>(source, a);
-  wgmma_fence();
-  wgmma<N>(d, a, b + 2 * kUpper * kNext16Columns);
-  wgmma<N>(d, a + 4, b + (2 * kUpper + 1) * kNext16Columns);
-  wgmma_commit();
-  wgmma_wait<1>(last);
-}
 
 // 64 columns: a stage of activations. `follows`: another stage was multiplied before, and is free when it is
 // finished.
