@@ -17,6 +17,8 @@ constexpr int64_t kMostRepeats = 2;  // times the asked ones, when they spread
 // The share of the budget that is kept for the coding tasks, and its most.
 constexpr double kQualityShare = 0.25;
 constexpr double kQualitySeconds = 300;
+// Interleaving that was given up is taken up again when it fits this share of what is left.
+constexpr double kAgainShare = 0.6;
 constexpr double kTaskSeconds = 1;  // of a task beside its answer: its prompt and the sandbox
 
 bool for_time(const Flag& cut) {
@@ -77,7 +79,7 @@ int64_t Walker::repeats_after(int64_t walk) const {
 }
 
 bool Walker::interleave(size_t i) {
-  if (!may_interleave_ || walk_ >= kWalks || repeats_after(walk_) >= options_.repeats) {
+  if (walk_ >= kWalks || repeats_after(walk_) >= options_.repeats) {
     return false;
   }
   double left = anchor_seconds();
@@ -91,9 +93,10 @@ bool Walker::interleave(size_t i) {
     n_others += k != i && seconds > 0 ? 1 : 0;
     left += seconds;
   }
-  may_interleave_ = options_.budget_seconds <= 0 ||
-                    spent() + quality_reserve() + (1 + extra_.share()) * correction() * left / kUsableShare <=
-                        options_.budget_seconds;
+  const double total =
+      spent() + quality_reserve() +
+      (1 + extra_.share()) * correction() * left / (may_interleave_ ? kUsableShare : kAgainShare);
+  may_interleave_ = options_.budget_seconds <= 0 || total <= options_.budget_seconds;
   return may_interleave_ && n_others > 0;
 }
 

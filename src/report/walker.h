@@ -54,8 +54,8 @@ class Walker {
   void choose();
   // The repeats that a cell has after a walk, with interleaving.
   int64_t repeats_after(int64_t walk) const;
-  // Is there time to come back to configuration `i` in another walk? Once there was not, there is not again:
-  // the time left would jump to and fro.
+  // Is there time to come back to configuration `i` in another walk? Once there was not, there must be more
+  // of it: the time left would jump to and fro.
   bool interleave(size_t i);
   // What is left of a plan up to its repeat `last`.
   std::vector<Step> steps_up_to(const ConfigPlan& plan, int64_t last) const;
