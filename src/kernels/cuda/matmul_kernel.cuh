@@ -1,12 +1,13 @@
 // The product kernel: weights stream once through shared memory, whatever the number of tokens.
 //
-// A block owns a contiguous run of row tiles (equal bytes a block) and works through them in steps of two
-// tiles. The input dimension is cut into classes (matmul_params.h). With eight classes each of the eight
-// warps has one class of both tiles, with four a warp has one class of one tile; which one rotates from step
-// to step, which evens out runs of unequal length. Each warp has its own ring of tiles and its own sums, so
-// the warps drift apart freely. Finished sums go to shared memory; one step later they are added pairwise and
-// meet the epilogue. No row is shared between blocks: there is no scratch in global memory, no ticket, no
-// atomic, and the bits of a row depend neither on the grid nor on the number of tokens.
+// A block owns a contiguous run of row tiles (as many as any other or one more, the first ones; where types
+// mix, equal bytes) and works through them in steps of two tiles. The input dimension is cut into classes
+// (matmul_params.h). With eight classes each of the eight warps has one class of both tiles, with four a warp
+// has one class of one tile; which one rotates from step to step, which evens out runs of unequal length.
+// Each warp has its own ring of tiles and its own sums, so the warps drift apart freely. Finished sums go to
+// shared memory; one step later they are added pairwise and meet the epilogue. No row is shared between
+// blocks: there is no scratch in global memory, no ticket, no atomic, and the bits of a row depend neither on
+// the grid nor on the number of tokens.
 #pragma once
 
 #include "kernels/cuda/activations.cuh"
@@ -151,13 +152,14 @@ __device__ __forceinline__ int unit_at(const MatmulParams& p, uint32_t target) {
   return p.n_tiles * p.n_units;
 }
 
-// Which share of the work this block has. The first half of a grid of two blocks an SM fills the SMs once,
-// the second half again in the same order: neighbouring shares go to blocks that meet on an SM, so that its
-// total is even where a share is one tile or two.
-__device__ __forceinline__ int share_of_block(const MatmulParams& p) {
-  const int b = static_cast<int>(blockIdx.x);
-  const int half = static_cast<int>(gridDim.x) >> 1;
-  return p.two_per_sm == 0 ? b : b < half ? 2 * b : 2 * (b - half) + 1;
+// The tile at which a block of the kernel for up to 8 tokens starts; the grid's end for one past the last.
+// Blocks with more go first: the places of the grid are given out in order, so they start first, and mostly
+// one on an SM, beside one of the later and lighter (decision 0063).
+__device__ __forceinline__ int first_tile_of(const MatmulParams& p, int block) {
+  if (p.runs_per_block > 0) {
+    return min(p.n_tiles, p.tiles_per_run * (block * p.runs_per_block + min(block, p.blocks_with_more)));
+  }
+  return unit_at(p, static_cast<uint32_t>(block) * p.cost_per_block);
 }
 
 // 1 / sqrt(mean(x²) + eps) of each token, by the warp whose turn the token is; kTogether tokens' loads are
@@ -357,15 +359,17 @@ __device__ __forceinline__ void unit(Accumulators<NT, MT>& acc, int type, const 
 }
 
 /// NT: tiles of 8 tokens. kResident: all activations lie in shared memory (NT == 1). kType: the one
-/// PackedType of the launch, whose kernel is a fifth of the code, or kAnyType.
+/// PackedType of the launch, whose kernel is a fifth of the code, or kAnyType. kFew: at most four tokens,
+/// which lie in the even columns of the matrix instructions (NT == 1): half of what is added to sums is then
+/// nobody's, and the compiler leaves it out.
 inline constexpr int kAnyType = -1;
-template <int NT, bool kResident, int kType>
+template <int NT, bool kResident, int kType, bool kFew>
 __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_constant__ MatmulParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   let_next_start();
-  const int share = share_of_block(p);
-  const int first = unit_at(p, static_cast<uint32_t>(share) * p.cost_per_block);
-  const int end = unit_at(p, static_cast<uint32_t>(share + 1) * p.cost_per_block);
+  const int block = static_cast<int>(blockIdx.x);
+  const int first = first_tile_of(p, block);
+  const int end = first_tile_of(p, block + 1);
   if (first >= end) {
     return;  // fewer tiles than blocks; nothing may be under way to a block that has ended
   }
@@ -431,11 +435,11 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
   Acts acts;
   acts.step = p.n_tokens * 64;
   if constexpr (kResident) {
-    acts.lane_offset = min(lane >> 2, p.n_tokens - 1) * 64 + (lane & 3) * 16;
+    acts.lane_offset = min(lane >> (kFew ? 3 : 2), p.n_tokens - 1) * 64 + (lane & 3) * 16;
   } else {
 #pragma unroll
     for (int nt = 0; nt < NT; ++nt) {
-      acts.lane_offset[nt] = min(nt * 8 + (lane >> 2), p.n_tokens - 1) * 64 + (lane & 3) * 16;
+      acts.lane_offset[nt] = min(nt * 8 + (lane >> (kFew ? 3 : 2)), p.n_tokens - 1) * 64 + (lane & 3) * 16;
     }
   }
   const uint8_t* activations = kResident ? shared + plan.activations : p.activations;
@@ -507,8 +511,8 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
 #pragma unroll
         for (int nt = 0; nt < NT; ++nt) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const int token = nt * 8 + 2 * (lane & 3) + (i & 1);
+          for (int i = 0; i < 4; i += kFew ? 2 : 1) {
+            const int token = kFew ? lane & 3 : nt * 8 + 2 * (lane & 3) + (i & 1);
             if (token < p.n_tokens) {
               mine[token * kTileRows + 8 * (i >> 1)] = acc[0][nt][i];
             }

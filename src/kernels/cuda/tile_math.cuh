@@ -2,13 +2,13 @@
 // instructions with f32 sums. The cost of a tile is its decode, once for all tokens, and for each 8 tokens
 // the matrix instructions with little beside them.
 //
-// A k-quant's weight becomes the f16 number 2^-24 q s, q its quant and s the integer scale of its sub-block:
-// masked bits are already the f16 2^-24 q (a denormal) or 2^-20 q, and one f16 multiplication by s or s / 16
-// finishes two weights. q s is below 2048 in Q4_K (945) and Q5_K (1953), which f16 holds exactly; in Q6_K,
-// where the product is (q - 32) s up to 4096, those beyond 2048 are rounded to even numbers. So a superblock
-// is one chain of matrix instructions, which gets the superblock's own scale by one f32 multiply-add per
-// output. What the minima of Q4_K and Q5_K take off is a small product of theirs with the sums of the
-// activations.
+// A weight of Q4_K or Q5_K is used as its quant: masked bits are already the f16 2^-24 q (a denormal) or
+// 2^-20 q. The integer scale of a sub-block, as an f32, multiplies the sub-block's sums, the superblock's own
+// scale those of the superblock; what the minima take off is a small product of theirs with the sums of the
+// activations. Nothing is rounded but sums.
+//
+// A weight of Q6_K becomes 2^-24 (q - 32) s by one f16 multiply-add for two of them, s the scale of 16
+// columns (it would be 64 multiply-adds of sums instead); beyond 2048 it is rounded to even numbers.
 //
 // Q8_0 is used as 1024 + q + 128, a scale every sub-block, and what the 1152 adds is taken off in the same
 // way.
@@ -270,23 +270,46 @@ __device__ __forceinline__ void add_scaled(Accumulators<NT, MT>& acc, const Accu
   }
 }
 
-// Quants to weights: rows g in the even operands, g + 8 in the odd ones.
-__device__ __forceinline__ void scale_operands(Operands& a, const __half2 (&scale)[2]) {
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    a[i] = bits_of(__hmul2(packed_half2(a[i]), scale[i & 1]));
-  }
+/// Byte j of a and of b, which are below 128, as f16 denormals: (2^-24 a_j, 2^-24 b_j). One permutation: a
+/// selector with bit 3 set repeats a byte's sign, here zeros.
+template <int j>
+__device__ __forceinline__ __half2 byte_pair(uint32_t a, uint32_t b) {
+  constexpr uint32_t kSelect = j | (8 | j) << 4 | (4 + j) << 8 | (12 + j) << 12;
+  uint32_t pair;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(pair) : "r"(a), "r"(b), "n"(kSelect));
+  return packed_half2(pair);
 }
 
-template <int kHigh, bool kFive>
-__device__ __forceinline__ void decode_k45(Operands& a, const uint4& q, uint32_t high,
-                                           const uint32_t (&scales)[2], int j) {
-  quant_operands<kHigh>(a, q);
-  if (kFive) {
-    add_high_bits<kHigh>(a, high);
+// c += scale(row) * (A x activations of sub-block j or (kHigh) j + 4); scales: of rows g and g + 8.
+template <int NT, int MT, bool kFive, int kHigh, int j, typename Acts>
+__device__ __forceinline__ void add_k45(Accumulators<NT, MT>& c, const uint4 (&q)[MT],
+                                        const uint4 (&high)[MT], const uint32_t (&scales)[MT][2],
+                                        const Acts& acts) {
+  Operands a[MT];
+  float scale[MT][2];
+#pragma unroll
+  for (int mt = 0; mt < MT; ++mt) {
+    quant_operands<kHigh>(a[mt], q[mt]);
+    if (kFive) {
+      add_high_bits<kHigh>(a[mt], word_of(high[mt], j));
+    }
+    const float2 pair = __half22float2(byte_pair<j>(scales[mt][0], scales[mt][1]));
+    scale[mt][0] = kHigh ? pair.x * 0.0625f : pair.x;
+    scale[mt][1] = kHigh ? pair.y * 0.0625f : pair.y;
   }
-  const __half2 scale[2] = {scale_pair<kHigh, 0>(scales[0], j), scale_pair<kHigh, 0>(scales[1], j)};
-  scale_operands(a, scale);
+  add_sub_block<NT, MT>(c, a, scale, acts, j + 4 * kHigh);
+}
+template <int NT, int MT, bool kFive, int j, typename Acts>
+__device__ __forceinline__ void add_k45_pair(Accumulators<NT, MT>& c, const uint8_t* const (&w)[MT],
+                                             const uint4 (&high)[MT], const uint32_t (&scales)[2][MT][2],
+                                             const Acts& acts, int lane) {
+  uint4 q[MT];
+#pragma unroll
+  for (int mt = 0; mt < MT; ++mt) {
+    q[mt] = load16(w[mt] + j * 512 + lane * 16);
+  }
+  add_k45<NT, MT, kFive, 0, j>(c, q, high, scales[0], acts);
+  add_k45<NT, MT, kFive, 1, j>(c, q, high, scales[1], acts);
 }
 
 template <int NT, int MT, bool kFive, typename Acts>
@@ -295,7 +318,7 @@ __device__ __forceinline__ void unit_k45(Accumulators<NT, MT>& acc, const uint8_
   constexpr int kHeader = kFive ? tile::kQ5Header : tile::kQuants;
   const int g = lane >> 2;
   const int t = lane & 3;
-  uint32_t scales[MT][2][2];  // of sub-blocks 0..3 and 4..7, by row
+  uint32_t scales[2][MT][2];  // of sub-blocks 0..3 and 4..7, by row
   float d[MT][2];
   uint4 high[MT];
   {
@@ -306,9 +329,9 @@ __device__ __forceinline__ void unit_k45(Accumulators<NT, MT>& acc, const uint8_
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
         const RowHeader r = row_header(w[mt] + kHeader + (g + 8 * row) * 16);
-        scales[mt][0][row] = r.scales[0];
-        scales[mt][1][row] = r.scales[1];
-        d[mt][row] = r.d * k2_24;
+        scales[0][mt][row] = r.scales[0];
+        scales[1][mt][row] = r.scales[1];
+        d[mt][row] = r.d * (k2_24 * k2_24);
         dmin_sums[mt][row] = r.dmin * kUnscaleSums;
         mins[mt][row] = bits_of(scale_pair<0, 0>(r.mins[0], t));
         mins[mt][2 + row] = bits_of(scale_pair<0, 0>(r.mins[1], t));
@@ -321,22 +344,10 @@ __device__ __forceinline__ void unit_k45(Accumulators<NT, MT>& acc, const uint8_
   }
   Accumulators<NT, MT> c;
   clear<NT, MT>(c);
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    uint4 q[MT];
-    Operands a[MT];
-#pragma unroll
-    for (int mt = 0; mt < MT; ++mt) {
-      q[mt] = load16(w[mt] + j * 512 + lane * 16);
-      decode_k45<0, kFive>(a[mt], q[mt], kFive ? word_of(high[mt], j) : 0U, scales[mt][0], j);
-    }
-    multiply_sub_block<NT, MT>(c, a, acts, j);
-#pragma unroll
-    for (int mt = 0; mt < MT; ++mt) {
-      decode_k45<1, kFive>(a[mt], q[mt], kFive ? word_of(high[mt], j) : 0U, scales[mt][1], j);
-    }
-    multiply_sub_block<NT, MT>(c, a, acts, j + 4);
-  }
+  add_k45_pair<NT, MT, kFive, 0>(c, w, high, scales, acts, lane);
+  add_k45_pair<NT, MT, kFive, 1>(c, w, high, scales, acts, lane);
+  add_k45_pair<NT, MT, kFive, 2>(c, w, high, scales, acts, lane);
+  add_k45_pair<NT, MT, kFive, 3>(c, w, high, scales, acts, lane);
   add_scaled<NT, MT>(acc, c, d);
 }
 
