@@ -216,11 +216,8 @@ struct Matmul::Impl {
     const std::span segments(p.segments, static_cast<size_t>(p.n_segments));
     const auto costs_the_same = [&](const MatmulSegment& s) { return s.cost == segments[0].cost; };
     if (!choice.wide && std::all_of(segments.begin(), segments.end(), costs_the_same)) {
-      // with four classes half of the warps have nothing to do in a step of one tile
-      p.tiles_per_run = n_classes(p.n_superblocks) == 4 && p.epilogue != Epilogue::swiglu ? 2 : 1;
-      const int runs = (p.n_tiles + p.tiles_per_run - 1) / p.tiles_per_run;
-      p.runs_per_block = runs / grid;
-      p.blocks_with_more = runs % grid;
+      p.tiles_per_block = p.n_tiles / grid;
+      p.blocks_with_more = p.n_tiles % grid;
     }
     choice.launch(stream, overlap(), grid, choice.shared_bytes, p);
   }

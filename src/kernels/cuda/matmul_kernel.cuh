@@ -156,8 +156,8 @@ __device__ __forceinline__ int unit_at(const MatmulParams& p, uint32_t target) {
 // Blocks with more go first: the places of the grid are given out in order, so they start first, and mostly
 // one on an SM, beside one of the later and lighter (decision 0063).
 __device__ __forceinline__ int first_tile_of(const MatmulParams& p, int block) {
-  if (p.runs_per_block > 0) {
-    return min(p.n_tiles, p.tiles_per_run * (block * p.runs_per_block + min(block, p.blocks_with_more)));
+  if (p.tiles_per_block > 0) {
+    return block * p.tiles_per_block + min(block, p.blocks_with_more);
   }
   return unit_at(p, static_cast<uint32_t>(block) * p.cost_per_block);
 }

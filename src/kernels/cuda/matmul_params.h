@@ -30,10 +30,9 @@ struct MatmulParams {
   int32_t n_superblocks;
   int32_t n_units;  ///< 1; wide kernel: superblocks, at which the borders of blocks cut groups
   int32_t n_tokens;
-  // narrow kernel, where all tiles cost the same: tiles in runs of so many, runs of a block (else 0), and how
-  // many of the first blocks have one more
-  int32_t tiles_per_run;
-  int32_t runs_per_block;
+  // narrow kernel, where all tiles cost the same: tiles of a block (else 0), and how many of the first blocks
+  // have one more
+  int32_t tiles_per_block;
   int32_t blocks_with_more;
   uint32_t cost_per_block;
   const uint8_t* activations;
