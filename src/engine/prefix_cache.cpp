@@ -18,9 +18,12 @@ using model::kBlockTokens;
 namespace {
 
 /// How likely a state is used again, as parts of the likelihood of a conversation's next turn. Estimates: one
-/// turn in sixteen edits or repeats the one before it, one prompt in 128 differs in one given place within.
+/// turn in four is followed by another in its place (an edit, a repetition, a second question about the same
+/// text), one in sixteen goes on where its conversation did not so far, one prompt in 128 differs in one
+/// given place within.
 constexpr uint64_t kCertain = 128;
-constexpr uint64_t kEditsTheLastTurn = kCertain / 16;
+constexpr uint64_t kReplacesTheLastTurn = kCertain / 4;
+constexpr uint64_t kChangesItsWay = kCertain / 16;
 constexpr uint64_t kEditsBefore = kCertain / 128;
 
 uint64_t weight(Worth worth) {
@@ -28,8 +31,9 @@ uint64_t weight(Worth worth) {
     case Worth::passing:
       return kEditsBefore;
     case Worth::previous:
+      return kReplacesTheLastTurn;
     case Worth::second:
-      return kEditsTheLastTurn;
+      return kChangesItsWay;
     case Worth::latest:
     case Worth::shared:
       break;

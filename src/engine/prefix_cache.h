@@ -20,10 +20,11 @@
 
 namespace fl::engine {
 
-/// Who is expected to go on from a state, from the least likely on.
+/// Who is expected to go on from a state, in the order in which one claim replaces another.
 enum class Worth : uint8_t {
   passing,   ///< on the way through a prompt: whoever edits what lies behind it
-  previous,  ///< a conversation's place one turn ago: who edits or repeats the last turn
+  previous,  ///< a conversation's place one turn ago: who edits or repeats the last turn, or asks another
+             ///< question
   second,    ///< a conversation's place now, of two the one where its turns did not go on so far (Answers)
   latest,    ///< a conversation's place now: its next turn
   shared,    ///< where requests parted, or one came back: the next of them

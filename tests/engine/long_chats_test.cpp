@@ -79,7 +79,7 @@ class LongChats : public ::testing::Test {
   /// Four chats, eight turns each: the thought that each answer begins with is left out of the next prompt.
   void dropped_thoughts(bool together);
   /// Four windows are filled, then asked eight questions each that know nothing of one another.
-  void questions(bool together);
+  void questions(bool together, int32_t n_window = kWindow, int32_t n_question = 400);
 
   FakeModel model_{kVocab};
   std::unique_ptr<Loop> loop_;
@@ -148,10 +148,10 @@ TEST_F(LongChats, FollowUpsOfTheWholeAnswerReadOnlyWhatIsNew) {
   }
 }
 
-void LongChats::questions(bool together) {
+void LongChats::questions(bool together, int32_t n_window, int32_t n_question) {
   std::vector<std::vector<int32_t>> windows;
   for (int c = 0; c < 4; ++c) {
-    windows.push_back(text(kWindow + 100 * c, c + 1));
+    windows.push_back(text(n_window + 100 * c, c + 1));
     auto fill = windows.back();
     append(fill, text(kHeader, 5));
     EXPECT_EQ(run(fill, 1), static_cast<int32_t>(fill.size()));
@@ -160,13 +160,13 @@ void LongChats::questions(bool together) {
     std::vector<Turn> turns;
     for (int c = 0; c < 4; ++c) {
       auto question = windows[c];
-      append(question, text(400, 100 + 10 * round + c));
+      append(question, text(n_question, 100 + 10 * round + c));
       append(question, text(kHeader, 5));
       turns.push_back({question});
     }
     const std::vector<int32_t> computed = run(turns, together);
     for (int c = 0; c < 4; ++c) {
-      EXPECT_LE(computed[c], 400 + kHeader + kGrid) << "window " << c << ", question " << round;
+      EXPECT_LE(computed[c], n_question + kHeader + kGrid) << "window " << c << ", question " << round;
     }
   }
 }
@@ -179,6 +179,18 @@ TEST_F(LongChats, QuestionsAboutFilledWindowsReadOnlyTheQuestion) {
 TEST_F(LongChats, QuestionsThatComeTogetherReadOnlyTheQuestion) {
   make(4);
   questions(true);
+}
+
+// A window that is not much larger than its questions: the second one shows that it is shared, and until then
+// its state competes with those at the ends of all first questions.
+TEST_F(LongChats, QuestionsAboutSmallWindowsReadOnlyTheQuestion) {
+  make(4);
+  questions(false, 1200, 200);
+}
+
+TEST_F(LongChats, QuestionsAboutSmallWindowsThatComeTogetherReadOnlyTheQuestion) {
+  make(4);
+  questions(true, 1200, 200);
 }
 
 TEST_F(LongChats, ManySmallRequestsDoNotPushALongChatOut) {
