@@ -155,9 +155,20 @@ double prompt_seconds(const CostModel& cost, const Shape& shape) {
 
 }  // namespace
 
-void Extra::add(const Batch& batch, int64_t n_asked) {
-  const bool more = batch.kind == "measure" && batch.repeat > n_asked;
-  (more ? extra_ : asked_) += batch.seconds;
+void Extra::add(const Batch& batch, int64_t n_asked, int64_t n_before) {
+  const bool measured = batch.kind == "measure";
+  (measured && batch.repeat > n_asked ? extra_ : asked_) += batch.seconds;
+  if (measured && batch.repeat > n_before && batch.repeat <= n_asked) {
+    asked_last_ += batch.seconds;
+  }
+}
+
+double Extra::expected(double left) const {
+  return asked_ > 0 ? std::min(room(left), left * extra_ / asked_) : 0;
+}
+
+double Extra::expected_in_walks(double left, bool last) const {
+  return last && asked_last_ > 0 ? std::min(room(left), left * extra_ / asked_last_) : room(left) / 2;
 }
 
 Shape stretched(Shape shape, const CostModel& cost, int64_t chats) {

@@ -1,6 +1,7 @@
 // What fits into the budget, and how much is left: a model of cost that learns from what was measured.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <map>
@@ -69,12 +70,21 @@ class Extra {
  public:
   static constexpr double kMostShare = 0.1;
 
-  void add(const Batch& batch, int64_t n_asked);
+  /// n_asked: repeats without more; n_before: of them, how many come before the walk that asks for more.
+  void add(const Batch& batch, int64_t n_asked, int64_t n_before);
   bool has_room(double seconds) const { return extra_ + seconds <= kMostShare * asked_; }
-  double share() const { return asked_ > 0 ? extra_ / asked_ : 0; }
+  /// What they will take beside `left` seconds of everything else. Where all repeats of a cell are taken at
+  /// once: as much a second as so far.
+  double expected(double left) const;
+  /// In walks through the matrix, of which the last one asks for more: as much a second as in that one so
+  /// far, before it half of what they may.
+  double expected_in_walks(double left, bool last) const;
 
  private:
-  double asked_ = 0;  // seconds
+  double room(double left) const { return std::max(0.0, kMostShare * (asked_ + left) - extra_); }
+
+  double asked_ = 0;       // seconds
+  double asked_last_ = 0;  // of them in the walk that asks for more
   double extra_ = 0;
 };
 

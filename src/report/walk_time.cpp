@@ -93,9 +93,10 @@ bool Walker::interleave(size_t i) {
     n_others += k != i && seconds > 0 ? 1 : 0;
     left += seconds;
   }
+  left *= correction();
   const double total =
       spent() + quality_reserve() +
-      (1 + extra_.share()) * correction() * left / (may_interleave_ ? kUsableShare : kAgainShare);
+      (left + extra_.expected_in_walks(left, false)) / (may_interleave_ ? kUsableShare : kAgainShare);
   may_interleave_ = options_.budget_seconds <= 0 || total <= options_.budget_seconds;
   return may_interleave_ && n_others > 0;
 }
@@ -230,8 +231,10 @@ void Walker::show(size_t i, const std::vector<Step>& steps, size_t at) {
     return;
   }
   RunProgress out;
-  // More repeats are asked for as often as before.
-  out.seconds_left = (1 + extra_.share()) * seconds_left(i, steps, at) +
+  const double left = seconds_left(i, steps, at);
+  const bool walks = options_.sample_seconds > 0 && (interleaved_ || walk_ > 1);
+  out.seconds_left = left +
+                     (walks ? extra_.expected_in_walks(left, walk_ == kWalks) : extra_.expected(left)) +
                      (quality_done_ || options_.tasks == "none" ? 0 : quality_estimate());
   out.seconds_done = spent();
   out.cells_total = static_cast<int64_t>(sizes_.size() * options_.depths.size());

@@ -91,7 +91,7 @@ void Walker::learn(const Record& record) {
     plans_.insert_or_assign({plan->ctx, plan->chats}, *plan);
   } else if (const auto* batch = std::get_if<Batch>(&record)) {
     cost_.learn(*batch);
-    extra_.add(*batch, options_.repeats);
+    extra_.add(*batch, options_.repeats, repeats_after(kWalks - 1));
     spent_before_ += batch->seconds;
     if (batch->kind == "measure") {
       done_.insert({batch->ctx, batch->chats, batch->depth, batch->repeat, batch->part});

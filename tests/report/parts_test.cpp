@@ -369,19 +369,50 @@ TEST(Plan, MoreRepeatsLeaveTimeToTheOtherCells) {
     for (int64_t repeat = 1; repeat <= 6; ++repeat) {
       if (repeat <= 3 || extra.has_room(batch.seconds)) {
         batch.repeat = repeat;
-        extra.add(batch, 3);
+        extra.add(batch, 3, 2);
         (repeat <= 3 ? asked : more) += batch.seconds;
       }
     }
     EXPECT_LE(more, Extra::kMostShare * asked);
-    EXPECT_DOUBLE_EQ(extra.share(), more / asked);
+    EXPECT_DOUBLE_EQ(extra.expected(10),
+                     std::min(10 * more / asked, Extra::kMostShare * (asked + 10) - more));
   }
   EXPECT_EQ(more, 12);
   batch.kind = "fill";  // counts for the work, not for more repeats
   batch.repeat = 0;
   batch.seconds = 120;
-  extra.add(batch, 3);
-  EXPECT_DOUBLE_EQ(extra.share(), 12.0 / 240);
+  extra.add(batch, 3, 2);
+  EXPECT_DOUBLE_EQ(extra.expected(10), 10 * 12.0 / 240);
+}
+
+// Before the walk that asks for more repeats their time is already counted; in it they go on as they began.
+TEST(Plan, MoreRepeatsOfTheLastWalkAreExpectedFromTheFirst) {
+  Extra extra;
+  Batch batch;
+  batch.kind = "measure";
+  batch.seconds = 1;
+  EXPECT_DOUBLE_EQ(extra.expected_in_walks(100, false), 5);
+  for (batch.repeat = 1; batch.repeat <= 2; ++batch.repeat) {
+    for (int cell = 0; cell < 45; ++cell) {
+      extra.add(batch, 3, 2);
+    }
+  }
+  EXPECT_DOUBLE_EQ(extra.expected(45), 0);
+  EXPECT_DOUBLE_EQ(extra.expected_in_walks(45, true), (90 + 45) * 0.1 / 2);
+  for (int cell = 0; cell < 10; ++cell) {
+    batch.repeat = 3;
+    extra.add(batch, 3, 2);
+    batch.repeat = 4;
+    if (cell % 5 == 0) {
+      extra.add(batch, 3, 2);
+    }
+  }
+  EXPECT_DOUBLE_EQ(extra.expected_in_walks(35, true), 35 * 2.0 / 10);
+  // Never more than a tenth of everything.
+  for (int i = 0; i < 6; ++i) {
+    extra.add(batch, 3, 2);
+  }
+  EXPECT_DOUBLE_EQ(extra.expected_in_walks(35, true), (100 + 35) * 0.1 - 8);
 }
 
 TEST(Session, ExpandsEveryPlace) {
