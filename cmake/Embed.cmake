@@ -1,5 +1,7 @@
 # fl_embed(target header NAME file [NAME file ...]): text files as constants `std::string_view kName` of namespace
-# fl::embedded in a generated header, rewritten when a file changes.
+# fl::embedded in a generated header, rewritten when a file changes. The target `embedded` makes all of them and compiles
+# nothing: what reads sources without building them (clang-tidy) needs it first.
+add_custom_target(embedded)
 set(FL_EMBED_SCRIPT ${CMAKE_CURRENT_LIST_DIR}/EmbedScript.cmake)
 function(fl_embed target header)
   set(output ${CMAKE_CURRENT_BINARY_DIR}/embedded/${header})
@@ -15,6 +17,9 @@ function(fl_embed target header)
   add_custom_command(OUTPUT ${output}
     COMMAND ${CMAKE_COMMAND} -DOUTPUT=${output} "-DPAIRS=${joined}" -P ${FL_EMBED_SCRIPT}
     DEPENDS ${files} ${FL_EMBED_SCRIPT} VERBATIM)
+  add_custom_target(${target}_embedded DEPENDS ${output})
+  add_dependencies(embedded ${target}_embedded)
+  add_dependencies(${target} ${target}_embedded)
   target_sources(${target} PRIVATE ${output})
   target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/embedded)
 endfunction()
