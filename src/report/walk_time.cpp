@@ -19,7 +19,8 @@ constexpr double kQualityShare = 0.25;
 constexpr double kQualitySeconds = 300;
 // Interleaving that was given up is taken up again when it fits this share of what is left.
 constexpr double kAgainShare = 0.6;
-constexpr double kTaskSeconds = 1;  // of a task beside its answer: its prompt and the sandbox
+constexpr double kSteadyShare = 0.05;  // of the run, over which the time left follows a new estimate
+constexpr double kTaskSeconds = 1;     // of a task beside its answer: its prompt and the sandbox
 
 bool for_time(const Flag& cut) {
   return cut.text.find(kForTime) != std::string::npos;
@@ -237,6 +238,13 @@ void Walker::show(size_t i, const std::vector<Step>& steps, size_t at) {
                      (walks ? extra_.expected_in_walks(left, walk_ == kWalks) : extra_.expected(left)) +
                      (quality_done_ || options_.tasks == "none" ? 0 : quality_estimate());
   out.seconds_done = spent();
+  // One slow answer moves the estimate of everything; a twentieth of the run later it has been forgotten.
+  const double total = out.seconds_done + out.seconds_left;
+  const double since =
+      shown_total_ > 0 && total > 0 ? (out.seconds_done - shown_at_) / (kSteadyShare * total) : 1;
+  shown_total_ += std::min(1.0, since) * (total - shown_total_);
+  shown_at_ = out.seconds_done;
+  out.seconds_left = std::max(0.0, shown_total_ - out.seconds_done);
   out.cells_total = static_cast<int64_t>(sizes_.size() * options_.depths.size());
   // Of this walk.
   const int64_t repeat = interleaved_ ? repeats_after(walk_) : options_.repeats;

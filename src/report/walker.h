@@ -131,6 +131,8 @@ class Walker {
   std::optional<Facts> facts_;
   CostModel cost_;
   Extra extra_;
+  double shown_total_ = 0;  // seconds of the whole run as last shown, and when that was
+  double shown_at_ = 0;
   TextSizes texts_;
   std::vector<ConfigSize> sizes_;
   std::vector<std::vector<std::string>> chosen_;
