@@ -17,7 +17,17 @@ constexpr int64_t kCalibrationPrompt = 600;  // tokens of the longer calibration
 constexpr double kLeastShare = 0.1;          // of a step is the same for any number of chats
 constexpr double kUncachedShare = 0.1;
 constexpr double kReuseShare = 0.5;
+constexpr int kShareHalvings = 5;          // of the samples' length, until it fits
 constexpr double kPerBatchSeconds = 0.03;  // connections, the watch's last look, the journal
+
+// Lengths differ by a few tokens: they share a place when they are within a tenth.
+int64_t place_of(int64_t n_tokens) {
+  int64_t place = 1;
+  while (place < n_tokens) {
+    place = std::max(place + 1, place + place / 10);
+  }
+  return place;
+}
 
 }  // namespace
 
@@ -44,26 +54,25 @@ void CostModel::learn_visit(double seconds) {
   start_ = median(visits_);
 }
 
+void CostModel::Place::add(double value) {
+  seconds.push_back(value);
+  middle = median(seconds);
+}
+
 void CostModel::learn_read(int64_t n_tokens, double seconds) {
-  // Lengths differ by a few tokens: they share a place when they are within a tenth.
-  int64_t place = 1;
-  while (place < n_tokens) {
-    place = std::max(place + 1, place + place / 10);
-  }
-  reads_[place].push_back(seconds * static_cast<double>(place) / static_cast<double>(n_tokens));
+  const int64_t place = place_of(n_tokens);
+  reads_[place].add(seconds * static_cast<double>(place) / static_cast<double>(n_tokens));
 }
 
 void CostModel::learn_step(const Batch& batch) {
   if (!batch.decode_total || *batch.decode_total <= 0 || batch.samples.empty()) {
     return;
   }
-  const auto chats = static_cast<double>(batch.chats);
-  const double step = chats / *batch.decode_total;
+  const double step = static_cast<double>(batch.chats) / *batch.decode_total;
   if (batch.depth == "empty") {
-    chats_.push_back(chats);
-    step_.push_back(step);
+    steps_[{batch.chats, batch.ctx}].add(step);
   } else {
-    filled_.push_back({chats, static_cast<double>(batch.samples.front().prompt_tokens), step});
+    filled_[{batch.chats, place_of(batch.samples.front().prompt_tokens)}].add(step);
   }
 }
 
@@ -91,9 +100,9 @@ void CostModel::learn(const Batch& batch) {
 
 void CostModel::fit() {
   reading_.clear();
-  for (const auto& [tokens, seconds] : reads_) {
+  for (const auto& [tokens, place] : reads_) {
     const double before = reading_.empty() ? 0 : reading_.back().second;
-    reading_.emplace_back(static_cast<double>(tokens), std::max(before, median(seconds)));
+    reading_.emplace_back(static_cast<double>(tokens), std::max(before, place.middle));
   }
   // Short prompts have a share that is the same for any length: they say little about growth.
   std::vector<double> tokens;
@@ -108,16 +117,27 @@ void CostModel::fit() {
   if (tokens.size() > 1) {
     growth_ = std::max(0.0, fit_robust_line(tokens, per_token).slope);
   }
-  if (!step_.empty()) {
-    const Line line = fit_robust_line(chats_, step_);
+  if (!steps_.empty()) {
+    std::vector<double> chats;
+    std::vector<double> step;
+    for (const auto& [key, place] : steps_) {
+      chats.push_back(static_cast<double>(key.first));
+      step.push_back(place.middle);
+    }
+    const Line line = fit_robust_line(chats, step);
     step_d_ = std::max(0.0, line.slope);
-    step_c_ = std::max(kLeastShare * median(step_), line.at_zero);
+    step_c_ = std::max(kLeastShare * median(step), line.at_zero);
   }
-  std::vector<double> per_window_token;
-  for (const auto& [chats, depth, seconds] : filled_) {
-    per_window_token.push_back((seconds - step_c_ - step_d_ * chats) / (chats * std::max(depth, 1.0)));
+  // A line through zero: small windows say little about what a token in them costs.
+  double xy = 0;
+  double xx = 0;
+  for (const auto& [key, place] : filled_) {
+    const auto chats = static_cast<double>(key.first);
+    const double tokens = chats * static_cast<double>(key.second);
+    xy += tokens * (place.middle - step_c_ - step_d_ * chats);
+    xx += tokens * tokens;
   }
-  step_e_ = per_window_token.empty() ? 0 : std::max(0.0, median(per_window_token));
+  step_e_ = xx > 0 ? std::max(0.0, xy / xx) : 0;
 }
 
 double CostModel::read(int64_t n_tokens) const {
@@ -154,22 +174,6 @@ double prompt_seconds(const CostModel& cost, const Shape& shape) {
 }
 
 }  // namespace
-
-void Extra::add(const Batch& batch, int64_t n_asked, int64_t n_before) {
-  const bool measured = batch.kind == "measure";
-  (measured && batch.repeat > n_asked ? extra_ : asked_) += batch.seconds;
-  if (measured && batch.repeat > n_before && batch.repeat <= n_asked) {
-    asked_last_ += batch.seconds;
-  }
-}
-
-double Extra::expected(double left) const {
-  return asked_ > 0 ? std::min(room(left), left * extra_ / asked_) : 0;
-}
-
-double Extra::expected_in_walks(double left, bool last) const {
-  return last && asked_last_ > 0 ? std::min(room(left), left * extra_ / asked_last_) : room(left) / 2;
-}
 
 Shape stretched(Shape shape, const CostModel& cost, int64_t chats) {
   const double one = cost.reuse() ? prompt_seconds(cost, shape) : cost.read(shape.filled + shape.prompt);
@@ -291,16 +295,24 @@ std::vector<std::vector<std::string>> choose_cells(const CostModel& cost, std::v
                                                    const Options& options, const Facts& facts, bool starts,
                                                    double seconds_left) {
   std::vector<std::vector<std::string>> chosen;
-  for (const double share : {1.0, 0.5, 0.25, 0.0}) {
+  const auto fit_all = [&](double share) {
     for (ConfigSize& size : todo) {
       size.parts = parts_for(cost, size, share * options.sample_seconds, options, facts);
     }
     chosen = choose_depths(cost, todo, options, facts, starts, seconds_left);
-    if (std::all_of(chosen.begin(), chosen.end(),
-                    [&](const auto& depths) { return depths.size() == options.depths.size(); })) {
-      break;
-    }
+    return std::all_of(chosen.begin(), chosen.end(),
+                       [&](const auto& depths) { return depths.size() == options.depths.size(); });
+  };
+  if (fit_all(1) || !fit_all(0)) {
+    return chosen;
   }
+  double low = 0;
+  double high = 1;
+  for (int i = 0; i < kShareHalvings; ++i) {
+    const double middle = (low + high) / 2;
+    (fit_all(middle) ? low : high) = middle;
+  }
+  fit_all(low);
   return chosen;
 }
 

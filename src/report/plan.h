@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -34,16 +33,22 @@ class CostModel {
   bool reuse() const { return reuse_; }
 
  private:
+  // Measurements that should agree. They are many: each new one is one look at its own place.
+  struct Place {
+    std::vector<double> seconds;
+    double middle = 0;
+    void add(double value);
+  };
+
   void learn_read(int64_t n_tokens, double seconds);
   void learn_step(const Batch& batch);
   void fit();
 
-  std::map<int64_t, std::vector<double>> reads_;    // seconds of prompts, by length
-  std::optional<double> growth_;                    // of the seconds a token, with each token
-  std::vector<std::pair<double, double>> reading_;  // tokens and seconds, both ascending
-  std::vector<double> chats_;                       // of the steps with empty windows
-  std::vector<double> step_;                        // seconds
-  std::vector<std::array<double, 3>> filled_;       // chats, tokens in the window, seconds of a step
+  std::map<int64_t, Place> reads_;                       // of prompts, by length
+  std::optional<double> growth_;                         // of the seconds a token, with each token
+  std::vector<std::pair<double, double>> reading_;       // tokens and seconds, both ascending
+  std::map<std::pair<int64_t, int64_t>, Place> steps_;   // with empty windows, by chats and context
+  std::map<std::pair<int64_t, int64_t>, Place> filled_;  // with filled ones, by chats and tokens of one
   double step_c_ = 1.0 / 30;
   double step_d_ = 0;
   double step_e_ = 0;
@@ -62,31 +67,6 @@ struct ConfigSize {
 
 /// Estimates are kept under this share of what is left: they are not exact.
 inline constexpr double kUsableShare = 0.92;
-
-/// Cells whose repeats spread get more of them. On a busy machine that would be every cell: together they
-/// take at most a tenth of what everything else took so far, so that cells which come later have their time
-/// and the time left is known.
-class Extra {
- public:
-  static constexpr double kMostShare = 0.1;
-
-  /// n_asked: repeats without more; n_before: of them, how many come before the walk that asks for more.
-  void add(const Batch& batch, int64_t n_asked, int64_t n_before);
-  bool has_room(double seconds) const { return extra_ + seconds <= kMostShare * asked_; }
-  /// What they will take beside `left` seconds of everything else. Where all repeats of a cell are taken at
-  /// once: as much a second as so far.
-  double expected(double left) const;
-  /// In walks through the matrix, of which the last one asks for more: as much a second as in that one so
-  /// far, before it half of what they may.
-  double expected_in_walks(double left, bool last) const;
-
- private:
-  double room(double left) const { return std::max(0.0, kMostShare * (asked_ + left) - extra_); }
-
-  double asked_ = 0;       // seconds
-  double asked_last_ = 0;  // of them in the walk that asks for more
-  double extra_ = 0;
-};
 
 /// Of one repeat.
 inline constexpr int64_t kMostParts = 16;
@@ -119,8 +99,8 @@ std::vector<std::vector<std::string>> choose_depths(const CostModel& cost,
                                                     const Options& options, const Facts& facts, bool starts,
                                                     double seconds_left);
 
-/// choose_depths with the longest samples that leave room for every cell: those that are asked, then shorter
-/// ones, then single batches. Sets the parts of `todo`.
+/// choose_depths with the longest samples that leave room for every cell: those that are asked, shorter ones,
+/// down to single batches. Sets the parts of `todo`.
 std::vector<std::vector<std::string>> choose_cells(const CostModel& cost, std::vector<ConfigSize>& todo,
                                                    const Options& options, const Facts& facts, bool starts,
                                                    double seconds_left);

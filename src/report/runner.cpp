@@ -7,10 +7,15 @@
 namespace fl::report {
 
 Result<RunOutcome> run_matrix(const RunJob& job) {
+  RealInstruments instruments(job);
+  return run_matrix(job, instruments);
+}
+
+Result<RunOutcome> run_matrix(const RunJob& job, Instruments& instruments) {
   FL_ASSIGN(OpenJournal open, open_journal(job.out_dir, job.manifest, job.fresh));
   RunOutcome out;
   out.resumed = open.resumed;
-  Walker walker(job, open);
+  Walker walker(job, instruments, open);
   const Status walked = walker.walk();
   std::string reason;
   if (!walked) {

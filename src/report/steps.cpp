@@ -38,21 +38,43 @@ std::vector<Step> steps_of(const ConfigPlan& plan, const DoneBatches& batches) {
     return step.kind == "measure" &&
            batches.contains({plan.ctx, plan.chats, step.depth, step.repeat, step.part});
   };
-  const auto all_done = [&](const std::string& depth) {
-    return std::all_of(steps.begin(), steps.end(), [&](const Step& step) {
-      return step.depth != depth || step.kind != "measure" || done(step);
-    });
-  };
-  std::vector<Step> left;
+  std::erase_if(steps, done);
+  std::set<std::string> open;
   for (const Step& step : steps) {
-    if (!done(step) && !all_done(step.depth)) {
-      left.push_back(step);
+    if (step.kind == "measure") {
+      open.insert(step.depth);
+    }
+  }
+  std::vector<Step> left;
+  for (Step& step : steps) {
+    if (open.contains(step.depth)) {
+      left.push_back(std::move(step));
     }
   }
   if (!left.empty()) {
     left.insert(left.begin(), {"empty", "warm-up", 0});
   }
   return left;
+}
+
+std::vector<size_t> spanning_order(size_t n) {
+  std::vector<size_t> order;
+  std::vector<bool> taken(n);
+  const auto take = [&](size_t i) {
+    if (i < n && !taken[i]) {
+      taken[i] = true;
+      order.push_back(i);
+    }
+  };
+  take(0);
+  take(n - 1);
+  // Middles of ever smaller pieces.
+  for (size_t n_pieces = 2; order.size() < n; n_pieces *= 2) {
+    for (size_t piece = 1; piece < n_pieces; piece += 2) {
+      take(piece * (n - 1) / n_pieces);
+    }
+  }
+  return order;
 }
 
 }  // namespace fl::report

@@ -1,6 +1,7 @@
 // The order in which one configuration is measured.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <set>
 #include <string>
@@ -26,5 +27,9 @@ using DoneBatches = std::set<std::tuple<int64_t, int64_t, std::string, int64_t, 
 /// What is left to do of a configuration's plan. Empty windows are spread between the filled ones, so that a
 /// drift of the machine shows as their spread; a window is filled again only when batches of it are left.
 std::vector<Step> steps_of(const ConfigPlan& plan, const DoneBatches& batches);
+
+/// 0 .. n - 1, the first, the last, the one between, those between these, and so on: what is measured early
+/// encloses what comes later, so that estimates lie between measurements instead of beyond them.
+std::vector<size_t> spanning_order(size_t n);
 
 }  // namespace fl::report

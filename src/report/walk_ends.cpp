@@ -1,6 +1,5 @@
 // What is asked when the matrix is walked: the anchor again, and the coding tasks.
 #include <algorithm>
-#include <chrono>
 
 #include <fmt/format.h>
 
@@ -15,7 +14,8 @@ constexpr int64_t kQualityWindow = 4096;  // tokens of a chat that solves tasks
 }  // namespace
 
 std::optional<ConfigSize> Walker::anchor_size(bool measured) const {
-  for (const ConfigSize& size : sizes_) {
+  for (const size_t i : order_) {
+    const ConfigSize& size = sizes_[i];
     const auto plan = plans_.find({size.ctx, size.chats});
     if (plan == plans_.end()) {
       continue;
@@ -44,16 +44,16 @@ Status Walker::walk_anchor(size_t n_before) {
       }
     }
   }
-  double seconds = starts() ? cost_.start() : 0;
+  double seconds = start_seconds(*size);
   for (const Step& step : steps) {
-    seconds += correction() * step_seconds(*size, step);
+    seconds += step_seconds(*size, step);
   }
   const bool late = options_.budget_seconds > 0 && spent() + seconds > options_.budget_seconds;
   if (steps.size() == 1 || late) {
     return {};
   }
   Session session;
-  if (const Status opened = open(*size, {}, session); !opened) {
+  if (const Status opened = tools_.open(*size, {}, session); !opened) {
     say(fmt::format("the first configuration did not start again: {}", opened.error().message));
     return opened.error().code == ErrorCode::unavailable ? opened : Status();
   }
@@ -85,14 +85,14 @@ Status Walker::walk_quality() {
   if (options_.tasks == "none" || quality_done_) {
     return {};
   }
-  const auto begun = Clock::now();
+  const double begun = tools_.now();
   const ConfigSize size = quality_size();
   Session session;
   QualityRecord record;
   record.quality.tasks = options_.tasks.substr(0, options_.tasks.find('='));
   record.quality.mode = "chat";
   record.quality.thinking = options_.thinking;
-  Status opened = open(size, {}, session);
+  Status opened = tools_.open(size, {}, session);
   if (!opened && opened.error().code == ErrorCode::unavailable) {
     return opened;
   }
@@ -111,19 +111,18 @@ Status Walker::walk_quality() {
   job.on_progress = [&](int64_t done, int64_t total) {
     if (job_.on_progress) {
       RunProgress progress;
-      const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
+      const double seconds = tools_.now() - begun;
       progress.cells_total = static_cast<int64_t>(sizes_.size() * options_.depths.size());
       progress.cells_done = progress.cells_total;
       progress.now = fmt::format("coding tasks, {} of {}", done, total);
       progress.seconds_done = spent();
-      progress.seconds_left =
-          done > 0 ? seconds / static_cast<double>(done) * static_cast<double>(total - done) : 0;
+      progress.seconds_left = quality_seconds(done, seconds);
       job_.on_progress(progress);
     }
   };
   job.cancel = job_.cancel;
-  FL_ASSIGN(record.quality, measure_quality(job));
-  record.seconds = std::chrono::duration<double>(Clock::now() - begun).count();
+  FL_ASSIGN(record.quality, tools_.score(job));
+  record.seconds = tools_.now() - begun;
   return keep(std::move(record));
 }
 

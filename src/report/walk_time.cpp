@@ -12,14 +12,18 @@ namespace fl::report {
 namespace {
 
 constexpr int64_t kWarmUpTokens = 16;
-constexpr double kMostCorrection = 2;
-constexpr int64_t kMostRepeats = 2;  // times the asked ones, when they spread
+constexpr int64_t kMostRepeats = 2;          // times the asked ones, when they spread
+constexpr double kAssumedSpread = 0.5;       // share of the cells that spread, counts as one cell
+constexpr double kMoreWhenSpread = 2.0 / 3;  // of the asked repeats, that a cell takes which spreads
 // The share of the budget that is kept for the coding tasks, and its most.
 constexpr double kQualityShare = 0.25;
 constexpr double kQualitySeconds = 300;
-// Interleaving that was given up is taken up again when it fits this share of what is left.
-constexpr double kAgainShare = 0.6;
+// Until the first configurations, which enclose the others, were measured, estimates are far off:
+// interleaving is only given up when half as much again would not do.
+constexpr size_t kSpanningVisits = 3;
+constexpr double kUnsureShare = 1.5;
 constexpr double kSteadyShare = 0.05;  // of the run, over which the time left follows a new estimate
+constexpr double kChooseSeconds = 1;   // until what is still open is chosen anew
 constexpr double kTaskSeconds = 1;     // of a task beside its answer: its prompt and the sandbox
 
 bool for_time(const Flag& cut) {
@@ -51,13 +55,14 @@ bool take_back(ConfigPlan& plan, const std::string& depth, const std::vector<std
 }  // namespace
 
 double Walker::spent() const {
-  return spent_before_ + std::chrono::duration<double>(Clock::now() - begun_).count();
+  return spent_before_ + tools_.now() - begun_;
 }
 
 void Walker::choose() {
+  chosen_at_ = tools_.now();
   std::vector<size_t> open;
   std::vector<ConfigSize> todo;
-  double left = (options_.budget_seconds - spent() - quality_reserve() - anchor_seconds()) / correction();
+  double left = options_.budget_seconds - spent() - quality_reserve() - anchor_seconds();
   for (size_t k = 0; k < sizes_.size(); ++k) {
     if (const auto known = plans_.find({sizes_[k].ctx, sizes_[k].chats}); known != plans_.end()) {
       chosen_[k] = known->second.depths;
@@ -68,6 +73,7 @@ void Walker::choose() {
       todo.push_back(sizes_[k]);
     }
   }
+  left /= forecast_.correction();
   const auto chosen = choose_cells(cost_, todo, options_, *facts_, starts(), left);
   for (size_t n = 0; n < open.size(); ++n) {
     chosen_[open[n]] = chosen[n];
@@ -80,7 +86,7 @@ int64_t Walker::repeats_after(int64_t walk) const {
 }
 
 bool Walker::interleave(size_t i) {
-  if (walk_ >= kWalks || repeats_after(walk_) >= options_.repeats) {
+  if (!may_interleave_ || walk_ >= kWalks || repeats_after(walk_) >= options_.repeats) {
     return false;
   }
   double left = anchor_seconds();
@@ -94,10 +100,9 @@ bool Walker::interleave(size_t i) {
     n_others += k != i && seconds > 0 ? 1 : 0;
     left += seconds;
   }
-  left *= correction();
-  const double total =
-      spent() + quality_reserve() +
-      (left + extra_.expected_in_walks(left, false)) / (may_interleave_ ? kUsableShare : kAgainShare);
+  const bool unsure = sizes_.size() >= kLongRun && plans_.size() < kSpanningVisits;
+  const double share = unsure ? kUnsureShare : kUsableShare;
+  const double total = spent() + quality_reserve() + (left + extra_seconds(left)) / share;
   may_interleave_ = options_.budget_seconds <= 0 || total <= options_.budget_seconds;
   return may_interleave_ && n_others > 0;
 }
@@ -131,13 +136,8 @@ Result<ConfigPlan> Walker::plan_for(size_t i) {
   return plan;
 }
 
-Status Walker::walk_left_out() {
-  if (options_.budget_seconds <= 0 || !facts_) {
-    return {};
-  }
+std::map<size_t, ConfigPlan> Walker::fits_again(double left) const {
   std::map<size_t, ConfigPlan> again;
-  double left = kUsableShare * (options_.budget_seconds - spent() - quality_reserve() - anchor_seconds()) /
-                correction();
   // The order of choose_depths: empty windows, then full ones.
   for (const std::string depth : {"empty", "full", "half"}) {
     for (size_t i = 0; i < sizes_.size(); ++i) {
@@ -146,26 +146,51 @@ Status Walker::walk_left_out() {
       if (known == plans_.end() || ended_.contains(key)) {
         continue;
       }
-      const double seconds = config_seconds(cost_, sizes_[i], {depth}, options_, *facts_, starts());
+      const double seconds = visit_seconds(sizes_[i], {depth}, options_.repeats);
       if (seconds > left) {
         continue;
       }
       ConfigPlan& plan = again.try_emplace(i, known->second).first->second;
       if (take_back(plan, depth, options_.depths)) {
         left -= seconds;
+        plan.estimated_seconds = visit_seconds(sizes_[i], plan.depths, options_.repeats);
       }
     }
   }
-  for (auto& [i, plan] : again) {
-    const ConfigPlan& before = plans_.at({plan.ctx, plan.chats});
-    if (plan.depths.size() == before.depths.size()) {
-      continue;
-    }
-    plan.estimated_seconds = config_seconds(cost_, sizes_[i], plan.depths, options_, *facts_, starts());
+  std::erase_if(again, [&](const auto& entry) {
+    const ConfigPlan& plan = entry.second;
+    return plan.depths.size() == plans_.at({plan.ctx, plan.chats}).depths.size();
+  });
+  return again;
+}
+
+Status Walker::walk_left_out() {
+  if (options_.budget_seconds <= 0 || !facts_) {
+    return {};
+  }
+  for (auto& [i, plan] : fits_again(budget_left() - anchor_seconds())) {
     FL_TRY(keep(plan));
     FL_TRY(visit(i));  // as a whole: it is the last walk
   }
   return {};
+}
+
+double Walker::left_out_seconds(double left) const {
+  if (options_.budget_seconds <= 0) {
+    return 0;
+  }
+  double sum = 0;
+  // What walk_left_out() will find when the rest is done: little is kept back then for estimates that err.
+  const double anchor = anchor_seconds();
+  for (const auto& [i, plan] : fits_again(budget_left() - kUsableShare * (left - anchor) - anchor)) {
+    for (const std::string& depth : plan.depths) {
+      const std::vector<std::string>& before = plans_.at({plan.ctx, plan.chats}).depths;
+      sum += std::find(before.begin(), before.end(), depth) == before.end()
+                 ? visit_seconds(sizes_[i], {depth}, options_.repeats)
+                 : 0;
+    }
+  }
+  return sum;
 }
 
 Shape Walker::shape_for(const ConfigSize& size, const Step& step) const {
@@ -178,21 +203,58 @@ Shape Walker::shape_for(const ConfigSize& size, const Step& step) const {
 }
 
 double Walker::step_seconds(const ConfigSize& size, const Step& step) const {
-  return report::step_seconds(cost_, size, step, shape_for(size, step));
+  return forecast_.seconds(place_of(size.ctx, size.chats, step),
+                           report::step_seconds(cost_, size, step, shape_for(size, step)));
 }
 
-double Walker::visit_seconds(size_t k, int64_t n_repeats) const {
-  Options part = options_;
-  part.repeats = n_repeats;
-  return n_repeats > 0 && !chosen_[k].empty()
-             ? config_seconds(cost_, sizes_[k], chosen_[k], part, *facts_, starts())
-             : 0;
+double Walker::start_seconds(const ConfigSize& size) const {
+  return starts() ? forecast_.seconds({size.ctx, size.chats, "", "start"}, cost_.start()) : 0;
+}
+
+double Walker::visit_seconds(const ConfigSize& size, const std::vector<std::string>& depths,
+                             int64_t n_repeats) const {
+  if (n_repeats <= 0 || depths.empty()) {
+    return 0;
+  }
+  double sum = start_seconds(size) + step_seconds(size, {"empty", "warm-up"});
+  const bool half = std::find(depths.begin(), depths.end(), "half") != depths.end();
+  for (const std::string& depth : depths) {
+    if (depth != "empty") {
+      sum += static_cast<double>(size.chats) * step_seconds(size, {depth, "fill", 0, 0, half});
+      sum += step_seconds(size, {depth, "warm-up"});
+    }
+    sum += static_cast<double>(n_repeats * size.parts) * step_seconds(size, {depth, "measure", 1});
+  }
+  return sum;
+}
+
+double Walker::modelled_seconds(const StepPlace& place) const {
+  if (place.kind == "start") {
+    return cost_.start();
+  }
+  const auto size = std::find_if(sizes_.begin(), sizes_.end(), [&](const ConfigSize& s) {
+    return s.ctx == place.ctx && s.chats == place.chats;
+  });
+  const auto plan = plans_.find({place.ctx, place.chats});
+  if (size == sizes_.end() || plan == plans_.end()) {
+    return 0;
+  }
+  const std::vector<std::string>& depths = plan->second.depths;
+  const bool half = std::find(depths.begin(), depths.end(), "half") != depths.end();
+  const Step step{place.depth, place.kind, 0, 0, half};
+  return report::step_seconds(cost_, *size, step, shape_for(*size, step));
 }
 
 double Walker::later_seconds(size_t k) const {
+  const ConfigSize& size = sizes_[k];
+  const auto known = plans_.find({size.ctx, size.chats});
   double sum = 0;
   for (int64_t walk = walk_ + 1; walk <= kWalks; ++walk) {
-    sum += visit_seconds(k, repeats_after(walk) - repeats_after(walk - 1));
+    std::vector<std::string> depths = known != plans_.end() ? known->second.depths : chosen_[k];
+    std::erase_if(depths, [&](const std::string& depth) {
+      return done_.contains({size.ctx, size.chats, depth, repeats_after(walk), size.parts});
+    });
+    sum += visit_seconds(size, depths, repeats_after(walk) - repeats_after(walk - 1));
   }
   return sum;
 }
@@ -206,10 +268,10 @@ double Walker::planned_seconds(size_t k, bool interleaved) const {
   const auto known = plans_.find(key);
   double sum = interleaved ? later_seconds(k) : 0;
   if (known == plans_.end()) {
-    return sum + visit_seconds(k, last);
+    return sum + visit_seconds(sizes_[k], chosen_[k], last);
   }
   const std::vector<Step> steps = steps_up_to(known->second, last);
-  sum += steps.empty() || !starts() ? 0 : cost_.start();
+  sum += steps.empty() ? 0 : start_seconds(sizes_[k]);
   for (const Step& step : steps) {
     sum += step_seconds(sizes_[k], step);
   }
@@ -224,7 +286,7 @@ double Walker::seconds_left(size_t i, const std::vector<Step>& steps, size_t at)
   for (size_t k = 0; k < sizes_.size(); ++k) {
     left += k == i ? 0 : planned_seconds(k, interleaved_);
   }
-  return left * correction();
+  return left;
 }
 
 void Walker::show(size_t i, const std::vector<Step>& steps, size_t at) {
@@ -232,11 +294,14 @@ void Walker::show(size_t i, const std::vector<Step>& steps, size_t at) {
     return;
   }
   RunProgress out;
-  const double left = seconds_left(i, steps, at);
-  const bool walks = options_.sample_seconds > 0 && (interleaved_ || walk_ > 1);
-  out.seconds_left = left +
-                     (walks ? extra_.expected_in_walks(left, walk_ == kWalks) : extra_.expected(left)) +
-                     (quality_done_ || options_.tasks == "none" ? 0 : quality_estimate());
+  if (tools_.now() - chosen_at_ >= kChooseSeconds) {
+    choose();  // what was learned since decides about the configurations to come
+  }
+  forecast_.compare([this](const StepPlace& place) { return modelled_seconds(place); });
+  const double left = forecast_.pace() * seconds_left(i, steps, at);
+  out.seconds_left =
+      left + extra_seconds(left) + left_out_seconds(left) +
+      (quality_done_ || options_.tasks == "none" ? 0 : start_seconds(quality_size()) + quality_seconds(0, 0));
   out.seconds_done = spent();
   // One slow answer moves the estimate of everything; a twentieth of the run later it has been forgotten.
   const double total = out.seconds_done + out.seconds_left;
@@ -267,8 +332,57 @@ void Walker::show(size_t i, const std::vector<Step>& steps, size_t at) {
   job_.on_progress(out);
 }
 
-double Walker::correction() const {
-  return predicted_ > 0 ? std::clamp(taken_ / predicted_, 1 / kMostCorrection, kMostCorrection) : 1;
+std::vector<double> Walker::rates_of(const ConfigSize& size, const std::string& depth) const {
+  std::vector<double> out;
+  if (const auto known = rates_.find({size.ctx, size.chats, depth}); known != rates_.end()) {
+    for (const auto& [repeat, mean] : known->second) {
+      out.push_back(mean.value().value_or(0));
+    }
+  }
+  return out;
+}
+
+double Walker::extra_seconds(double left) const {
+  if (options_.sample_seconds <= 0 || !has_every_cell()) {
+    return 0;
+  }
+  // A cell whose repeats so far spread may still end without, and the other way round: its own word counts
+  // half, that of all cells the other half.
+  int64_t n_known = 0;
+  int64_t n_spread = 0;
+  double wanted_own = 0;
+  double wanted_all = 0;
+  for (size_t k = 0; k < sizes_.size(); ++k) {
+    const ConfigSize& size = sizes_[k];
+    if (ended_.contains({size.ctx, size.chats})) {
+      continue;
+    }
+    const auto plan = plans_.find({size.ctx, size.chats});
+    for (const std::string& depth : plan != plans_.end() ? plan->second.depths : chosen_[k]) {
+      const std::vector<double> rates = rates_of(size, depth);
+      const auto n = static_cast<int64_t>(rates.size());
+      const bool known = n > 1;
+      const bool spreads = known && stat_of(rates).cv > kMaxCv;
+      const bool spread = n > options_.repeats || spreads;
+      const double repeat =
+          kMoreWhenSpread * static_cast<double>(size.parts) * step_seconds(size, {depth, "measure", 1});
+      n_known += known ? 1 : 0;
+      n_spread += spread ? 1 : 0;
+      if (done_.contains({size.ctx, size.chats, depth, options_.repeats, size.parts})) {
+        // It goes on while it spreads, where no others want the time.
+        const auto most = std::max<int64_t>(0, kMostRepeats * options_.repeats - n);
+        wanted_own += spreads && sizes_.size() == 1 ? repeat * static_cast<double>(most) : 0;
+        continue;
+      }
+      const double more = repeat * static_cast<double>(options_.repeats);
+      wanted_all += known ? more / 2 : more;
+      wanted_own += spread ? more / 2 : 0;
+    }
+  }
+  const double share = (kAssumedSpread + static_cast<double>(n_spread)) / (1 + static_cast<double>(n_known));
+  const double wanted = wanted_own + share * wanted_all;
+  const double expected = sizes_.size() > 1 ? extra_.expected(left, wanted, n_known) : wanted;
+  return options_.budget_seconds > 0 ? std::clamp(budget_left() - left, 0.0, expected) : expected;
 }
 
 double Walker::n_tasks() const {
@@ -288,11 +402,16 @@ double Walker::quality_reserve() const {
   return std::min({kQualityShare * options_.budget_seconds, kQualitySeconds, longest});
 }
 
-double Walker::quality_estimate() const {
-  const double n = n_tasks();
+double Walker::quality_seconds(int64_t n_done, double taken) const {
+  // A quarter of the longest answer a task, as good as so many tasks that were seen.
+  constexpr double kAssumedTasks = 2;
+  const int64_t chats = quality_size().chats;
+  const double assumed = cost_.decode(options_.task_tokens / 4, chats, 0) / static_cast<double>(chats);
+  const auto n = static_cast<double>(n_done);
+  const double left = (n_tasks() - n) * (kAssumedTasks * assumed + taken) / (kAssumedTasks + n);
   const double most =
       options_.budget_seconds > 0 ? std::max(0.0, options_.budget_seconds - spent()) : kQualitySeconds;
-  return std::min(most, n * cost_.decode(options_.task_tokens / 4, 1, 0));
+  return std::clamp(left, 0.0, most);
 }
 
 Result<bool> Walker::drop_depth(size_t i, const std::string& depth, const std::vector<Step>& steps) {
@@ -301,7 +420,6 @@ Result<bool> Walker::drop_depth(size_t i, const std::string& depth, const std::v
   for (const Step& step : steps) {
     seconds += step.depth == depth ? step_seconds(size, step) : 0;
   }
-  seconds *= correction();
   const bool begun = std::any_of(done_.begin(), done_.end(), [&](const auto& key) {
     return std::get<0>(key) == size.ctx && std::get<1>(key) == size.chats && std::get<2>(key) == depth;
   });
@@ -324,26 +442,31 @@ bool Walker::wants_more(size_t i, const std::vector<Step>& steps, size_t at) con
   if (options_.sample_seconds <= 0 || step.repeat >= kMostRepeats * options_.repeats) {
     return false;
   }
-  const double more = correction() * static_cast<double>(size.parts) * step_seconds(size, step);
+  const double more = static_cast<double>(size.parts) * step_seconds(size, step);
   // A run of one configuration has nothing else to do with its time.
   if (sizes_.size() > 1 && !extra_.has_room(more)) {
     return false;
   }
   // Cells come before more repeats of one.
-  for (size_t k = i; k < sizes_.size(); ++k) {
+  if (!has_every_cell() || stat_of(rates_of(size, step.depth)).cv <= kMaxCv) {
+    return false;
+  }
+  return options_.budget_seconds <= 0 || more + seconds_left(i, steps, at + 1) <= budget_left();
+}
+
+double Walker::budget_left() const {
+  return kUsableShare * (options_.budget_seconds - spent() - quality_reserve());
+}
+
+bool Walker::has_every_cell() const {
+  for (size_t k = 0; k < sizes_.size(); ++k) {
     const auto known = plans_.find({sizes_[k].ctx, sizes_[k].chats});
     if (known != plans_.end() ? left_out_for_time(known->second)
                               : chosen_[k].size() < options_.depths.size()) {
       return false;
     }
   }
-  const std::vector<double> rates = repeat_rates(open_.records, size.ctx, size.chats, step.depth);
-  if (stat_of(rates).cv <= kMaxCv) {
-    return false;
-  }
-  return options_.budget_seconds <= 0 ||
-         spent() + quality_reserve() + (more + seconds_left(i, steps, at + 1)) / kUsableShare <=
-             options_.budget_seconds;
+  return true;
 }
 
 double Walker::anchor_seconds() const {
@@ -353,7 +476,7 @@ double Walker::anchor_seconds() const {
   }
   const bool middle = !past_middle_ && !interleaved_ && walk_ == 1 && sizes_.size() >= kLongRun;
   const double n = (middle ? 1 : 0) + (past_end_ ? 0 : 1);
-  return n * config_seconds(cost_, *size, {kAnchorDepth}, options_, *facts_, starts());
+  return n * visit_seconds(*size, {kAnchorDepth}, options_.repeats);
 }
 
 }  // namespace fl::report

@@ -12,10 +12,8 @@
 namespace fl::report {
 namespace {
 
-// Estimates are corrected by what the last batches took against theirs.
-constexpr double kForget = 0.93;
 // A killed run has its journal: the report so far is for people who look.
-constexpr auto kWriteEvery = std::chrono::seconds(10);
+constexpr double kWriteSeconds = 10;
 
 std::string new_run_id(const std::string& started_at) {
   std::string id;
@@ -30,8 +28,8 @@ std::string new_run_id(const std::string& started_at) {
 
 }  // namespace
 
-Walker::Walker(const RunJob& job, OpenJournal& open)
-    : job_(job), options_(job.manifest.options), open_(open), nvml_(Nvml::open()), begun_(Clock::now()) {
+Walker::Walker(const RunJob& job, Instruments& tools, OpenJournal& open)
+    : job_(job), options_(job.manifest.options), tools_(tools), open_(open), begun_(tools.now()) {
   for (const Record& record : open_.records) {
     learn(record);
   }
@@ -52,14 +50,20 @@ Status Walker::walk() {
   FL_ASSIGN(sizes_, sizes());
   chosen_.assign(sizes_.size(), options_.depths);
   FL_TRY(cut_beyond_training());
+  for (const Record& record : open_.records) {
+    if (const auto* batch = std::get_if<Batch>(&record)) {
+      forecast_.add(place_of(batch->ctx, batch->chats, Step{batch->depth, batch->kind}), batch->seconds);
+    }
+  }
+  order_ = spanning_order(sizes_.size());
   for (walk_ = 1; walk_ <= kWalks; ++walk_) {
-    for (size_t i = 0; i < sizes_.size(); ++i) {
-      if (is_due(i)) {
-        FL_TRY(visit(i));
+    for (size_t n = 0; n < order_.size(); ++n) {
+      if (is_due(order_[n])) {
+        FL_TRY(visit(order_[n]));
       }
-      if (walk_ == 1 && i + 1 == sizes_.size() / 2 && sizes_.size() >= kLongRun) {
+      if (walk_ == 1 && n + 1 == order_.size() / 2 && order_.size() >= kLongRun) {
         past_middle_ = true;
-        FL_TRY(walk_anchor(i + 1));
+        FL_TRY(walk_anchor(n + 1));
       }
     }
   }
@@ -91,10 +95,13 @@ void Walker::learn(const Record& record) {
     plans_.insert_or_assign({plan->ctx, plan->chats}, *plan);
   } else if (const auto* batch = std::get_if<Batch>(&record)) {
     cost_.learn(*batch);
-    extra_.add(*batch, options_.repeats, repeats_after(kWalks - 1));
+    extra_.add(*batch, options_.repeats);
     spent_before_ += batch->seconds;
     if (batch->kind == "measure") {
       done_.insert({batch->ctx, batch->chats, batch->depth, batch->repeat, batch->part});
+      if (batch->decode_total) {
+        rates_[{batch->ctx, batch->chats, batch->depth}][batch->repeat].add(*batch->decode_total);
+      }
     } else if (batch->kind == "anchor") {
       anchored_.insert({batch->anchor, batch->repeat, batch->part});
     }
@@ -114,19 +121,14 @@ Status Walker::keep(Record record) {
   return {};
 }
 
-Status Walker::open(const ConfigSize& size, const std::vector<std::string>& more, Session& session) {
-  return open_session(options_, size, job_.manifest.model.path, job_.api_key, more, job_.cancel, session);
-}
-
 Status Walker::open_url() {
   Session session;
-  FL_TRY(open({}, {}, session));
+  FL_TRY(tools_.open({}, {}, session));
   if (!facts_) {
-    FL_ASSIGN(Facts facts,
-              ask_server(session.endpoint, options_, seed_of(run_id_, "calibration"), job_.cancel));
+    FL_ASSIGN(Facts facts, tools_.ask(session, seed_of(run_id_, "calibration")));
     return keep(std::move(facts));
   }
-  FL_ASSIGN(const Facts now, describe_server(session.endpoint, options_, job_.cancel));
+  FL_ASSIGN(const Facts now, tools_.describe(session));
   const auto same = [](const Facts& f) {
     return std::tie(f.name, f.version, f.model, f.model_path, f.window, f.n_slots);
   };
@@ -208,17 +210,21 @@ Status Walker::cut_beyond_training() {
 }
 
 Status Walker::visit(size_t i) {
-  const auto begun = Clock::now();
+  const double begun = tools_.now();
   const bool first = !facts_;  // it is asked everything, and may measure its limits
   in_steps_ = 0;
   FL_TRY(walk_configuration(i));
-  if (Clock::now() - written_ >= kWriteEvery) {
+  if (!written_ || tools_.now() - *written_ >= kWriteSeconds) {
     FL_TRY(job_.write(assemble(job_.manifest, open_.records, "")));
-    written_ = Clock::now();
+    written_ = tools_.now();
   }
   // What a start costs beside its batches: the server's own time, asking it, ending it, the report so far.
   if (in_steps_ > 0 && !first) {
-    cost_.learn_visit(std::chrono::duration<double>(Clock::now() - begun).count() - in_steps_);
+    const double start = tools_.now() - begun - in_steps_;
+    cost_.learn_visit(start);
+    if (starts()) {
+      forecast_.add({sizes_[i].ctx, sizes_[i].chats, "", "start"}, start);
+    }
   }
   return {};
 }
@@ -252,7 +258,7 @@ Status Walker::walk_configuration(size_t i) {
   if (options_.kind == "model" && !facts_ && !job_.ceilings) {
     more.emplace_back("--measure-limits");
   }
-  Status opened = open(size, more, session);
+  Status opened = tools_.open(size, more, session);
   if (!opened && opened.error().code == ErrorCode::unavailable) {
     return opened;
   }
@@ -288,10 +294,9 @@ Status Walker::walk_configuration(size_t i) {
 
 Result<Facts> Walker::ask(const Session& session) {
   if (facts_) {
-    return describe_server(session.endpoint, options_, job_.cancel);
+    return tools_.describe(session);
   }
-  FL_ASSIGN(Facts facts,
-            ask_server(session.endpoint, options_, seed_of(run_id_, "calibration"), job_.cancel));
+  FL_ASSIGN(Facts facts, tools_.ask(session, seed_of(run_id_, "calibration")));
   FL_TRY(keep(facts));
   return facts;
 }
@@ -340,14 +345,13 @@ Status Walker::walk_steps(size_t i, std::vector<Step> steps, Session& session) {
 
 Status Walker::walk_step(const ConfigSize& size, const Step& step, int64_t anchor, Session& session,
                          bool& lost) {
-  const auto begun = Clock::now();
-  const double predicted = step_seconds(size, step);
+  const double begun = tools_.now();
+  const double forecast = step_seconds(size, step);
   const BatchSpec spec{size.ctx,  size.chats,  step.depth,
                        step.kind, step.repeat, step.part,
                        anchor,    step.only,   shape_for(size, step),
                        run_id_,   n_starts_};
-  auto batch =
-      measure(session.endpoint, *facts_, options_, spec, texts_, nvml_.get(), session.pid, job_.cancel);
+  auto batch = tools_.measure(session, *facts_, spec);
   if (!batch && batch.error().code == ErrorCode::network && options_.kind != "url") {
     lost = true;
     return lose(size, session, batch.error());
@@ -365,10 +369,9 @@ Status Walker::walk_step(const ConfigSize& size, const Step& step, int64_t ancho
   const std::string error = batch->samples.empty() ? "" : batch->samples.front().error;
   FL_TRY(keep(std::move(*batch)));
   // Texts are counted by the server and kept on disk: that takes time, too.
-  const double taken = std::chrono::duration<double>(Clock::now() - begun).count();
+  const double taken = tools_.now() - begun;
   in_steps_ += taken;
-  taken_ = kForget * taken_ + taken;
-  predicted_ = kForget * predicted_ + predicted;
+  forecast_.add(place_of(size.ctx, size.chats, step), taken, forecast, shown_total_);
   if (n_failed_ >= kMaxFailedBatches) {
     return fail(ErrorCode::network,
                 fmt::format("{} repeats in a row had no good answer; the last one: {}", n_failed_, error));

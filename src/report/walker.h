@@ -1,9 +1,7 @@
 // One run of the matrix: what is known from the journal, what is done next. Internal to the room.
 #pragma once
 
-#include <chrono>
 #include <map>
-#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -11,15 +9,16 @@
 #include <utility>
 #include <vector>
 
+#include "report/assemble.h"
+#include "report/forecast.h"
+#include "report/instruments.h"
 #include "report/journal_file.h"
-#include "report/plan.h"
-#include "report/runner.h"
-#include "report/session.h"
 #include "report/steps.h"
 
 namespace fl::report {
 
-// So many configurations have an anchor in their middle, too, unless the repeats are interleaved.
+// So many configurations have an anchor in their middle, too, unless the repeats are interleaved; the first
+// of them are measured before it is decided whether they are.
 inline constexpr size_t kLongRun = 6;
 
 // The matrix is walked so many times, each time for a part of every cell's repeats, when there is time for
@@ -28,19 +27,16 @@ inline constexpr int64_t kWalks = 3;
 
 class Walker {
  public:
-  Walker(const RunJob& job, OpenJournal& open);
+  Walker(const RunJob& job, Instruments& tools, OpenJournal& open);
   /// Everything that is left to do.
   Status walk();
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   // Every record passes here, fresh or from the journal.
   void learn(const Record& record);
   // On disk first: what is not kept did not happen.
   Status keep(Record record);
   double spent() const;
-  Status open(const ConfigSize& size, const std::vector<std::string>& more, Session& session);
   // A running server is asked before anything: its window decides the matrix.
   Status open_url();
   Result<std::vector<ConfigSize>> sizes() const;
@@ -54,29 +50,39 @@ class Walker {
   void choose();
   // The repeats that a cell has after a walk, with interleaving.
   int64_t repeats_after(int64_t walk) const;
-  // Is there time to come back to configuration `i` in another walk? Once there was not, there must be more
-  // of it: the time left would jump to and fro.
+  // Is there time to come back to configuration `i` in another walk? Once there was not, there is not.
   bool interleave(size_t i);
   // What is left of a plan up to its repeat `last`.
   std::vector<Step> steps_up_to(const ConfigPlan& plan, int64_t last) const;
   // The plan for a configuration that begins now; chooses for the later ones too.
   Result<ConfigPlan> plan_for(size_t i);
   Shape shape_for(const ConfigSize& size, const Step& step) const;
+  // What the model of cost says of one step, and with what steps like it took.
+  double modelled_seconds(const StepPlace& place) const;
   double step_seconds(const ConfigSize& size, const Step& step) const;
+  double start_seconds(const ConfigSize& size) const;
   // Of what is left of configuration `k`, as planned or as chosen, in this walk and, interleaved, the next
   // ones.
   double planned_seconds(size_t k, bool interleaved) const;
-  // Of `n_repeats` repeats in one start of a server.
-  double visit_seconds(size_t k, int64_t n_repeats) const;
+  // Of `n_repeats` repeats of these cells in one start of a server.
+  double visit_seconds(const ConfigSize& size, const std::vector<std::string>& depths,
+                       int64_t n_repeats) const;
   // Of configuration `k` in the walks after this one.
   double later_seconds(size_t k) const;
   // Of the matrix, from step `at` of configuration `i` on.
   double seconds_left(size_t i, const std::vector<Step>& steps, size_t at) const;
+  // Of the budget, with the errors of estimates and without what is kept for the coding tasks.
+  double budget_left() const;
+  // Nothing was left out for time, and nothing will be.
+  bool has_every_cell() const;
+  // What more repeats of cells that spread will take beside `left` seconds.
+  double extra_seconds(double left) const;
+  // Total tok/s of each repeat so far.
+  std::vector<double> rates_of(const ConfigSize& size, const std::string& depth) const;
   void show(size_t i, const std::vector<Step>& steps, size_t at);
-  // What the last batches took against their estimates.
-  double correction() const;
   double n_tasks() const;
-  double quality_estimate() const;
+  // Of the tasks that are left when `n_done` took `taken`.
+  double quality_seconds(int64_t n_done, double taken) const;
   // Kept of the budget for the coding tasks.
   double quality_reserve() const;
   bool is_due(size_t i) const;
@@ -94,6 +100,10 @@ class Walker {
   // A server that did not start leaves its time, and estimates err: what was left out for time and fits after
   // all is measured.
   Status walk_left_out();
+  // The plans with those cells that fit `left` seconds, by configuration.
+  std::map<size_t, ConfigPlan> fits_again(double left) const;
+  // What these will take when everything else takes `left`.
+  double left_out_seconds(double left) const;
   Status walk_steps(size_t i, std::vector<Step> steps, Session& session);
   // Sends one batch and keeps it. `lost`: the server failed, which is kept.
   Status walk_step(const ConfigSize& size, const Step& step, int64_t anchor, Session& session, bool& lost);
@@ -120,21 +130,24 @@ class Walker {
 
   const RunJob& job_;
   const Options& options_;
+  Instruments& tools_;
   OpenJournal& open_;
-  std::unique_ptr<Nvml> nvml_;
-  Clock::time_point begun_;
-  Clock::time_point written_{};
-  double in_steps_ = 0;  // seconds of this visit
+  double begun_;                   // by the instruments' clock, as all times
+  std::optional<double> written_;  // the report so far
+  double in_steps_ = 0;            // seconds of this visit
 
   std::string run_id_;
   bool has_run_ = false;
   std::optional<Facts> facts_;
   CostModel cost_;
+  Forecast forecast_;
   Extra extra_;
+  std::map<std::tuple<int64_t, int64_t, std::string>, std::map<int64_t, HarmonicMean>> rates_;
   double shown_total_ = 0;  // seconds of the whole run as last shown, and when that was
   double shown_at_ = 0;
-  TextSizes texts_;
+  double chosen_at_ = 0;
   std::vector<ConfigSize> sizes_;
+  std::vector<size_t> order_;  // in which they are visited
   std::vector<std::vector<std::string>> chosen_;
   std::map<std::pair<int64_t, int64_t>, ConfigPlan> plans_;
   std::set<std::pair<int64_t, int64_t>> ended_;
@@ -146,8 +159,6 @@ class Walker {
   std::vector<std::string> answers_;
   bool quality_done_ = false;
   double spent_before_ = 0;
-  double taken_ = 0;
-  double predicted_ = 0;
   int64_t n_starts_ = 0;
   int64_t walk_ = 1;
   bool interleaved_ = false;

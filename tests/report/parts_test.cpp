@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <csignal>
-#include <numeric>
 #include <set>
 #include <thread>
 
@@ -202,99 +201,6 @@ TEST(Plan, LearnsWhatReadingAndWritingCost) {
   EXPECT_FALSE(cost.reuse());
 }
 
-// The whole matrix with a machine of known costs: after a tenth of the work the time left is right within 20
-// %.
-TEST(Plan, KnowsTheTimeLeftAfterATenth) {
-  Options options;
-  options.depths = {"empty", "half", "full"};
-  Facts facts;
-  facts.tokens_per_byte = 0.25;
-  facts.tokenizer = "llama-server";
-  facts.calibration_prefill = 4000;
-  facts.calibration_decode = 60;
-  const auto read = [](double n) { return 0.01 + n * (2e-4 + 2e-9 * n); };
-  const auto step = [](double chats, double depth) { return 0.02 + chats * (0.002 + 1e-8 * depth); };
-  struct Work {
-    ConfigSize size;
-    Step step;
-  };
-  std::vector<Work> all;
-  std::vector<ConfigSize> sizes;
-  for (const int64_t ctx : {16384, 32768, 65536, 98304, 131072}) {
-    for (const int64_t chats : {1, 2, 4}) {
-      const int64_t parts = chats == 1 ? 2 : 1;
-      sizes.push_back({ctx, chats, ctx / chats, parts});
-      for (const Step& one : steps_of({ctx, chats, options.depths, 3, 0, {}, parts}, {})) {
-        all.push_back({sizes.back(), one});
-      }
-    }
-  }
-  CostModel cost;
-  cost.learn(facts);
-  const auto true_batch = [&](const Work& work, const Shape& shape, Batch& batch) {
-    const auto chats = static_cast<double>(work.size.chats);
-    const auto filled = static_cast<double>(shape.filled);
-    const auto prompt = static_cast<double>(shape.prompt);
-    batch.depth = work.step.depth;
-    batch.kind = work.step.kind;
-    batch.chats = work.size.chats;
-    Sample sample;
-    sample.status = "ok";
-    double seconds = 0;
-    if (work.step.kind == "fill") {
-      const double from = work.step.depth == "full" ? filled / 2 : 0;
-      sample.prompt_tokens = shape.filled;
-      sample.cached_tokens = static_cast<int64_t>(from);
-      sample.ttft_seconds = seconds = read(filled) - (from > 0 ? read(from) : 0);
-    } else {
-      const double one = read(filled + prompt) - (filled > 0 ? read(filled) : 0);
-      sample.prompt_tokens = shape.filled + shape.prompt;
-      sample.cached_tokens = shape.filled;
-      sample.ttft_seconds = one;
-      seconds = chats * one + static_cast<double>(shape.answer) * step(chats, filled);
-      batch.decode_total = chats / step(chats, filled);
-      batch.samples.resize(static_cast<size_t>(work.size.chats - 1), sample);
-    }
-    batch.samples.push_back(sample);
-    return seconds;
-  };
-  std::vector<double> taken;
-  std::vector<double> said;
-  for (size_t i = 0; i < all.size(); ++i) {
-    double left = 0;
-    for (size_t k = i; k < all.size(); ++k) {
-      const bool same = all[k].size.ctx == all[i].size.ctx && all[k].size.chats == all[i].size.chats;
-      if (same) {
-        const Shape shape = stretched(shape_of(all[k].step.depth, all[k].size.window, options, facts), cost,
-                                      all[k].size.chats);
-        left += step_seconds(cost, all[k].size, all[k].step, shape);
-      }
-    }
-    for (const ConfigSize& size : sizes) {
-      if (size.ctx > all[i].size.ctx || (size.ctx == all[i].size.ctx && size.chats > all[i].size.chats)) {
-        left += config_seconds(cost, size, options.depths, options, facts, false);
-      }
-    }
-    said.push_back(left);
-    Shape shape = shape_of(all[i].step.depth, all[i].size.window, options, facts);
-    shape = stretched(shape, cost, all[i].size.chats);
-    if (all[i].step.kind == "warm-up") {
-      shape.answer = 16;
-    }
-    Batch batch;
-    taken.push_back(true_batch(all[i], shape, batch));
-    cost.learn(batch);
-  }
-  const double total = std::accumulate(taken.begin(), taken.end(), 0.0);
-  double done = 0;
-  for (size_t i = 0; i < all.size(); ++i) {
-    if (done > 0.1 * total && done < 0.95 * total) {
-      EXPECT_NEAR(said[i], total - done, 0.2 * (total - done)) << "after " << done / total;
-    }
-    done += taken[i];
-  }
-}
-
 TEST(Steps, SpreadTheEmptyWindowsAndRepeatNothing) {
   const ConfigPlan plan{4096, 2, {"empty", "half", "full"}, 3, 0, {}};
   const auto words = [](const std::vector<Step>& steps) {
@@ -350,69 +256,10 @@ TEST(Plan, ShortensSamplesBeforeItLeavesCellsOut) {
     return std::tuple(todo[0].parts, chosen[0].size() + chosen[1].size());
   };
   EXPECT_EQ(parts_in(1000), std::tuple(10, 2U));
-  EXPECT_EQ(parts_in(6), std::tuple(5, 2U));
+  EXPECT_EQ(parts_in(6), std::tuple(6, 2U));
+  EXPECT_EQ(parts_in(3), std::tuple(3, 2U));
   EXPECT_EQ(parts_in(1.4), std::tuple(1, 2U));
   EXPECT_EQ(std::get<1>(parts_in(0.1)), 0U);
-}
-
-// On a machine where every cell spreads, the repeats that were not asked for stay a tenth of those that
-// were.
-TEST(Plan, MoreRepeatsLeaveTimeToTheOtherCells) {
-  Extra extra;
-  Batch batch;
-  batch.kind = "measure";
-  batch.seconds = 1;
-  EXPECT_FALSE(extra.has_room(1));
-  double asked = 0;
-  double more = 0;
-  for (int cell = 0; cell < 40; ++cell) {
-    for (int64_t repeat = 1; repeat <= 6; ++repeat) {
-      if (repeat <= 3 || extra.has_room(batch.seconds)) {
-        batch.repeat = repeat;
-        extra.add(batch, 3, 2);
-        (repeat <= 3 ? asked : more) += batch.seconds;
-      }
-    }
-    EXPECT_LE(more, Extra::kMostShare * asked);
-    EXPECT_DOUBLE_EQ(extra.expected(10),
-                     std::min(10 * more / asked, Extra::kMostShare * (asked + 10) - more));
-  }
-  EXPECT_EQ(more, 12);
-  batch.kind = "fill";  // counts for the work, not for more repeats
-  batch.repeat = 0;
-  batch.seconds = 120;
-  extra.add(batch, 3, 2);
-  EXPECT_DOUBLE_EQ(extra.expected(10), 10 * 12.0 / 240);
-}
-
-// Before the walk that asks for more repeats their time is already counted; in it they go on as they began.
-TEST(Plan, MoreRepeatsOfTheLastWalkAreExpectedFromTheFirst) {
-  Extra extra;
-  Batch batch;
-  batch.kind = "measure";
-  batch.seconds = 1;
-  EXPECT_DOUBLE_EQ(extra.expected_in_walks(100, false), 5);
-  for (batch.repeat = 1; batch.repeat <= 2; ++batch.repeat) {
-    for (int cell = 0; cell < 45; ++cell) {
-      extra.add(batch, 3, 2);
-    }
-  }
-  EXPECT_DOUBLE_EQ(extra.expected(45), 0);
-  EXPECT_DOUBLE_EQ(extra.expected_in_walks(45, true), (90 + 45) * 0.1 / 2);
-  for (int cell = 0; cell < 10; ++cell) {
-    batch.repeat = 3;
-    extra.add(batch, 3, 2);
-    batch.repeat = 4;
-    if (cell % 5 == 0) {
-      extra.add(batch, 3, 2);
-    }
-  }
-  EXPECT_DOUBLE_EQ(extra.expected_in_walks(35, true), 35 * 2.0 / 10);
-  // Never more than a tenth of everything.
-  for (int i = 0; i < 6; ++i) {
-    extra.add(batch, 3, 2);
-  }
-  EXPECT_DOUBLE_EQ(extra.expected_in_walks(35, true), (100 + 35) * 0.1 - 8);
 }
 
 TEST(Session, ExpandsEveryPlace) {

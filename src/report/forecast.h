@@ -1,0 +1,79 @@
+// How long steps that are still to come will take: what steps of their own cell took and, the fewer those
+// are, what the model of cost says, corrected by how it errs for steps of their kind.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+
+#include "report/records.h"
+#include "report/steps.h"
+
+namespace fl::report {
+
+/// Steps of one place take about as long as each other.
+struct StepPlace {
+  int64_t ctx = 0;
+  int64_t chats = 0;
+  std::string depth;
+  std::string kind;  ///< "measure" (anchors, too), "warm-up", "fill", "start" (without a depth)
+
+  auto operator<=>(const StepPlace&) const = default;
+};
+
+StepPlace place_of(int64_t ctx, int64_t chats, const Step& step);
+
+/// Seconds throughout.
+class Forecast {
+ public:
+  /// One step took so long.
+  void add(const StepPlace& place, double taken);
+  /// Just now, where `forecast` was expected, in a run of about `run` in all.
+  void add(const StepPlace& place, double taken, double forecast, double run);
+  /// `model` says what one step of a place takes by what is known now: the kinds' errors are counted anew.
+  void compare(const std::function<double(const StepPlace&)>& model);
+  /// What one step will take whose model says `modelled`.
+  double seconds(const StepPlace& place, double modelled) const;
+  /// What the last steps took for each second of their forecasts, half way to 1: a machine that is slower now
+  /// may stay so or not.
+  double pace() const;
+  /// What all steps so far took for each second of the model.
+  double correction() const;
+
+ private:
+  struct Seen {
+    double n = 0;
+    double taken = 0;
+    double modelled = 0;
+  };
+  double of_kind(const StepPlace& place) const;
+
+  double recent_taken_ = 0;
+  double recent_forecast_ = 0;
+  double span_ = 0;
+  std::map<StepPlace, Seen> places_;
+  std::map<std::string, Seen> kinds_;
+};
+
+/// Cells whose repeats spread get more of them. On a busy machine that would be every cell: together they
+/// take at most a tenth of what everything else took so far, so that cells which come later have their time
+/// and the time left is known.
+class Extra {
+ public:
+  static constexpr double kMostShare = 0.1;
+
+  /// n_asked: repeats without more
+  void add(const Batch& batch, int64_t n_asked);
+  bool has_room(double seconds) const { return extra_ + seconds <= kMostShare * asked_; }
+  /// What they will take beside `left` seconds of everything else, when the cells would like `wanted` seconds
+  /// of them, as far as `n_known` cells tell. While none does: half of what they may.
+  double expected(double left, double wanted, int64_t n_known) const;
+
+ private:
+  double asked_ = 0;
+  double extra_ = 0;
+};
+
+}  // namespace fl::report

@@ -1,0 +1,62 @@
+// What a walk through the matrix works with: servers, batches of requests, the coding tasks, and a clock.
+// A replay of a recorded run has others than a real one.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "report/plan.h"
+#include "report/quality.h"
+#include "report/runner.h"
+#include "report/session.h"
+#include "report/target.h"
+
+namespace fl::report {
+
+class Instruments {
+ public:
+  Instruments() = default;
+  virtual ~Instruments() = default;
+  Instruments(const Instruments&) = delete;
+  Instruments& operator=(const Instruments&) = delete;
+
+  /// Seconds since any moment; never backwards.
+  virtual double now() = 0;
+  /// open_session()
+  virtual Status open(const ConfigSize& size, const std::vector<std::string>& more, Session& session) = 0;
+  /// ask_server()
+  virtual Result<Facts> ask(const Session& session, uint64_t seed) = 0;
+  /// describe_server()
+  virtual Result<Facts> describe(const Session& session) = 0;
+  /// measure()
+  virtual Result<Batch> measure(const Session& session, const Facts& facts, const BatchSpec& spec) = 0;
+  /// measure_quality()
+  virtual Result<Quality> score(const QualityJob& job) = 0;
+};
+
+/// Those of a real run.
+class RealInstruments final : public Instruments {
+ public:
+  explicit RealInstruments(const RunJob& job);
+
+  double now() override;
+  Status open(const ConfigSize& size, const std::vector<std::string>& more, Session& session) override;
+  Result<Facts> ask(const Session& session, uint64_t seed) override;
+  Result<Facts> describe(const Session& session) override;
+  Result<Batch> measure(const Session& session, const Facts& facts, const BatchSpec& spec) override;
+  Result<Quality> score(const QualityJob& job) override;
+
+ private:
+  const RunJob& job_;
+  const Options& options_;
+  std::unique_ptr<Nvml> nvml_;
+  TextSizes texts_;
+};
+
+/// run_matrix() with instruments of one's own.
+Result<RunOutcome> run_matrix(const RunJob& job, Instruments& instruments);
+
+}  // namespace fl::report
