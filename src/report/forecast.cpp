@@ -94,8 +94,9 @@ void Extra::add(const Batch& batch, int64_t n_asked) {
   (batch.kind == "measure" && batch.repeat > n_asked ? extra_ : asked_) += batch.seconds;
 }
 
-double Extra::expected(double left, double wanted, int64_t n_known) const {
-  const double room = std::max(0.0, kMostShare * (asked_ + left) - extra_);
+double Extra::expected(double left, double wanted, double repeat, int64_t n_known) const {
+  // Less than a repeat stays unused.
+  const double room = std::max(0.0, kMostShare * (asked_ + left) - extra_ - repeat);
   const auto n = static_cast<double>(n_known);
   return (kAssumedCells * kAssumedShare * room + n * std::min(room, wanted)) / (kAssumedCells + n);
 }

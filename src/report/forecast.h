@@ -68,8 +68,9 @@ class Extra {
   void add(const Batch& batch, int64_t n_asked);
   bool has_room(double seconds) const { return extra_ + seconds <= kMostShare * asked_; }
   /// What they will take beside `left` seconds of everything else, when the cells would like `wanted` seconds
-  /// of them, as far as `n_known` cells tell. While none does: half of what they may.
-  double expected(double left, double wanted, int64_t n_known) const;
+  /// of them, as far as `n_known` cells tell; one repeat takes `repeat` seconds. While no cell tells: half of
+  /// what they may.
+  double expected(double left, double wanted, double repeat, int64_t n_known) const;
 
  private:
   double asked_ = 0;

@@ -23,6 +23,7 @@ constexpr double kQualitySeconds = 300;
 constexpr size_t kSpanningVisits = 3;
 constexpr double kUnsureShare = 1.5;
 constexpr double kSteadyShare = 0.05;  // of the run, over which the time left follows a new estimate
+constexpr double kSteadyLeft = 0.1;    // of what is left, at most
 constexpr double kChooseSeconds = 1;   // until what is still open is chosen anew
 constexpr double kTaskSeconds = 1;     // of a task beside its answer: its prompt and the sandbox
 
@@ -303,10 +304,11 @@ void Walker::show(size_t i, const std::vector<Step>& steps, size_t at) {
       left + extra_seconds(left) + left_out_seconds(left) +
       (quality_done_ || options_.tasks == "none" ? 0 : start_seconds(quality_size()) + quality_seconds(0, 0));
   out.seconds_done = spent();
-  // One slow answer moves the estimate of everything; a twentieth of the run later it has been forgotten.
+  // One slow answer moves the estimate of everything; a twentieth of the run later it has been forgotten,
+  // near the end sooner.
   const double total = out.seconds_done + out.seconds_left;
-  const double since =
-      shown_total_ > 0 && total > 0 ? (out.seconds_done - shown_at_) / (kSteadyShare * total) : 1;
+  const double span = std::min(kSteadyShare * total, kSteadyLeft * out.seconds_left);
+  const double since = shown_total_ > 0 && span > 0 ? (out.seconds_done - shown_at_) / span : 1;
   shown_total_ += std::min(1.0, since) * (total - shown_total_);
   shown_at_ = out.seconds_done;
   out.seconds_left = std::max(0.0, shown_total_ - out.seconds_done);
@@ -350,6 +352,8 @@ double Walker::extra_seconds(double left) const {
   // half, that of all cells the other half.
   int64_t n_known = 0;
   int64_t n_spread = 0;
+  int64_t n_cells = 0;
+  double repeats = 0;
   double wanted_own = 0;
   double wanted_all = 0;
   for (size_t k = 0; k < sizes_.size(); ++k) {
@@ -364,24 +368,27 @@ double Walker::extra_seconds(double left) const {
       const bool known = n > 1;
       const bool spreads = known && stat_of(rates).cv > kMaxCv;
       const bool spread = n > options_.repeats || spreads;
-      const double repeat =
-          kMoreWhenSpread * static_cast<double>(size.parts) * step_seconds(size, {depth, "measure", 1});
+      const double repeat = static_cast<double>(size.parts) * step_seconds(size, {depth, "measure", 1});
+      repeats += repeat;
+      ++n_cells;
       n_known += known ? 1 : 0;
       n_spread += spread ? 1 : 0;
       if (done_.contains({size.ctx, size.chats, depth, options_.repeats, size.parts})) {
         // It goes on while it spreads, where no others want the time.
         const auto most = std::max<int64_t>(0, kMostRepeats * options_.repeats - n);
-        wanted_own += spreads && sizes_.size() == 1 ? repeat * static_cast<double>(most) : 0;
+        wanted_own +=
+            spreads && sizes_.size() == 1 ? kMoreWhenSpread * repeat * static_cast<double>(most) : 0;
         continue;
       }
-      const double more = repeat * static_cast<double>(options_.repeats);
+      const double more = kMoreWhenSpread * repeat * static_cast<double>(options_.repeats);
       wanted_all += known ? more / 2 : more;
       wanted_own += spread ? more / 2 : 0;
     }
   }
   const double share = (kAssumedSpread + static_cast<double>(n_spread)) / (1 + static_cast<double>(n_known));
   const double wanted = wanted_own + share * wanted_all;
-  const double expected = sizes_.size() > 1 ? extra_.expected(left, wanted, n_known) : wanted;
+  const double one = n_cells > 0 ? repeats / static_cast<double>(n_cells) : 0;
+  const double expected = sizes_.size() > 1 ? extra_.expected(left, wanted, one, n_known) : wanted;
   return options_.budget_seconds > 0 ? std::clamp(budget_left() - left, 0.0, expected) : expected;
 }
 
