@@ -243,10 +243,11 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
 void explain(Cell& cell, const Sorted& sorted) {
   const ConfigKey key{cell.ctx, cell.chats};
   if (const auto plan = sorted.plans.find(key); plan != sorted.plans.end()) {
-    for (const Flag& cut : plan->second.cut) {
-      if (cut.code == cell.depth) {
+    for (const Cut& cut : plan->second.cut) {
+      if (cut.depth == cell.depth) {
         cell.status = "cut";
         cell.reason = cut.text;
+        cell.reason_code = cut.code;
         return;
       }
     }
@@ -430,16 +431,16 @@ std::vector<std::string> left_out(const Sorted& sorted, size_t n_depths, double 
   std::vector<std::pair<std::string, std::string>> reasons;  // and its places
   for (const auto& [key, config] : sorted.plans) {
     std::vector<std::pair<std::string, std::vector<std::string>>> here;  // reason, depths
-    for (const Flag& cut : config.cut) {
-      const bool time = cut.text.find(kForTime) != std::string::npos;
-      const std::string reason =
-          time ? fmt::format("left out to stay within {} {:.0f} s", kForTime, budget) : cut.text;
+    for (const Cut& cut : config.cut) {
+      const std::string reason = cut.code == kCutBudget
+                                     ? fmt::format("left out to stay within the budget of {:.0f} s", budget)
+                                     : cut.text;
       auto at =
           std::find_if(here.begin(), here.end(), [&](const auto& each) { return each.first == reason; });
       if (at == here.end()) {
         at = here.insert(here.end(), {reason, {}});
       }
-      at->second.push_back(cut.code);
+      at->second.push_back(cut.depth);
     }
     for (const auto& one : here) {
       const std::string& reason = one.first;

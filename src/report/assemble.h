@@ -17,10 +17,6 @@ inline constexpr double kMaxNotOk = 0.01;
 /// Fewer repeats than this flag the cell.
 inline constexpr int64_t kLeastRepeats = 3;
 
-/// Reasons of cells that were left out for time hold these words; the others are the server's or the
-/// machine's.
-inline constexpr std::string_view kForTime = "the budget of";
-
 /// `stop_reason`: why the run is not complete; unused when it is.
 Document assemble(const Manifest& manifest, const std::vector<Record>& records,
                   const std::string& stop_reason);

@@ -174,6 +174,7 @@ struct Cell {
   int64_t depth_tokens = 0;  ///< tokens before each chat's answer (median as counted)
   std::string status;  ///< "ok", "failed" (no usable sample), "missing" (not reached), "cut" (not planned)
   std::string reason;  ///< of a status other than ok
+  std::optional<std::string> reason_code;  ///< of status "cut": the same in a word (kCut... in records.h)
   int64_t n_repeats = 0;
   int64_t n_requests = 0;
   int64_t n_not_ok = 0;

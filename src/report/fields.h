@@ -150,6 +150,7 @@ FL_FIELDS(Cell, "one configuration at one filling of the window",
   f("depth_tokens", &T::depth_tokens, "tokens before each chat's answer, median as counted");
   f("status", &T::status, "ok, failed, missing or cut");
   f("reason", &T::reason, "of a status other than ok");
+  f("reason_code", &T::reason_code, "of status cut: budget (it did not fit the time), untrained, slots, window or small");
   f("n_repeats", &T::n_repeats, "");
   f("n_requests", &T::n_requests, "");
   f("n_not_ok", &T::n_not_ok, "");

@@ -53,28 +53,40 @@ Result<OpenJournal> open_journal(const std::string& dir, const Manifest& manifes
   std::vector<std::string> lines;
   FL_ASSIGN(Journal journal, Journal::open(path, expected, lines));
   OpenJournal out{std::move(journal), {}, false};
+  const Result<Manifest> recorded = manifest_from_line(expected);
+  const bool readable = recorded && recorded->journal_version == kJournalVersion;
   bool ended = false;
   for (size_t i = 0; i < lines.size(); ++i) {
     auto record = record_from_line(lines[i]);
+    if (!record && !readable) {
+      continue;  // it is only set aside or refused
+    }
     if (!record) {
       return fail(std::move(record.error()), fmt::format("'{}', record {}", path.string(), i + 1));
     }
     ended = ended || std::holds_alternative<EndRecord>(*record);
     out.records.push_back(std::move(*record));
   }
-  if (!ended && (!fresh || out.records.empty())) {
+  if (!ended && (!fresh || lines.empty())) {
     if (expected == wanted) {
       out.resumed = !out.records.empty();
       return out;
     }
-    FL_ASSIGN(const Manifest recorded, manifest_from_line(expected));
-    const std::string changed = difference(recorded, manifest);
-    if (!out.records.empty()) {
+    if (!readable && !lines.empty()) {
+      return fail(
+          ErrorCode::invalid_argument,
+          fmt::format("'{}' holds an unfinished run of another version of this program (the format of "
+                      "its journal is {}, that of this one {}). Go on with that version, or choose "
+                      "another --out, or set it aside with --fresh",
+                      dir, recorded ? std::to_string(recorded->journal_version) : "unknown",
+                      kJournalVersion));
+    }
+    if (!lines.empty()) {
       return fail(
           ErrorCode::invalid_argument,
           fmt::format("'{}' holds an unfinished run with other settings: {}. Run it as before to go on, or "
                       "choose another --out, or set it aside with --fresh",
-                      dir, changed));
+                      dir, difference(*recorded, manifest)));
     }
   }
   // An old file without records is of no use to anybody: it is set aside all the same, under one name.

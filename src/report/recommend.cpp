@@ -129,8 +129,7 @@ std::optional<LargestContext> largest_of(const Document& document, int64_t chats
       const Cell* cell = find_cell(document, ctx, chats, depth);
       if (cell != nullptr && cell->status == "ok") {
         deepest = cell;
-      } else if (cell != nullptr && cell->status != "missing" &&
-                 cell->reason.find(kForTime) == std::string::npos) {
+      } else if (cell != nullptr && cell->status != "missing" && cell->reason_code != kCutBudget) {
         not_run = not_run == nullptr ? cell : not_run;
       }
     }

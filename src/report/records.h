@@ -39,9 +39,12 @@ struct Options {
   double request_seconds = 600;      ///< for one request
 };
 
+/// Of the records' meaning: a run that was begun with another one is not continued.
+inline constexpr int64_t kJournalVersion = 3;
+
 /// The first record's text: what must be the same when a run goes on.
 struct Manifest {
-  int64_t journal_version = 2;
+  int64_t journal_version = kJournalVersion;
   std::string program_version;
   Options options;
   Machine machine;
@@ -98,14 +101,27 @@ struct Lost {
   std::string error;
 };
 
+/// A cell that is not measured.
+struct Cut {
+  std::string depth;
+  std::string code;  ///< one of the kCut...
+  std::string text;
+};
+
+inline constexpr const char* kCutBudget = "budget";        // it does not fit the time
+inline constexpr const char* kCutUntrained = "untrained";  // more than the model was trained for
+inline constexpr const char* kCutSlots = "slots";          // the server has too few
+inline constexpr const char* kCutWindow = "window";        // the server gives each chat less than asked
+inline constexpr const char* kCutSmall = "small";          // too few tokens for each chat
+
 struct ConfigPlan {
   int64_t ctx = 0;
   int64_t chats = 0;
   std::vector<std::string> depths;
   int64_t repeats = 0;
   double estimated_seconds = 0;
-  std::vector<Flag> cut;  ///< code: the depth, text: why it is left out
-  int64_t parts = 1;      ///< batches of one repeat
+  std::vector<Cut> cut;
+  int64_t parts = 1;  ///< batches of one repeat
 };
 
 /// One request of each chat, all started together.
@@ -177,6 +193,8 @@ FL_FIELDS(Start, "",
   f("parts", &T::parts, "");)
 FL_FIELDS(Lost, "",
   f("ctx", &T::ctx, ""); f("chats", &T::chats, ""); f("error", &T::error, "");)
+FL_FIELDS(Cut, "",
+  f("depth", &T::depth, ""); f("code", &T::code, ""); f("text", &T::text, "");)
 FL_FIELDS(ConfigPlan, "",
   f("ctx", &T::ctx, ""); f("chats", &T::chats, ""); f("depths", &T::depths, ""); f("repeats", &T::repeats, "");
   f("estimated_seconds", &T::estimated_seconds, ""); f("cut", &T::cut, ""); f("parts", &T::parts, "");)

@@ -27,8 +27,8 @@ constexpr double kSteadyLeft = 0.1;    // of what is left, at most
 constexpr double kChooseSeconds = 1;   // until what is still open is chosen anew
 constexpr double kTaskSeconds = 1;     // of a task beside its answer: its prompt and the sandbox
 
-bool for_time(const Flag& cut) {
-  return cut.text.find(kForTime) != std::string::npos;
+bool for_time(const Cut& cut) {
+  return cut.code == kCutBudget;
 }
 
 bool left_out_for_time(const ConfigPlan& plan) {
@@ -38,7 +38,7 @@ bool left_out_for_time(const ConfigPlan& plan) {
 // Moves a depth that was left out for time back among those that are measured. False: it was not left out.
 bool take_back(ConfigPlan& plan, const std::string& depth, const std::vector<std::string>& order) {
   const auto cut = std::find_if(plan.cut.begin(), plan.cut.end(),
-                                [&](const Flag& flag) { return flag.code == depth && for_time(flag); });
+                                [&](const Cut& each) { return each.depth == depth && for_time(each); });
   if (cut == plan.cut.end()) {
     return false;
   }
@@ -128,9 +128,11 @@ Result<ConfigPlan> Walker::plan_for(size_t i) {
       with.push_back(depth);
       const double more = config_seconds(cost_, size, with, options_, *facts_, starts()) -
                           (plan.depths.empty() ? 0 : plan.estimated_seconds);
-      plan.cut.push_back({depth, fmt::format("its estimated {:.0f} s and those of the cells before it do not "
-                                             "fit {} {:.0f} s",
-                                             more, kForTime, options_.budget_seconds)});
+      plan.cut.push_back(
+          {depth, kCutBudget,
+           fmt::format("its estimated {:.0f} s and those of the cells before it do not fit the "
+                       "budget of {:.0f} s",
+                       more, options_.budget_seconds)});
     }
   }
   FL_TRY(keep(plan));
@@ -436,9 +438,10 @@ Result<bool> Walker::drop_depth(size_t i, const std::string& depth, const std::v
   }
   ConfigPlan plan = plans_.at({size.ctx, size.chats});
   std::erase(plan.depths, depth);
-  plan.cut.push_back({depth, fmt::format("of {} {:.0f} s {:.0f} were left, it takes about {:.0f}", kForTime,
-                                         options_.budget_seconds,
-                                         std::max(0.0, options_.budget_seconds - spent()), seconds)});
+  plan.cut.push_back(
+      {depth, kCutBudget,
+       fmt::format("of the budget of {:.0f} s {:.0f} were left, it takes about {:.0f}",
+                   options_.budget_seconds, std::max(0.0, options_.budget_seconds - spent()), seconds)});
   FL_TRY(keep(std::move(plan)));
   return true;
 }

@@ -163,26 +163,27 @@ Result<std::vector<ConfigSize>> Walker::sizes() const {
   return out;
 }
 
-std::string Walker::misfit(const ConfigSize& size, const Facts& facts) const {
+std::optional<Cut> Walker::misfit(const ConfigSize& size, const Facts& facts) const {
   if (facts.n_slots > 0 && facts.n_slots < size.chats) {
-    return fmt::format("the server has {} slots for {} chats", facts.n_slots, size.chats);
+    return Cut{"", kCutSlots, fmt::format("the server has {} slots for {} chats", facts.n_slots, size.chats)};
   }
   if (facts.window > 0 && facts.window < size.window) {
-    return fmt::format("the server gives each chat {} tokens, fewer than asked{}", facts.window,
-                       facts.ctx_train && *facts.ctx_train <= facts.window
-                           ? " (the length that the model was trained for)"
-                           : "");
+    const bool untrained = facts.ctx_train && *facts.ctx_train <= facts.window;
+    return Cut{"", untrained ? kCutUntrained : kCutWindow,
+               fmt::format("the server gives each chat {} tokens, fewer than asked{}", facts.window,
+                           untrained ? " (the length that the model was trained for)" : "")};
   }
   if (size.window < kLeastWindow) {
-    return fmt::format("{} tokens for each chat are too few to measure", size.window);
+    return Cut{"", kCutSmall, fmt::format("{} tokens for each chat are too few to measure", size.window)};
   }
-  return "";
+  return std::nullopt;
 }
 
-Status Walker::cut_all(const ConfigSize& size, const std::string& reason) {
+Status Walker::cut_all(const ConfigSize& size, Cut cut) {
   ConfigPlan plan{size.ctx, size.chats, {}, 0, 0, {}, 1};
   for (const std::string& depth : options_.depths) {
-    plan.cut.push_back({depth, reason});
+    cut.depth = depth;
+    plan.cut.push_back(cut);
   }
   return keep(std::move(plan));
 }
@@ -199,7 +200,7 @@ Status Walker::cut_beyond_training() {
     if (size.window > *trained) {
       places.push_back(fmt::format("{} x {}", short_tokens(size.ctx), size.chats));
       if (!plans_.contains({size.ctx, size.chats})) {
-        FL_TRY(cut_all(size, reason));
+        FL_TRY(cut_all(size, {"", kCutUntrained, reason}));
       }
     }
   }
@@ -244,8 +245,8 @@ Status Walker::walk_configuration(size_t i) {
   }
   // With the first server's speeds known, what does not fit is not started.
   if (facts_ && !plans_.contains({size.ctx, size.chats})) {
-    if (const std::string reason = options_.kind == "url" ? misfit(size, *facts_) : ""; !reason.empty()) {
-      return cut_all(size, reason);
+    if (auto cut = options_.kind == "url" ? misfit(size, *facts_) : std::nullopt) {
+      return cut_all(size, std::move(*cut));
     }
     FL_ASSIGN(const ConfigPlan plan, plan_for(i));
     if (plan.depths.empty()) {
@@ -284,8 +285,8 @@ Status Walker::walk_configuration(size_t i) {
   }
   start.parts = now.parts;
   FL_TRY(keep(std::move(start)));
-  if (const std::string reason = misfit(size, now); !reason.empty()) {
-    return cut_all(size, reason);
+  if (auto cut = misfit(size, now)) {
+    return cut_all(size, std::move(*cut));
   }
   FL_ASSIGN(const ConfigPlan plan, plan_for(i));
   interleaved_ = interleave(i);

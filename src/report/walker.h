@@ -40,9 +40,9 @@ class Walker {
   // A running server is asked before anything: its window decides the matrix.
   Status open_url();
   Result<std::vector<ConfigSize>> sizes() const;
-  // Why a configuration cannot be what was asked; empty: it can.
-  std::string misfit(const ConfigSize& size, const Facts& facts) const;
-  Status cut_all(const ConfigSize& size, const std::string& reason);
+  // Why a configuration cannot be what was asked, for every depth; nullopt: it can.
+  std::optional<Cut> misfit(const ConfigSize& size, const Facts& facts) const;
+  Status cut_all(const ConfigSize& size, Cut cut);
   bool starts() const { return options_.kind != "url"; }
   // Our own server gives no chat more than the model was trained for: known before anything is started.
   Status cut_beyond_training();

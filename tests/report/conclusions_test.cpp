@@ -226,18 +226,19 @@ TEST(Recommendation, NamesWhatLimitsFromTheCeilings) {
 TEST(Recommendation, AContextLeftOutForTimeIsNotOneThatDoesNotFit) {
   World world;
   std::vector<Record> records = test::records_of(world);
-  const auto largest_with = [&](const char* reason) {
+  const auto largest_with = [&](const char* code) {
     std::vector<Record> cut = records;
     std::erase_if(cut, [](const Record& record) {
       const auto* batch = std::get_if<Batch>(&record);
       return batch != nullptr && batch->ctx == 131072 && batch->chats == 1;
     });
-    cut.push_back(ConfigPlan{131072, 1, {}, 3, 0, {{"empty", reason}, {"half", reason}, {"full", reason}}});
+    cut.push_back(ConfigPlan{
+        131072, 1, {}, 3, 0, {{"empty", code, "why"}, {"half", code, "why"}, {"full", code, "why"}}});
     return assemble(test::manifest_of(world), cut, "").recommendation.largest.front();
   };
-  EXPECT_EQ(largest_with("its estimated 33 s do not fit the budget of 100 s").ctx, 98304);
-  EXPECT_TRUE(largest_with("its estimated 33 s do not fit the budget of 100 s").at_end);
-  EXPECT_FALSE(largest_with("the server gives each chat 98304 tokens, 131072 were asked").at_end);
+  EXPECT_EQ(largest_with(kCutBudget).ctx, 98304);
+  EXPECT_TRUE(largest_with(kCutBudget).at_end);
+  EXPECT_FALSE(largest_with(kCutWindow).at_end);
 }
 
 TEST(Recommendation, FindsTheKneeAndMemory) {
