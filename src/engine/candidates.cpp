@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "model/runner.h"
+
 namespace fl::engine {
 
 namespace {
@@ -71,12 +73,22 @@ SelectScratch::SelectScratch(int32_t n_vocab) {
   pool.reserve(n_vocab);
 }
 
-float largest(std::span<const float> logits) {
-  const BlockMax all = block_max(logits.data(), static_cast<int64_t>(logits.size()));
+float largest(std::span<const float> logits, std::span<const float> maxima) {
+  const std::span<const float> from = maxima.empty() ? logits : maxima;
+  const BlockMax all = block_max(from.data(), static_cast<int64_t>(from.size()));
   return all.bad ? std::numeric_limits<float>::quiet_NaN() : all.max;
 }
 
-int32_t argmax(std::span<const float> logits) {
+int32_t argmax(std::span<const float> logits, std::span<const float> maxima) {
+  if (!maxima.empty()) {
+    const int32_t best = argmax(maxima);
+    if (best < 0) {
+      return -1;
+    }
+    const auto first = logits.begin() + int64_t{best} * model::kLogitBlock;
+    return static_cast<int32_t>(std::find(first, logits.end(), maxima[static_cast<size_t>(best)]) -
+                                logits.begin());
+  }
   const auto n = static_cast<int64_t>(logits.size());
   float best = -kInf;
   int64_t block = -1;
@@ -96,13 +108,17 @@ int32_t argmax(std::span<const float> logits) {
   return static_cast<int32_t>(std::find(logits.begin() + block, logits.end(), best) - logits.begin());
 }
 
-bool select_top(std::span<const float> logits, int32_t k, SelectScratch& scratch,
-                std::vector<Candidate>& out) {
+bool select_top(std::span<const float> logits, int32_t k, SelectScratch& scratch, std::vector<Candidate>& out,
+                std::span<const float> maxima) {
   const auto n = static_cast<int64_t>(logits.size());
   out.clear();
   scratch.block_max.clear();
-  for (int64_t i = 0; i < n; i += kBlock) {
-    const BlockMax m = block_max(logits.data() + i, std::min(kBlock, n - i));
+  static_assert(kBlock % model::kLogitBlock == 0);
+  const std::span<const float> from = maxima.empty() ? logits : maxima;
+  const auto n_from = static_cast<int64_t>(from.size());
+  const int64_t step = maxima.empty() ? kBlock : kBlock / model::kLogitBlock;
+  for (int64_t i = 0; i < n_from; i += step) {
+    const BlockMax m = block_max(from.data() + i, std::min(step, n_from - i));
     if (m.bad) {
       return false;
     }

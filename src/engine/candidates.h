@@ -27,16 +27,18 @@ struct SelectScratch {
   std::vector<Candidate> best;  ///< for callers without a list of their own
 };
 
+// `maxima`: of these logits as in model::RowResult, or empty; the result is the same.
+
 /// The largest logit, or NaN when one is NaN or +inf.
-float largest(std::span<const float> logits);
+float largest(std::span<const float> logits, std::span<const float> maxima = {});
 
 /// The index of the largest logit, the lowest among equals; -1 when the largest is not finite or one is NaN.
-int32_t argmax(std::span<const float> logits);
+int32_t argmax(std::span<const float> logits, std::span<const float> maxima = {});
 
 /// The k largest, ordered; k >= 1, fewer if there are fewer. Tokens at -inf are left out. False when a logit
 /// is NaN or +inf. One pass over the logits plus work in k: no sort of the vocabulary.
-bool select_top(std::span<const float> logits, int32_t k, SelectScratch& scratch,
-                std::vector<Candidate>& out);
+bool select_top(std::span<const float> logits, int32_t k, SelectScratch& scratch, std::vector<Candidate>& out,
+                std::span<const float> maxima = {});
 
 /// Sum of exp(logit - shift), in blocks of float sums added in double; relative error below 1e-6. shift >=
 /// every logit.

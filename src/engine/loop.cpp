@@ -269,13 +269,13 @@ void Loop::choose_token(Sequence& seq, const model::RowResult& result) {
         scratch_.items.assign(1, {0.0F, token});
         scratch_.weights.assign(1, 1.0);
         scratch_.total = 1.0;
-        if (std::isnan(largest(result.logits))) {
+        if (std::isnan(largest(result.logits, result.maxima))) {
           finish(seq, Finish::error, std::nullopt, "the model's logits are not finite numbers");
           return;
         }
       } else {
         const Result<int32_t> sampled =
-            seq.sampler.sample(result.logits, seq.tokens, hook, scratch_, request.n_probs);
+            seq.sampler.sample(result.logits, seq.tokens, hook, scratch_, request.n_probs, result.maxima);
         if (!sampled) {
           finish(seq, Finish::error, std::nullopt, sampled.error().message);
           return;

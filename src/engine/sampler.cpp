@@ -26,14 +26,16 @@ struct Sampler::Pick {
   const SamplingParams& p;
   SamplerScratch& s;
   std::span<const float> logits;
-  bool all = true;      ///< the candidates are all of `logits`, `s.items` is not filled
-  bool edited = false;  ///< `logits` is the copy in the scratch
+  std::span<const float> maxima;  ///< of the logits as they came; empty once they are edited
+  bool all = true;                ///< the candidates are all of `logits`, `s.items` is not filled
+  bool edited = false;            ///< `logits` is the copy in the scratch
   bool ordered = false;
 
   std::span<float> edit() {
     if (!edited) {
       s.logits.assign(logits.begin(), logits.end());
       logits = s.logits;
+      maxima = {};
       edited = true;
     }
     return s.logits;
@@ -64,7 +66,7 @@ struct Sampler::Pick {
 
   float max() const {
     if (all) {
-      return largest(logits);
+      return largest(logits, maxima);
     }
     float m = -kInf;
     for (const Candidate& c : s.items) {
@@ -89,7 +91,7 @@ struct Sampler::Pick {
 
   void top_k(int32_t k) {
     if (all) {
-      select_top(logits, k, s.select, s.items);
+      select_top(logits, k, s.select, s.items, maxima);
       all = false;
     } else if (static_cast<size_t>(k) < s.items.size()) {
       std::nth_element(s.items.begin(), s.items.begin() + k, s.items.end(), before);
@@ -172,7 +174,7 @@ struct Sampler::Pick {
     double mass = 0;
     s.weights.clear();
     for (size_t slice = kFirstSlice;; slice *= kSliceGrowth) {
-      select_top(logits, static_cast<int32_t>(std::min(slice, logits.size())), s.select, s.items);
+      select_top(logits, static_cast<int32_t>(std::min(slice, logits.size())), s.select, s.items, maxima);
       for (size_t i = s.weights.size(); i < s.items.size(); ++i) {
         s.weights.push_back(std::exp(static_cast<double>(s.items[i].logit) - m));
       }
@@ -330,8 +332,9 @@ float Sampler::draw(int32_t position) const {
 }
 
 Result<int32_t> Sampler::sample(std::span<const float> logits, std::span<const int32_t> history,
-                                TokenHook* hook, SamplerScratch& scratch, int32_t n_listed) {
-  Pick pick{params_, scratch, logits};
+                                TokenHook* hook, SamplerScratch& scratch, int32_t n_listed,
+                                std::span<const float> maxima) {
+  Pick pick{params_, scratch, logits, maxima};
   const auto position = static_cast<int32_t>(history.size());
   if (!params_.logit_bias.empty()) {
     for (const auto& [token, bias] : params_.logit_bias) {
@@ -345,7 +348,7 @@ Result<int32_t> Sampler::sample(std::span<const float> logits, std::span<const i
   // Nothing to choose from. Selections see it in the pass they make anyway; other samplers are preceded by a
   // check.
   const auto nothing = [&]() -> Result<int32_t> {
-    if (std::isnan(largest(pick.logits))) {
+    if (std::isnan(largest(pick.logits, pick.maxima))) {
       return fail(ErrorCode::internal, "the model's logits are not finite numbers");
     }
     return fail(ErrorCode::invalid_argument, "no token is allowed: every logit is forbidden by bias or mask");
@@ -403,7 +406,7 @@ Result<int32_t> Sampler::sample(std::span<const float> logits, std::span<const i
         dry();
       }
     }
-    const int32_t token = argmax(pick.logits);
+    const int32_t token = argmax(pick.logits, pick.maxima);
     if (token < 0) {
       return nothing();
     }

@@ -55,8 +55,9 @@ class Sampler {
   /// numbers, all tokens forbidden. `hook` may be null. Leaves in the scratch what the chain kept: items with
   /// their weights, ordered, at least the best `n_listed` and all up to the chosen one; total is the weight
   /// of all.
+  /// `maxima` of the logits, see candidates.h.
   Result<int32_t> sample(std::span<const float> logits, std::span<const int32_t> history, TokenHook* hook,
-                         SamplerScratch& scratch, int32_t n_listed = 0);
+                         SamplerScratch& scratch, int32_t n_listed = 0, std::span<const float> maxima = {});
   /// Tells the chain of a token that was appended; `history` includes it.
   void accept(std::span<const int32_t> history);
 

@@ -38,6 +38,11 @@ int64_t state_stride(const Config& c) {
   return align(c.state_floats()) + align(c.conv_floats());
 }
 
+int64_t maxima_of(const Config& c) {
+  static_assert(cpu::kMaximaRows == kLogitBlock);
+  return (c.n_vocab + kLogitBlock - 1) / kLogitBlock;
+}
+
 /// y = norm of x, row by row, for Activations::set_made.
 struct NormRows {
   cpu::Isa isa;
@@ -94,7 +99,8 @@ CpuMemoryPlan plan_cpu_memory(const Config& c, const RunnerOptions& options, int
       static_cast<uint64_t>(plan_buffers(c, options.max_tokens, n_threads).total) * sizeof(float) +
       cpu::Activations::reserved_bytes(options.max_tokens, widest_input(c)) +
       cpu::Activations::reserved_bytes(options.max_tokens, c.n_ff);
-  plan.logits = static_cast<uint64_t>(options.max_rows) * static_cast<uint64_t>(c.n_vocab) * sizeof(float);
+  plan.logits = static_cast<uint64_t>(options.max_rows) * static_cast<uint64_t>(c.n_vocab + maxima_of(c)) *
+                sizeof(float);
   return plan;
 }
 
@@ -163,6 +169,11 @@ void CpuForward::copy_state(int32_t from_row, int32_t to_row) {
 std::span<const float> CpuForward::logits(int32_t i) const {
   const auto n = static_cast<size_t>(config_.n_vocab);
   return {logits_.floats() + static_cast<size_t>(i) * n, n};
+}
+
+std::span<const float> CpuForward::maxima(int32_t i) const {
+  const int64_t n = maxima_of(config_);
+  return {logits_.floats() + int64_t{options_.max_rows} * config_.n_vocab + i * n, static_cast<size_t>(n)};
 }
 
 void CpuForward::run(const Batch& batch) {
@@ -415,7 +426,9 @@ void CpuForward::output_rows() {
   }
   NormRows norm{isa_, x_, weights_.output_norm.data(), config_.rms_eps, config_.n_embd, normed_};
   activations_.set_made(normed_, n_rows, config_.n_embd, config_.n_embd, true, norm);
-  const std::array<cpu::MatmulTask, 1> output{{{&weights_.output, logits_.floats(), config_.n_vocab, false}}};
+  float* maxima = logits_.floats() + int64_t{options_.max_rows} * config_.n_vocab;
+  const std::array<cpu::MatmulTask, 1> output{
+      {{&weights_.output, logits_.floats(), config_.n_vocab, false, maxima}}};
   cpu::matmul(pool_, activations_, output);
 }
 

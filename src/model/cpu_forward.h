@@ -36,6 +36,8 @@ class CpuForward {
   /// logits_to_host.
   void run(const Batch& batch);
   std::span<const float> logits(int32_t i) const;
+  /// See RowResult::maxima.
+  std::span<const float> maxima(int32_t i) const;
   void copy_state(int32_t from_row, int32_t to_row);
   CpuMemoryPlan reserved() const;
 
@@ -70,7 +72,7 @@ class CpuForward {
   HostBuffer kv_;
   HostBuffer state_;
   HostBuffer buffers_;
-  HostBuffer logits_;
+  HostBuffer logits_;  ///< [max_rows][n_vocab], then the maxima [max_rows][.]
   cpu::Activations activations_;
   cpu::Activations hidden_;           ///< of the feed-forward block, made while activations_ are read
   std::vector<KvCache> caches_;       ///< per full-attention layer

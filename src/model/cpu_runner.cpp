@@ -1,5 +1,5 @@
 // The Runner of the host: checks batches against the contract, owns pool, weights and memory.
-#include <algorithm>
+#include <memory>
 #include <new>
 #include <string>
 #include <vector>
@@ -56,6 +56,13 @@ class CpuRunner final : public Runner {
     return {speed.read_bandwidth, speed.int8_ops};
   }
 
+  MemoryRead read_memory() override {
+    if (read_buffer_ == nullptr) {
+      read_buffer_ = std::make_unique<cpu::ReadBuffer>(isa_, *pool_);
+    }
+    return {static_cast<double>(read_buffer_->bytes()), read_buffer_->read()};
+  }
+
   void submit(const Batch& batch) override {
     FL_CHECK(!in_flight_, "a step is in flight already");
     check_(batch);
@@ -65,7 +72,8 @@ class CpuRunner final : public Runner {
     for (const Row& row : batch.rows) {
       RowResult result;
       if (row.logits_to_host) {
-        result.logits = forward_.logits(next++);
+        result.logits = forward_.logits(next);
+        result.maxima = forward_.maxima(next++);
       }
       results_.push_back(result);
     }
@@ -91,6 +99,7 @@ class CpuRunner final : public Runner {
   Capacity capacity_;
   BatchCheck check_;
   bool in_flight_ = false;
+  std::unique_ptr<cpu::ReadBuffer> read_buffer_;  ///< of benchmarks
   std::vector<RowResult> results_;
 };
 

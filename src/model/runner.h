@@ -65,12 +65,22 @@ struct MemoryItem {
 struct RowResult {
   int32_t token = -1;             ///< sampled on the device, or -1
   std::span<const float> logits;  ///< [n_vocab] when asked for
+  /// Empty, or the largest of each kLogitBlock logits in their order, NaN where one of them is NaN or +inf:
+  /// who looks for the largest need not read all.
+  std::span<const float> maxima;
 };
+inline constexpr int32_t kLogitBlock = 16;
 
 /// What the device can do at most, measured on it. Zero: this runner does not measure.
 struct DeviceLimits {
   double read_bandwidth = 0;  ///< bytes/s of reading memory with the runner's threads
   double int8_ops = 0;  ///< operations/s (a multiply-add is two) of the dot products that the kernels use
+};
+
+/// One read of a large buffer by the runner's threads.
+struct MemoryRead {
+  double bytes = 0;  ///< zero: this runner has no such thing
+  double seconds = 0;
 };
 
 class Runner {
@@ -84,6 +94,11 @@ class Runner {
   virtual std::vector<MemoryItem> memory() const = 0;
   /// Measures, in about a second; benchmarks state their distance from it. Not while a step is in flight.
   virtual DeviceLimits measure_limits() { return {}; }
+  /// For benchmarks, between timed steps: memory that is shared with other machines changes its speed within
+  /// seconds, and what steps reach says something only beside what a read reaches in the same moment. Some
+  /// milliseconds; the first call reserves the buffer (256 MiB, not in memory()), may throw std::bad_alloc.
+  /// Not while a step is in flight.
+  virtual MemoryRead read_memory() { return {}; }
 
   /// Starts a step. Throws DeviceError when the device fails and std::logic_error when the batch breaks the
   /// contract; a step whose submit throws is not in flight.

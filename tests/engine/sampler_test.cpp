@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
 #include "engine/logprobs.h"
 #include "engine/random.h"
+#include "model/runner.h"
 #include "tests/engine/oracle.h"
 
 namespace fl::engine {
@@ -78,6 +80,21 @@ TEST(Philox, UniformIsUniform) {
   EXPECT_NE(uniform(42, 7, Draw::token), uniform(42, 7, Draw::xtc));
 }
 
+/// As a runner gives them: model::RowResult.
+std::vector<float> maxima_of(const std::vector<float>& logits) {
+  std::vector<float> maxima;
+  for (size_t i = 0; i < logits.size(); i += model::kLogitBlock) {
+    float top = -std::numeric_limits<float>::infinity();
+    bool bad = false;
+    for (size_t j = i; j < std::min(logits.size(), i + model::kLogitBlock); ++j) {
+      bad = bad || !(logits[j] < std::numeric_limits<float>::infinity());
+      top = std::max(top, logits[j]);
+    }
+    maxima.push_back(bad ? std::nanf("") : top);
+  }
+  return maxima;
+}
+
 TEST(Candidates, TopIsTheSortedTop) {
   std::mt19937 rng(3);
   for (const int n : {1, 5, 255, 256, 257, 1000, 70000}) {
@@ -108,6 +125,15 @@ TEST(Candidates, TopIsTheSortedTop) {
         }
         ASSERT_EQ(argmax(logits), all[0].id);
         ASSERT_EQ(largest(logits), all[0].logit);
+        const std::vector<float> maxima = maxima_of(logits);
+        std::vector<Candidate> from_maxima;
+        ASSERT_TRUE(select_top(logits, k, scratch, from_maxima, maxima));
+        ASSERT_TRUE(std::ranges::equal(
+            from_maxima, top,
+            [](const Candidate& a, const Candidate& b) { return a.id == b.id && a.logit == b.logit; }))
+            << "n " << n << " k " << k;
+        ASSERT_EQ(argmax(logits, maxima), all[0].id);
+        ASSERT_EQ(largest(logits, maxima), all[0].logit);
       }
     }
   }
@@ -123,10 +149,15 @@ TEST(Candidates, BadNumbersAreSeenAnywhere) {
       EXPECT_FALSE(select_top(logits, 5, scratch, top));
       EXPECT_EQ(argmax(logits), -1);
       EXPECT_TRUE(std::isnan(largest(logits)));
+      const std::vector<float> maxima = maxima_of(logits);
+      EXPECT_FALSE(select_top(logits, 5, scratch, top, maxima));
+      EXPECT_EQ(argmax(logits, maxima), -1);
+      EXPECT_TRUE(std::isnan(largest(logits, maxima)));
     }
   }
   const std::vector<float> none(300, -std::numeric_limits<float>::infinity());
   EXPECT_EQ(argmax(none), -1);
+  EXPECT_EQ(argmax(none, maxima_of(none)), -1);
 }
 
 TEST(Candidates, ExpIsExp) {

@@ -492,6 +492,55 @@ TEST(Matmul, ExtremeInputsGiveZerosOrPoisonButNothingElse) {
   }
 }
 
+// Rows that fill tiles, some of whose lines can be written past the caches, and rows that do not.
+TEST(Matmul, MaximaAreThoseOfTheProductThatTheyComeWith) {
+  constexpr int64_t kCols = 64;
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  ThreadPool pool(2);
+  for (const int64_t rows : {5, 48, 300, 1024}) {
+    const FileMatrix file(DType::q8_0, rows, kCols, 2);
+    for (const Isa isa : test::runnable_isas()) {
+      const PackedMatrix w = PackedMatrix::pack(file.view, isa, pool);
+      for (const int64_t n : {1, 3, 17}) {
+        std::vector<float> x = random_input(n * kCols, 3);
+        if (n > 1) {
+          x[static_cast<size_t>(kCols) + 7] = std::numeric_limits<float>::quiet_NaN();
+        }
+        const std::vector<float> want = product(pool, w, x, n);
+        Activations in;
+        in.reserve(n, kCols);
+        in.set(x.data(), n, kCols, kCols);
+        const int64_t each = (rows + cpu::kMaximaRows - 1) / cpu::kMaximaRows;
+        for (const int64_t stride : {rows, (rows + 15) / 16 * 16 + 16}) {
+          Guarded<float> y(n * stride);
+          Guarded<float> maxima(n * each);
+          y.poison();
+          maxima.poison();
+          const MatmulTask task{&w, y.data(), stride, false, maxima.data()};
+          matmul(pool, in, {&task, 1});
+          for (int64_t t = 0; t < n; ++t) {
+            for (int64_t i = 0; i < each; ++i) {
+              float top = -kInf;
+              bool bad = false;
+              for (int64_t r = i * cpu::kMaximaRows; r < std::min(rows, (i + 1) * cpu::kMaximaRows); ++r) {
+                const float got = y[t * stride + r];
+                const float expected = want[static_cast<size_t>(t * rows + r)];
+                EXPECT_TRUE(got == expected || (std::isnan(got) && std::isnan(expected))) << r;
+                bad = bad || !(got < kInf);
+                top = std::max(top, got);
+              }
+              const float got = maxima[t * each + i];
+              EXPECT_TRUE(bad ? std::isnan(got) : got == top)
+                  << cpu::isa_name(isa) << " rows " << rows << " token " << t << " block " << i;
+            }
+          }
+          EXPECT_TRUE(y.intact() && maxima.intact());
+        }
+      }
+    }
+  }
+}
+
 TEST(Matmul, PackedIsAsSmallAsTheFile) {
   const auto ratio = [](DType type) {
     return static_cast<double>(PackedMatrix::packed_bytes(type, 1024, 1024, cpu::best_isa())) /

@@ -34,7 +34,7 @@ Examples:
   freelunch bench -m a.gguf -m b.gguf -p 512-2048*2 -r 3 -o csv
 
 A line prints its share of the limit: for generation, the bytes a token must move over the read bandwidth measured in the
-same run; for a prompt, the operations of the matrices over the peak of the machine's dot products (int8 on the CPU, 16-bit
+same run (on the CPU between every eight steps: medians of both); for a prompt, the operations of the matrices over the peak of the machine's dot products (int8 on the CPU, 16-bit
 matrix products on the GPU). Equal token hashes mean equal results.)";
 
 struct BenchOptions {

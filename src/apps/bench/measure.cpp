@@ -17,6 +17,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using model::kBlockTokens;
 
+constexpr int32_t kStepsPerRead = 8;
+
 double mean(const std::vector<double>& values) {
   return values.empty()
              ? 0
@@ -33,6 +35,15 @@ double sample_stddev(const std::vector<double>& values) {
     sum += (value - centre) * (value - centre);
   }
   return std::sqrt(sum / static_cast<double>(values.size() - 1));
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) {
+    return 0;
+  }
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
 }
 
 int32_t blocks_for(int64_t n_tokens) {
@@ -201,7 +212,8 @@ class Session {
     for (size_t i = 0; i < chosen.size(); ++i) {
       int32_t token = results[i].token;
       if (token < 0) {
-        token = std::max(0, engine::argmax(results[i].logits));  // 0: logits that are not finite
+        token = std::max(
+            0, engine::argmax(results[i].logits, results[i].maxima));  // 0: logits that are not finite
       }
       chosen[i]->last = token;
       hash_ = XXH3_64bits_withSeed(&token, sizeof token, hash_);
@@ -222,6 +234,35 @@ class Session {
   uint64_t hash_ = 0;
 };
 
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Generates n_gen tokens between reads of memory, with the clock stopped for these; seconds.
+double generate_between_reads(model::Runner& runner, Session& session, int32_t n_gen, Measured& measured) {
+  const auto read = [&] {
+    const model::MemoryRead pass = runner.read_memory();
+    measured.reads.push_back(pass.bytes / pass.seconds);
+    return measured.reads.back();
+  };
+  double total = 0;
+  double before = read();
+  for (int32_t done = 0; done < n_gen; done += kStepsPerRead) {
+    const int32_t n = std::min(kStepsPerRead, n_gen - done);
+    const Clock::time_point start = Clock::now();
+    if (done == 0) {
+      session.rewind();
+    }
+    session.generate(n);
+    const double seconds = seconds_since(start);
+    const double after = read();
+    measured.steps_per_byte.push_back(n / seconds / ((before + after) / 2));
+    before = after;
+    total += seconds;
+  }
+  return total;
+}
+
 uint64_t ffn_bytes(const model::FeedForward& ffn) {
   return ffn.gate.bytes() + ffn.up.bytes() + ffn.down.bytes();
 }
@@ -232,6 +273,12 @@ int64_t elements(const TensorView& tensor) {
 
 }  // namespace
 
+double Measured::read_bandwidth() const {
+  return median(reads);
+}
+double Measured::median_steps_per_byte() const {
+  return median(steps_per_byte);
+}
 double Measured::mean_rate() const {
   return mean(rates);
 }
@@ -275,10 +322,16 @@ Measured measure(model::Runner& runner, const Test& test, int repetitions, uint3
   once(std::min(test.n_gen, 1));
   Measured measured;
   const double n_tokens = double(test.n_prompt + test.n_gen) * test.n_parallel;
+  const bool reads = test.n_prompt == 0 && test.n_gen > 0 && runner.read_memory().bytes > 0;
   for (int i = 0; i < repetitions; ++i) {
     const Clock::time_point start = Clock::now();
-    once(test.n_gen);
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    double seconds = 0;
+    if (reads) {
+      seconds = generate_between_reads(runner, session, test.n_gen, measured);
+    } else {
+      once(test.n_gen);
+      seconds = seconds_since(start);
+    }
     measured.seconds.push_back(seconds);
     measured.rates.push_back(n_tokens / seconds);
   }

@@ -58,7 +58,7 @@ Json columns(const Line& line) {
   json["avg_ts"] = measured.mean_rate();
   json["stddev_ts"] = measured.stddev_rate();
   json["n_parallel"] = test.n_parallel;
-  json["read_bandwidth"] = line.limits.read_bandwidth;
+  json["read_bandwidth"] = measured.reads.empty() ? line.limits.read_bandwidth : measured.read_bandwidth();
   json["int8_ops"] = line.limits.int8_ops;
   json["step_bytes"] = line.step_bytes;
   json["limit_share"] = line.limit_share();
@@ -117,6 +117,9 @@ std::string markdown(const Line& line) {
 
 double Line::limit_share() const {
   const double rate = measured.mean_rate();
+  if (!measured.steps_per_byte.empty()) {
+    return measured.median_steps_per_byte() * step_bytes;
+  }
   if (test.n_gen > 0 && test.n_prompt == 0 && limits.read_bandwidth > 0) {
     return rate / test.n_parallel * step_bytes / limits.read_bandwidth;
   }

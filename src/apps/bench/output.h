@@ -33,7 +33,8 @@ struct Line {
   uint64_t memory_bytes = 0;  ///< reserved by the runner
 
   /// Share of the measured limit: of the read bandwidth for a pure generation test, of the int8 peak for a
-  /// pure prompt test; 0 when not measured or mixed.
+  /// pure prompt test; 0 when not measured or mixed. Where memory was read between the steps, the median of
+  /// the shares of the stretches between two reads.
   double limit_share() const;
 };
 

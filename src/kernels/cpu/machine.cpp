@@ -1,45 +1,62 @@
 #include "kernels/cpu/machine.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 
-#include "kernels/cpu/aligned_bytes.h"
 #include "kernels/cpu/matmul_table.h"
 #include "kernels/cpu/pack.h"
 
 namespace fl::cpu {
 namespace {
 
-constexpr uint64_t kReadBytes = uint64_t{256}
-                                << 20;  // several times the last cache of a large machine's core complex
-constexpr int kReadRuns = 8;
+constexpr uint64_t kReadBytes = uint64_t{256} << 20;
+constexpr size_t kReadRuns = 8;
 constexpr int64_t kSpinSteps = 200'000;  // of kSpinLanes accumulators: some milliseconds
 constexpr int kSpinRuns = 6;
+
+template <typename F>
+double seconds_of(F&& run) {
+  const auto start = std::chrono::steady_clock::now();
+  run();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
 
 template <typename F>
 double best_seconds(int runs, F&& run) {
   double best = 1e9;
   for (int i = 0; i < runs; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    run();
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    best = std::min(best, seconds_of(run));
   }
   return best;
 }
 
 }  // namespace
 
+ReadBuffer::ReadBuffer(Isa isa, ThreadPool& pool)
+    : isa_(isa),
+      pool_(pool),
+      buffer_(kReadBytes),
+      part_(static_cast<int64_t>(kReadBytes) / pool.size() / kLineBytes * kLineBytes) {
+  // Pages that were never written are all the same page of zeros: write first, each by its reader.
+  pool_.run([&](int thread) { std::fill_n(buffer_.data() + thread * part_, part_, uint8_t{1}); });
+}
+
+double ReadBuffer::read() const {
+  const MatmulTable& kernels = matmul_table(isa_);
+  return seconds_of(
+      [&] { pool_.run([&](int thread) { kernels.read(buffer_.data() + thread * part_, part_); }); });
+}
+
 MachineSpeed measure_machine(Isa isa, ThreadPool& pool) {
   const MatmulTable& kernels = matmul_table(isa);
   MachineSpeed speed;
   {
-    const AlignedBytes buffer(kReadBytes);
-    const int64_t part = static_cast<int64_t>(kReadBytes) / pool.size() / kLineBytes * kLineBytes;
-    // Pages that were never written are all the same page of zeros: write first, each by its reader.
-    pool.run([&](int thread) { std::fill_n(buffer.data() + thread * part, part, uint8_t{1}); });
-    const double seconds = best_seconds(
-        kReadRuns, [&] { pool.run([&](int thread) { kernels.read(buffer.data() + thread * part, part); }); });
-    speed.read_bandwidth = static_cast<double>(part * pool.size()) / seconds;
+    const ReadBuffer buffer(isa, pool);
+    std::array<double, kReadRuns> seconds{};
+    std::generate(seconds.begin(), seconds.end(), [&] { return buffer.read(); });
+    std::nth_element(seconds.begin(), seconds.begin() + kReadRuns / 2, seconds.end());
+    speed.read_bandwidth = static_cast<double>(buffer.bytes()) / seconds[kReadRuns / 2];
   }
   const double spins = static_cast<double>(kSpinSteps) * pool.size();
   const auto rate = [&](int64_t (*spin)(int64_t)) {

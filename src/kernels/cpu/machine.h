@@ -1,6 +1,9 @@
 // What this machine can do at most, measured: the denominators of every share of the limit.
 #pragma once
 
+#include <cstdint>
+
+#include "kernels/cpu/aligned_bytes.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/thread_pool.h"
 
@@ -14,7 +17,25 @@ struct MachineSpeed {
   double f32_ops = 0;  ///< the same of float multiply-adds
 };
 
-/// The best of several short runs with the threads of `pool`; takes about half a second and 256 MiB.
+/// With the threads of `pool`: of the reads the median, of the operations the best of several short runs.
+/// Takes about half a second and 256 MiB.
 MachineSpeed measure_machine(Isa isa, ThreadPool& pool);
+
+/// A buffer several times as large as the last cache of a large machine's core complex, for reading once at a
+/// time: where memory is shared with other machines, its speed is that of the moment.
+class ReadBuffer {
+ public:
+  /// Throws std::bad_alloc.
+  ReadBuffer(Isa isa, ThreadPool& pool);
+  /// Every thread reads its part once, some milliseconds; seconds.
+  double read() const;
+  int64_t bytes() const { return part_ * pool_.size(); }
+
+ private:
+  Isa isa_;
+  ThreadPool& pool_;
+  AlignedBytes buffer_;
+  int64_t part_;  ///< bytes of a thread
+};
 
 }  // namespace fl::cpu

@@ -3,9 +3,13 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <utility>
+
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
 #include "base/result.h"
 #include "kernels/cpu/aligned_bytes.h"
@@ -26,8 +30,9 @@ constexpr int64_t kGroupsPerItem = 32;  // of the quantisation
 /// Tiles of gate, and as many of up, in a strip of gated_matmul: what the next product quantises together.
 constexpr int64_t kPairTiles = Activations::kPartColumns / kTileRows;
 static_assert(2 * kPairTiles <= kStripTiles, "sums of a strip have room");
-// With fewer, SwiGLU between two strips would interrupt the stream of weights for longer than a region takes.
+// With fewer, SwiGLU between two strips would interrupt the stream of weights: it waits for the stream's end.
 constexpr int64_t kGatedAtOnceTokens = 4;
+static_assert(kMaximaRows == kTileRows);
 constexpr int64_t kSmallInput = 2048;  // elements quantised without waking the other threads
 
 constexpr int64_t divide_up(int64_t n, int64_t by) {
@@ -41,52 +46,6 @@ constexpr int64_t units_of(int64_t n_tokens) {
 }
 
 }  // namespace
-
-const MatmulTable& matmul_table(Isa isa) {
-#if defined(__x86_64__)
-  if (isa == Isa::avx512_vnni) {
-    return kMatmulAvx512;
-  }
-  if (isa == Isa::avx2) {
-    return kMatmulAvx2;
-  }
-#endif
-  FL_CHECK(isa == Isa::portable, "an instruction set of another machine");
-  return kMatmulPortable;
-}
-
-std::string_view isa_name(Isa isa) {
-  switch (isa) {
-    case Isa::avx512_vnni:
-      return "avx512-vnni";
-    case Isa::avx2:
-      return "avx2";
-    default:
-      return "portable";
-  }
-}
-
-Isa best_isa() {
-  Isa best = Isa::portable;
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    best = Isa::avx2;
-  }
-  if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vnni")) {
-    best = Isa::avx512_vnni;
-  }
-#endif
-  if (const char* wanted = std::getenv("FREELUNCH_ISA")) {
-    for (const Isa isa : {Isa::portable, Isa::avx2}) {
-      if (isa < best && (isa == Isa::portable ? "portable" : "avx2") == std::string_view(wanted)) {
-        return isa;
-      }
-    }
-  }
-  return best;
-}
 
 struct PackedMatrix::Impl {
   DType type = DType::f32;
@@ -406,7 +365,59 @@ void run_tiles(const PackedMatrix::Impl& w, const Activations::Impl& in, int64_t
   }
 }
 
+/// Sixteen floats to a whole line, past the caches; drain() before others read it.
+void put_line(float* y, const float* from) {
+#if defined(__SSE__)
+  for (int64_t i = 0; i < kTileRows; i += 4) {
+    _mm_stream_ps(y + i, _mm_load_ps(from + i));
+  }
+#else
+  std::memcpy(y, from, static_cast<size_t>(kTileRows) * sizeof(float));
+#endif
+}
+void drain() {
+#if defined(__SSE__)
+  _mm_sfence();
+#endif
+}
+
+/// For a task with maxima.
+void put_large(const MatmulTask& task, const StripSums& strip) {
+  constexpr uintptr_t kLine = kTileRows * sizeof(float);
+  const bool lines = reinterpret_cast<uintptr_t>(task.y) % kLine == 0 &&
+                     static_cast<uintptr_t>(task.stride) % kTileRows == 0;
+  const int64_t n_tiles = task.w->impl().n_tiles();
+  for (int64_t i = 0; i < strip.n_tiles; ++i) {
+    const int64_t tile = strip.first_tile + i;
+    const int64_t n_rows = std::min(kTileRows, task.w->rows() - tile * kTileRows);
+    alignas(64) std::array<float, kTileSums> rows;
+    const float* from = strip.sums + i * kTileSums;
+    if (n_rows < kTileRows) {  // rows that are not there are no maximum
+      std::memcpy(rows.data(), from, static_cast<size_t>(strip.n * kTileRows) * sizeof(float));
+      for (int64_t t = 0; t < strip.n; ++t) {
+        std::fill(rows.begin() + t * kTileRows + n_rows, rows.begin() + (t + 1) * kTileRows,
+                  -std::numeric_limits<float>::infinity());
+      }
+      from = rows.data();
+    }
+    matmul_table(task.w->impl().isa)
+        .largest(from, strip.n, n_tiles, task.maxima + strip.token * n_tiles + tile);
+    for (int64_t t = 0; t < strip.n; ++t, from += kTileRows) {
+      float* y = task.y + (strip.token + t) * task.stride + tile * kTileRows;
+      if (lines && n_rows == kTileRows) {
+        put_line(y, from);
+      } else {
+        std::memcpy(y, from, static_cast<size_t>(n_rows) * sizeof(float));
+      }
+    }
+  }
+}
+
 void put_sums(const MatmulTask& task, const StripSums& strip) {
+  if (task.maxima != nullptr) {
+    put_large(task, strip);
+    return;
+  }
   for (int64_t i = 0; i < strip.n_tiles; ++i) {
     const int64_t row = (strip.first_tile + i) * kTileRows;
     const int64_t n_rows = std::min(kTileRows, task.w->rows() - row);
@@ -489,6 +500,9 @@ void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> 
           const int64_t first = at * items.tiles(w);
           run_tiles(w, in, first, std::min(first + items.tiles(w), w.n_tiles()),
                     [&](const StripSums& strip) { put_sums(task, strip); });
+          if (task.maxima != nullptr) {
+            drain();
+          }
           break;
         }
         at -= items.count(w);
@@ -505,28 +519,40 @@ void gated_matmul(ThreadPool& pool, const Activations& x, const PackedMatrix& ga
   in.make_form_for(pool, w);
   const Items items(static_cast<int64_t>(w.bytes.size()), in.n_tokens, pool.size());
   const bool at_once = in.n_tokens >= kGatedAtOnceTokens;
-  pool.parallel_for(items.count(w), 1, [&](int64_t begin, int64_t end, int) {
-    const int64_t first = begin * items.tiles(w);
-    run_tiles(w, in, first, std::min(end * items.tiles(w), w.n_tiles()), [&](const StripSums& strip) {
-      if (at_once) {
-        put_gated(w.isa, strip, h, rows, next);
-      } else {
-        put_pair(strip, h, up, rows);
-      }
-    });
-  });
-  if (at_once) {
-    return;
-  }
-  constexpr int64_t kColumns = kGroupsPerItem * kGroupCols;
-  pool.parallel_for(divide_up(rows, kColumns), 1, [&](int64_t begin, int64_t end, int) {
-    const int64_t first = begin * kColumns;
-    const int64_t last = std::min(end * kColumns, rows);
+  const auto gate = [&](int64_t first_tile, int64_t last_tile) {
+    const int64_t first = first_tile / 2 * kTileRows;
+    const int64_t last = last_tile / 2 * kTileRows;
     for (int64_t t = 0; t < in.n_tokens; ++t) {
       float* at = h + t * rows + first;
       swiglu(w.isa, at, up + t * rows + first, last - first, at);
     }
     next.make_part(0, in.n_tokens, first, last);
+  };
+  pool.parallel_items(items.count(w), 1, [&](ThreadPool::Items& work, int) {
+    // Tiles whose sums wait for SwiGLU: what this thread did last, one range.
+    int64_t waiting = 0;
+    int64_t done = 0;
+    int64_t begin = 0;
+    int64_t end = 0;
+    while (work.next(begin, end)) {
+      const int64_t first = begin * items.tiles(w);
+      if (first != done) {
+        gate(waiting, done);
+        waiting = first;
+      }
+      done = std::min(end * items.tiles(w), w.n_tiles());
+      run_tiles(w, in, first, done, [&](const StripSums& strip) {
+        if (at_once) {
+          put_gated(w.isa, strip, h, rows, next);
+        } else {
+          put_pair(strip, h, up, rows);
+        }
+      });
+      if (at_once) {
+        waiting = done;
+      }
+    }
+    gate(waiting, done);
   });
 }
 

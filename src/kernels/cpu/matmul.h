@@ -105,7 +105,12 @@ struct MatmulTask {
   float* y = nullptr;
   int64_t stride = 0;       ///< floats between the rows of y
   bool accumulate = false;  ///< add to y (residual) instead of storing
+  /// Not null: y is large and read by few, so it is written past the caches (y and stride multiples of 64
+  /// bytes; else as usual), and maxima[t * ceil(rows / kMaximaRows) + i] becomes the largest of the rows
+  /// [i * kMaximaRows, (i + 1) * kMaximaRows) of y, or NaN where one of them is NaN or +inf.
+  float* maxima = nullptr;
 };
+inline constexpr int64_t kMaximaRows = 16;
 
 /// Several matrices on the same input in one parallel region.
 void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks);

@@ -475,10 +475,26 @@ void quantise(const float* x, int64_t stride, int64_t begin, int64_t end, int64_
   }
 }
 
+void largest(const float* sums, int64_t n, int64_t stride, float* out) {
+  constexpr float kInf = __builtin_inff();
+  for (int64_t t = 0; t < n; ++t, sums += kTileRows) {
+    vf top = load(sums);
+    vi below = top < kInf;
+    for (int64_t i = kLanes; i < kTileRows; i += kLanes) {
+      const vf v = load(sums + i);
+      below &= v < kInf;
+      top = v > top ? v : top;
+    }
+    // A NaN in a lane that is not below infinity; adding zeros changes no maximum.
+    const float bad = sum_lanes(below != 0 ? vf{} : splat(__builtin_nanf("")));
+    out[t * stride] = max_lanes(top) + bad;
+  }
+}
+
 }  // namespace body
 }  // namespace
 
-const MatmulTable FL_TABLE = {FL_TOKENS,        body::tile_fn,   body::quantise,
+const MatmulTable FL_TABLE = {FL_TOKENS,        body::tile_fn,   body::quantise, body::largest,
                               body::read_bytes, body::spin_int8, body::spin_f32};
 
 }  // namespace fl::cpu

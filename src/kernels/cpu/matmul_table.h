@@ -44,6 +44,8 @@ struct MatmulTable {
   /// Groups [first, last) of tokens [begin, end) of one unit, whose rows are x; those from n on are zeros.
   void (*quantise)(const float* x, int64_t stride, int64_t begin, int64_t end, int64_t n, int64_t first,
                    int64_t last, int64_t unit, uint8_t* out);
+  /// out[t * stride] = the largest of sums [n][16] of token t, NaN where one is NaN or +inf.
+  void (*largest)(const float* sums, int64_t n, int64_t stride, float* out);
   // Loops for kernels/cpu/machine.h: reading n bytes; `steps` rounds of arithmetic, returning the operations
   // of one.
   void (*read)(const uint8_t* p, int64_t n);

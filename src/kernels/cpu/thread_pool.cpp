@@ -13,6 +13,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace fl::cpu {
@@ -102,9 +103,12 @@ class Cores {
   std::vector<std::atomic<int>> core_;  ///< where each thread was last seen
 };
 
+constexpr size_t kLine = 64;  // what cores hand to each other
+
 /// Where threads sleep until it rings. Not a condition variable: to notify one of glibc's waits for sleepers
-/// of the time before that are awake but have no core yet.
-class Bell {
+/// of the time before that are awake but have no core yet. On a line of its own: whoever rings has it, those
+/// that are awake do not look.
+class alignas(kLine) Bell {
  public:
   uint32_t count() const { return n_.load(); }
   /// Sleeps while `count` is current; may return early.
@@ -140,9 +144,26 @@ void await(Bell& bell, const Over& over) {
   }
 }
 
-/// The next item of one thread's stretch, on a cache line of its own.
-struct alignas(64) Stretch {
-  std::atomic<int64_t> item{0};
+/// The next item of one thread's stretch, on a line of its own. With it goes the number of the region, so
+/// that nobody has to reset it, which would fetch the line from its thread's core: what is left from another
+/// region counts as none taken.
+class alignas(kLine) Stretch {
+ public:
+  /// Of this region, from 0 on.
+  int64_t take(uint32_t region) {
+    uint64_t last = last_.load(std::memory_order_relaxed);
+    while (true) {
+      const uint64_t next = last >> kShift == region ? last + 1 : uint64_t{region} << kShift;
+      if (last_.compare_exchange_weak(last, next, std::memory_order_relaxed)) {
+        return static_cast<int64_t>(next & kItems);
+      }
+    }
+  }
+
+ private:
+  static constexpr uint32_t kShift = 32;
+  static constexpr uint64_t kItems = (uint64_t{1} << kShift) - 1;
+  std::atomic<uint64_t> last_{~uint64_t{0}};
 };
 
 }  // namespace
@@ -208,10 +229,10 @@ struct ThreadPool::Impl {
     }
   }
 
+  uint64_t next_region() const { return gate.load(std::memory_order_relaxed) / kRegion + 1; }
   /// Announces a region to the threads.
   void open() {
-    const uint64_t region = gate.load(std::memory_order_relaxed) / kRegion + 1;
-    gate.store(region * kRegion | kOpen);
+    gate.store(next_region() * kRegion | kOpen);
     announced.ring();
   }
 
@@ -236,13 +257,14 @@ struct ThreadPool::Impl {
   const int size;
   std::vector<Stretch> next;
   Cores cores;
-  std::vector<std::thread> threads;
-  std::atomic<uint64_t> gate{0};
   Bell announced;  ///< the threads sleep here
   Bell left;       ///< the caller, until they are done
-  bool stop = false;
+  // What a thread needs to come in, together on one line.
+  alignas(kLine) std::atomic<uint64_t> gate{0};
   RunFn fn = nullptr;
   void* context = nullptr;
+  bool stop = false;
+  alignas(kLine) std::vector<std::thread> threads;  // last: they use all of the above
 };
 
 ThreadPool::ThreadPool(int n_threads)
@@ -278,31 +300,53 @@ void ThreadPool::run_raw(RunFn fn, void* context) {
   impl_->run(fn, context, true);
 }
 
-void ThreadPool::for_raw(int64_t n, int64_t grain, ForFn fn, void* context) {
-  if (n <= grain || impl_->size == 1) {
-    if (n > 0) {
-      fn(context, 0, n, 0);
+struct ThreadPool::Items::Region {
+  std::vector<Stretch>* stretches;  ///< null: one thread has all
+  int64_t n, grain;
+  int64_t items = 0;
+  uint32_t number = 0;
+  bool taken = false;
+  int64_t first_of(int thread) const { return items * thread / static_cast<int64_t>(stretches->size()); }
+};
+
+bool ThreadPool::Items::next(int64_t& begin, int64_t& end) {
+  Region& r = region_;
+  if (r.stretches == nullptr) {
+    begin = 0;
+    end = r.n;
+    return !std::exchange(r.taken, true);
+  }
+  const auto threads = static_cast<int>(r.stretches->size());
+  for (; distance_ < threads; ++distance_) {
+    const int owner = (thread_ + distance_) % threads;
+    const int64_t item = r.first_of(owner) + (*r.stretches)[static_cast<size_t>(owner)].take(r.number);
+    if (item < r.first_of(owner + 1)) {
+      begin = item * r.grain;
+      end = std::min(r.n, begin + r.grain);
+      return true;
     }
+  }
+  return false;
+}
+
+void ThreadPool::for_raw(int64_t n, int64_t grain, ForFn fn, void* context) {
+  if (n <= 0) {
+    return;
+  }
+  Items::Region region{nullptr, n, grain};
+  if (n <= grain || impl_->size == 1) {
+    Items items(region, 0);
+    fn(context, items, 0);
     return;
   }
   // Each thread has a stretch of the range, so that what it reads is one stream; when done it helps with the
   // others'.
-  const int threads = impl_->size;
-  const int64_t items = (n + grain - 1) / grain;
-  const auto bound = [&](int thread) { return items * thread / threads; };
-  for (int i = 0; i < threads; ++i) {
-    impl_->next[static_cast<size_t>(i)].item.store(bound(i), std::memory_order_relaxed);
-  }
+  region.stretches = &impl_->next;
+  region.items = (n + grain - 1) / grain;
+  region.number = static_cast<uint32_t>(impl_->next_region());
   auto take = [&](int thread) {
-    for (int i = 0; i < threads; ++i) {
-      const int owner = (thread + i) % threads;
-      std::atomic<int64_t>& next = impl_->next[static_cast<size_t>(owner)].item;
-      const int64_t end = bound(owner + 1);
-      for (int64_t item = next.fetch_add(1, std::memory_order_relaxed); item < end;
-           item = next.fetch_add(1, std::memory_order_relaxed)) {
-        fn(context, item * grain, std::min(n, (item + 1) * grain), thread);
-      }
-    }
+    Items items(region, thread);
+    fn(context, items, thread);
   };
   impl_->run([](void* c, int thread) { (*static_cast<decltype(take)*>(c))(thread); }, &take, false);
 }

@@ -26,21 +26,47 @@ class ThreadPool {
     run_raw([](void* context, int thread) { (*static_cast<std::remove_reference_t<F>*>(context))(thread); },
             &body);
   }
-  /// Splits [0, n) into items of `grain` taken by whichever thread is free: body(begin, end, thread). A
-  /// thread that gets no core meanwhile is not waited for.
+  /// The items of a region, for one thread: mostly neighbours, in their order.
+  class Items {
+   public:
+    /// False: there are no more.
+    bool next(int64_t& begin, int64_t& end);
+
+   private:
+    friend class ThreadPool;
+    struct Region;
+    Items(Region& region, int thread) : region_(region), thread_(thread) {}
+    Region& region_;
+    const int thread_;
+    int distance_ = 0;  ///< of the thread whose stretch it takes from
+  };
+  /// Splits [0, n) into items of `grain` taken by whichever thread is free: body(items, thread), once on each
+  /// thread that comes in time, which takes items until there are no more. A thread that gets no core
+  /// meanwhile is not waited for.
   template <typename F>
-  void parallel_for(int64_t n, int64_t grain, F&& body) {
+  void parallel_items(int64_t n, int64_t grain, F&& body) {
     for_raw(
         n, grain,
-        [](void* context, int64_t begin, int64_t end, int thread) {
-          (*static_cast<std::remove_reference_t<F>*>(context))(begin, end, thread);
+        [](void* context, Items& items, int thread) {
+          (*static_cast<std::remove_reference_t<F>*>(context))(items, thread);
         },
         &body);
+  }
+  /// The same with body(begin, end, thread) for each item.
+  template <typename F>
+  void parallel_for(int64_t n, int64_t grain, F&& body) {
+    parallel_items(n, grain, [&body](Items& items, int thread) {
+      int64_t begin = 0;
+      int64_t end = 0;
+      while (items.next(begin, end)) {
+        body(begin, end, thread);
+      }
+    });
   }
 
  private:
   using RunFn = void (*)(void*, int);
-  using ForFn = void (*)(void*, int64_t, int64_t, int);
+  using ForFn = void (*)(void*, Items&, int);
   void run_raw(RunFn fn, void* context);
   void for_raw(int64_t n, int64_t grain, ForFn fn, void* context);
   struct Impl;
