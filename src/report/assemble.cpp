@@ -517,7 +517,8 @@ void describe_run(Document& document, const Manifest& manifest, const Sorted& so
                    const bool short_of = cell.status == "ok" && plan_of != sorted.plans.end() &&
                                          cell.n_repeats < plan_of->second.repeats &&
                                          !sorted.lost.contains({cell.ctx, cell.chats});
-                   return cell.status == "missing" || short_of;
+                   const bool stopped = cell.status == "failed" && !stop_reason.empty();
+                   return cell.status == "missing" || short_of || stopped;
                  });
   run.stop_reason = run.complete ? "" : stop_reason;
 }

@@ -192,8 +192,11 @@ void judge(const BatchSpec& spec, Batch& batch) {
     }
     if (timed(spec) && spec.shape.filled > 0 && sample.cached_tokens >= 0 && cached < kUsefulReuse * prompt) {
       add_flag(batch.flags, "refilled",
-               fmt::format("the window's content was read again: {} of {} prompt tokens were cached",
-                           sample.cached_tokens, sample.prompt_tokens));
+               fmt::format(
+                   "the server had not kept the window's content and read it again ({} of {} prompt tokens "
+                   "were cached): first tokens waited for that, the speed of all chats together does "
+                   "not count it",
+                   sample.cached_tokens, sample.prompt_tokens));
     }
     if (timed(spec) && sample.completion_tokens < spec.shape.answer / 2) {
       add_flag(
