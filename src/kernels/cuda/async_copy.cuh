@@ -36,6 +36,10 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
   } while (done == 0);
 }
 
+__device__ __forceinline__ void prefetch_l2(const void* line) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+}
+
 /// One thread tells another block that what it has written is there; the other takes the flag down again.
 __device__ __forceinline__ void raise_flag(int32_t* flag) {
   __threadfence();

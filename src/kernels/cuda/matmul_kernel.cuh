@@ -3,7 +3,7 @@
 // A block owns a contiguous run of row tiles (as many as any other or one more, the first ones; where types
 // mix, equal bytes) and works through them in steps of two tiles. The input dimension is cut into classes
 // (matmul_params.h). With eight classes each of the eight warps has one class of both tiles, with four a warp
-// has one class of one tile; which one rotates from step to step, which evens out runs of unequal length.
+// has one class of one tile.
 // Each warp has its own ring of tiles and its own sums, so the warps drift apart freely. Finished sums go to
 // shared memory; one step later they are added pairwise and meet the epilogue. No row is shared between
 // blocks: there is no scratch in global memory, no ticket, no atomic, and the bits of a row depend neither on
@@ -37,103 +37,98 @@ struct GlobalActivations {
   }
 };
 
-// The steps of one block, and this warp's share of each: runs of consecutive superblocks of one tile.
-class StepCursor {
- public:
-  __device__ StepCursor(const MatmulParams& p, int first, int end, int warp)
-      : tile_(first), end_(end), warp_(warp), bits_(class_bits(p.n_superblocks)) {
-    open(p);
+// Where a block's step begins. A step is two neighbouring tiles of a segment, of gate and up for swiglu; one
+// tile where a segment or the block's share ends. Only this much is kept from step to step, since the
+// products need the registers; the rest is worked out again.
+struct StepStart {
+  int tile;  ///< of all segments
+  int segment;
+  __device__ StepStart(const MatmulParams& p, int first) : tile(first), segment(0) { find_segment(p); }
+  /// Tiles of the step of a block whose share ends at `end`.
+  __device__ int count(const MatmulParams& p, int end) const {
+    if (p.epilogue == Epilogue::swiglu) {
+      return 2;
+    }
+    const int segment_end = segment + 1 < p.n_segments ? p.segments[segment + 1].first : p.n_tiles;
+    return min(2, min(segment_end, end) - tile);
   }
-  __device__ bool valid() const { return tile_ < end_; }
-  __device__ void next(const MatmulParams& p) {
-    tile_ += pairs_ ? 1 : count_;
-    ++step_;
-    if (valid()) {
-      open(p);
+  __device__ void next(const MatmulParams& p, int end) {
+    tile += p.epilogue == Epilogue::swiglu ? 1 : count(p, end);
+    if (tile < end) {
+      find_segment(p);
     }
   }
-
-  __device__ int step() const { return step_; }
-  __device__ int segment() const { return segment_; }
-  __device__ int tile_in_segment() const { return local_; }
-  __device__ int count() const { return count_; }  ///< tiles of this step, 1 or 2
-  __device__ int class_of_warp() const { return share() & ((1 << bits_) - 1); }
-  /// Tiles of the step that this warp works on: [first_tile, end_tile).
-  __device__ int first_tile() const { return share() >> bits_; }
-  __device__ int end_tile() const { return bits_ == 3 ? count_ : min(count_, first_tile() + 1); }
-  __device__ int first_superblock(const MatmulParams& p) const {
-    return (p.n_superblocks * class_of_warp()) >> bits_;
-  }
-  __device__ int end_superblock(const MatmulParams& p) const {
-    return (p.n_superblocks * (class_of_warp() + 1)) >> bits_;
-  }
-  __device__ const uint8_t* tile(const MatmulParams& p, int i) const {
-    const MatmulSegment& s = p.segments[segment_];
-    const uint8_t* base = pairs_ && i > 0 ? s.w_up : s.w;
-    const int64_t row_tile = local_ + (pairs_ ? 0 : i);
-    return base + (row_tile * p.n_superblocks + first_superblock(p)) * s.tile_bytes;
-  }
+  __device__ int tile_in_segment(const MatmulParams& p) const { return tile - p.segments[segment].first; }
 
  private:
-  __device__ int share() const { return (warp_ - step_) & (kMatmulWarps - 1); }
-  __device__ void open(const MatmulParams& p) {
-    while (segment_ + 1 < p.n_segments && tile_ >= p.segments[segment_ + 1].first) {
-      ++segment_;
+  __device__ void find_segment(const MatmulParams& p) {
+    while (segment + 1 < p.n_segments && tile >= p.segments[segment + 1].first) {
+      ++segment;
     }
-    local_ = tile_ - p.segments[segment_].first;
-    pairs_ = p.epilogue == Epilogue::swiglu;
-    const int segment_end = segment_ + 1 < p.n_segments ? p.segments[segment_ + 1].first : p.n_tiles;
-    count_ = pairs_ ? 2 : min(2, min(segment_end, end_) - tile_);
   }
-
-  int tile_;
-  int end_;
-  int warp_;
-  int bits_;  // of the class index
-  int step_ = 0;
-  int segment_ = 0;
-  int local_ = 0;
-  int count_ = 0;
-  bool pairs_ = false;
 };
+
+// This warp's share of a step: one class of both tiles where there are eight classes, else of one. Which one
+// turns from step to step, which evens out runs of unequal length.
+struct WarpShare {
+  int class_index;
+  int first_tile;  ///< of the step
+  int end_tile;
+  __device__ WarpShare(int bits, int warp, int step, int count) {
+    const int share = (warp - step) & (kMatmulWarps - 1);
+    class_index = share & ((1 << bits) - 1);
+    first_tile = share >> bits;
+    end_tile = bits == 3 ? count : min(count, first_tile + 1);
+  }
+};
+__device__ __forceinline__ int class_start(const MatmulParams& p, int bits, int class_index) {
+  return (p.n_superblocks * class_index) >> bits;
+}
 
 // Fills a warp's ring with the tiles of its runs, in the order in which they are taken.
 class RunFeeder {
  public:
-  __device__ RunFeeder(const MatmulParams& p, const StepCursor& start)
-      : cursor_(start), tile_(start.first_tile()) {
-    open(p);
+  __device__ RunFeeder(const MatmulParams& p, const StepStart& start, int end, int bits, int warp)
+      : at_(start) {
+    open(p, end, bits, warp);
   }
-  __device__ void fill(const MatmulParams& p, TileRing& ring) {
+  __device__ void fill(const MatmulParams& p, int end, int bits, int warp, TileRing& ring) {
     while (ring.free_slots() > 0 && left_ > 0) {
       ring.fill(from_, bytes_);
       from_ += bytes_;
       if (--left_ == 0) {
-        ++tile_;
-        open(p);
+        ++run_;
+        open(p, end, bits, warp);
       }
     }
   }
 
  private:
-  __device__ void open(const MatmulParams& p) {
-    while (tile_ >= cursor_.end_tile() || cursor_.first_superblock(p) == cursor_.end_superblock(p)) {
-      cursor_.next(p);
-      if (!cursor_.valid()) {
-        return;  // left_ stays 0
+  // The next run, if there is one: the run_-th of this step or the first of a later one.
+  __device__ void open(const MatmulParams& p, int end, int bits, int warp) {
+    for (; at_.tile < end; at_.next(p, end), ++step_, run_ = 0) {
+      const WarpShare share(bits, warp, step_, at_.count(p, end));
+      const int i = share.first_tile + run_;
+      if (i >= share.end_tile) {
+        continue;
       }
-      tile_ = cursor_.first_tile();
+      const MatmulSegment& s = p.segments[at_.segment];
+      const bool pairs = p.epilogue == Epilogue::swiglu;
+      const int64_t row_tile = at_.tile_in_segment(p) + (pairs ? 0 : i);
+      const int start = class_start(p, bits, share.class_index);
+      bytes_ = s.tile_bytes;
+      from_ = (pairs && i > 0 ? s.w_up : s.w) + (row_tile * p.n_superblocks + start) * bytes_;
+      left_ = class_start(p, bits, share.class_index + 1) - start;
+      return;
     }
-    from_ = cursor_.tile(p, tile_);
-    bytes_ = p.segments[cursor_.segment()].tile_bytes;
-    left_ = cursor_.end_superblock(p) - cursor_.first_superblock(p);
   }
 
-  StepCursor cursor_;
+  StepStart at_;
   const uint8_t* from_ = nullptr;
   int bytes_ = 0;
-  int left_ = 0;
-  int tile_;
+  int left_ = 0;  // tiles of the run that are not in the ring yet; 0: nothing is left at all
+  int step_ = 0;
+  int run_ = 0;
 };
 
 // The unit at which a block starts, given the cost before it: the first whose start costs as much or more. A
@@ -321,19 +316,21 @@ __device__ __forceinline__ void finish_token(const MatmulParams& p, float4 v, fl
 
 // The sums of one tile (of gate, with those of up one tile further, for swiglu) to their outputs, by one
 // warp: four neighbouring lanes take the 16 rows of a token. partial: [class][tile][token][16], at the tile;
-// row_tile: in the segment.
+// row_tile: in the segment; in: of this lane's token and rows.
 __device__ __forceinline__ void finish_tile(const MatmulParams& p, const float* partial, int class_stride,
                                             int classes, const float* factors, const MatmulSegment& segment,
-                                            int row_tile) {
-  for (int token = static_cast<int>(threadIdx.x & 31U) >> 2; token < p.n_tokens; token += 8) {
-    const float* from = partial + token * kTileRows + (threadIdx.x & 3U) * 4;
-    const float4 v = sum_classes<false>(from, class_stride, classes);
-    float4 up{0, 0, 0, 0};
-    if (p.epilogue == Epilogue::swiglu) {
-      up = sum_classes<false>(from + p.n_tokens * kTileRows, class_stride, classes);
-    }
-    finish_token(p, v, up, row_inputs(p, segment, row_tile, token), factors[token], segment, row_tile, token);
+                                            int row_tile, const RowInputs& in) {
+  const int token = static_cast<int>(threadIdx.x & 31U) >> 2;
+  if (token >= p.n_tokens) {
+    return;
   }
+  const float* from = partial + token * kTileRows + (threadIdx.x & 3U) * 4;
+  const float4 v = sum_classes<false>(from, class_stride, classes);
+  float4 up{0, 0, 0, 0};
+  if (p.epilogue == Epilogue::swiglu) {
+    up = sum_classes<false>(from + p.n_tokens * kTileRows, class_stride, classes);
+  }
+  finish_token(p, v, up, in, factors[token], segment, row_tile, token);
 }
 
 template <int NT, int MT, typename Acts>
@@ -396,11 +393,17 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
 #endif
   }
   __syncwarp();
-  StepCursor now(p, first, end, warp);
+  const int bits = class_bits(p.n_superblocks);
+  StepStart at(p, first);
   TileRing ring(shared + plan.rings + warp * p.ring_slots * p.slot_bytes, ring_barriers, p.ring_slots,
                 p.slot_bytes, lane);
-  RunFeeder feeder(p, now);
-  feeder.fill(p, ring);
+  RunFeeder feeder(p, at, end, bits, warp);
+  feeder.fill(p, end, bits, warp, ring);
+  if (p.epilogue == Epilogue::add_and_norm) {  // weights, so they may be asked for before the wait
+    for (int tile = first + static_cast<int>(threadIdx.x); tile < end; tile += kMatmulThreads) {
+      prefetch_l2(p.norm_weight + static_cast<int64_t>(tile) * kTileRows);
+    }
+  }
   __syncthreads();
   wait_for_previous();
 
@@ -421,8 +424,8 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
       }
     }
 #else
-    for (int at = lane * 16; at < bytes; at += 32 * 16) {
-      *reinterpret_cast<uint4*>(to + at) = __ldcg(reinterpret_cast<const uint4*>(source + at));
+    for (int byte = lane * 16; byte < bytes; byte += 32 * 16) {
+      *reinterpret_cast<uint4*>(to + byte) = __ldcg(reinterpret_cast<const uint4*>(source + byte));
     }
     __syncwarp();
     if (lane == 0) {
@@ -452,37 +455,41 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
     barrier_wait(step_barrier(step), static_cast<uint32_t>(step & (slot_mask + 1)) != 0 ? 1U : 0U);
   };
   // one warp finishes a step, the others go on
-  const auto finish = [&](const StepCursor& at) {
-    const int step = at.step();
+  const auto finish = [&](const StepStart& of, int step) {
     if ((step & (kMatmulWarps - 1)) != warp) {
       return;
     }
+    const int count = p.epilogue == Epilogue::swiglu ? 1 : of.count(p, end);
+    const MatmulSegment& segment = p.segments[of.segment];
+    const int row_tile = of.tile_in_segment(p);
+    const float* sums = partials + (step & slot_mask) * slot_stride;
     wait_step(step);
-    const int count = p.epilogue == Epilogue::swiglu ? 1 : at.count();
     for (int tile = 0; tile < count; ++tile) {
-      finish_tile(p, partials + (step & slot_mask) * slot_stride + tile * tile_stride, 2 * tile_stride,
-                  classes, factors, p.segments[at.segment()], at.tile_in_segment() + tile);
+      finish_tile(p, sums + tile * tile_stride, 2 * tile_stride, classes, factors, segment, row_tile + tile,
+                  row_inputs(p, segment, row_tile + tile, lane >> 2));
     }
   };
 
-  StepCursor before = now;
-  while (now.valid()) {
-    const int step = now.step();
-    const int type = kType == kAnyType ? p.segments[now.segment()].type : kType;
-    const int c = now.class_of_warp();
-    const int first_k = now.first_superblock(p);
-    const int end_k = now.end_superblock(p);
+  StepStart before = at;
+  int step = 0;
+#pragma unroll 1
+  for (; at.tile < end; ++step) {
+    const WarpShare share(bits, warp, step, at.count(p, end));
+    const int type = kType == kAnyType ? p.segments[at.segment].type : kType;
+    const int c = share.class_index;
+    const int first_k = class_start(p, bits, c);
+    const int end_k = class_start(p, bits, c + 1);
     if constexpr (kResident) {
-      const int parts = kMatmulWarps >> class_bits(p.n_superblocks);
+      const int parts = kMatmulWarps >> bits;
       for (int i = 0; i < parts; ++i) {
         barrier_wait(part_barriers + c * parts + i, 0);
       }
     }
     bool opened = false;  // the step's slot is ours to write
-    for (int tile = now.first_tile(); tile < now.end_tile() || !opened; ++tile) {
+    for (int tile = share.first_tile; tile < share.end_tile || !opened; ++tile) {
       Accumulators<NT, 1> acc;
       clear<NT, 1>(acc);
-      const bool present = tile < now.end_tile();
+      const bool present = tile < share.end_tile;
       if (present) {
         acts.superblock = activations + static_cast<int64_t>(first_k) * record;
         for (int k = first_k; k < end_k; ++k) {
@@ -490,7 +497,7 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
           ring.take<1>(1, tiles);
           unit<NT, 1>(acc, type, tiles, acts, lane);
           ring.release(1);
-          feeder.fill(p, ring);
+          feeder.fill(p, end, bits, warp, ring);
           acts.superblock += record;
         }
       }
@@ -499,7 +506,7 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
         if (step == 0) {
           rms_factors<1>(p, factors, warp, lane);
         } else {
-          finish(before);
+          finish(before, step - 1);
         }
         if (step > slot_mask) {
           wait_step(step - slot_mask);  // whoever read this slot's last step has gone on since
@@ -521,10 +528,10 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
       }
     }
     barrier_arrive(step_barrier(step));  // every lane for its own sums
-    before = now;
-    now.next(p);
+    before = at;
+    at.next(p, end);
   }
-  finish(before);
+  finish(before, step - 1);
 }
 
 }  // namespace fl::cuda
