@@ -1,4 +1,5 @@
 // The delta rule on the device against ref/: step by step, by chunks, and that both see one state.
+#include <bit>
 #include <numeric>
 
 #include "kernels/causal_conv.h"
@@ -146,7 +147,8 @@ std::vector<DeltaShape> shapes() {
 // Tokens of one sequence, one after another, through `step`; or prompts through the other kernels.
 TEST_F(CudaGatedDelta, StepsAgreeWithTheReference) {
   for (const DeltaShape& shape : shapes()) {
-    const int32_t n_sequences = 3;
+    // with 48 heads more states than 132 SMs take at once in registers (kernels/cuda/gated_delta_step.cu)
+    const int32_t n_sequences = shape.n_value_heads == 48 ? 8 : 3;
     const int64_t n = test::few_cases() ? 3 : 9;
     World w(shape, n_sequences + 1, n_sequences * n, 5);
     std::vector<std::vector<float>> got(n_sequences);
@@ -183,6 +185,39 @@ TEST_F(CudaGatedDelta, StepsAgreeWithTheReference) {
       expect_state(w, n_sequences - i, state, where);
     }
   }
+}
+
+// Sequences with a past, a fresh one and a padding run; more heads than the device takes at once in registers
+// are the step's own choice of shared memory, fewer are asked to go there.
+TEST_F(CudaGatedDelta, StatesInSharedMemoryGiveTheSameBits) {
+  const DeltaShape shape{2, 6, 128, 128};
+  const int32_t n = 5;
+  const auto run = [&](cuda::DeltaStates states) {
+    World w(shape, n + 1, 2 * n, 15);
+    std::vector<uint32_t> bits;  // what no step has written is not a number, and equal all the same
+    const auto keep = [&](const std::vector<float>& values) {
+      for (const float v : values) {
+        bits.push_back(std::bit_cast<uint32_t>(v));
+      }
+    };
+    for (int32_t t = 0; t < 2; ++t) {
+      Output out(w, 2 * n);
+      std::vector<DeltaRun> runs;
+      for (int32_t i = 0; i < n; ++i) {
+        runs.push_back({2 * i + t, 1, i == 1 ? 0 : t, n - i});
+      }
+      runs.insert(runs.begin() + 2, DeltaRun{});
+      DeviceArray<DeltaRun> d_runs(runs);
+      cuda::gated_delta_step({}, shape, w.weights(), w.device_state(), w.projections(), d_runs.data(),
+                             static_cast<int>(runs.size()), out.to(shape), states);
+      EXPECT_TRUE(out.activations.intact());
+      keep(out.activations.download());
+    }
+    EXPECT_TRUE(w.state.intact());
+    keep(w.state.download());
+    return bits;
+  };
+  EXPECT_EQ(run(cuda::DeltaStates::best), run(cuda::DeltaStates::in_shared_memory));
 }
 
 void prompt(World& w, int32_t n_before, int32_t n, int32_t row, bool chunked, DeviceArray<float>& mixed,

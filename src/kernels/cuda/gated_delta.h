@@ -57,10 +57,14 @@ struct DeltaOutput {
 };
 bool delta_fuses(const DeltaShape& shape);
 
+/// Where a step keeps the states that it works on: by how many there are, or in shared memory if the device
+/// can. The bits are the same.
+enum class DeltaStates { best, in_shared_memory };
+
 /// One token of each run (n_tokens is 0 or 1): convolution, rule, norm.
 void gated_delta_step(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w,
                       const DeltaState& state, const DeltaProjections& in, const DeltaRun* runs, int n_runs,
-                      const DeltaOutput& out);
+                      const DeltaOutput& out, DeltaStates states = DeltaStates::best);
 
 // Prompts. The steps below, in this order, do the same for runs of any length; `runs` are whole slices.
 

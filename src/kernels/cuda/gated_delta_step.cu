@@ -1,5 +1,8 @@
 // The recurrent form: one token of each sequence with everything around it (decode), or short runs of
 // prepared tokens.
+#include <limits>
+
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/gated_delta.cuh"
 
 namespace fl::cuda {
@@ -9,6 +12,10 @@ constexpr int kDim = 128;  // of keys and values in the fast kernels
 constexpr int kParts = 4;  // threads that share a column of S
 constexpr int kRows = kDim / kParts;
 constexpr int kStepThreads = kDim * kParts;
+constexpr int kStateBytes = kDim * kDim * 4;
+constexpr int kStagedBlocks = 3;        // an SM, with their states in shared memory
+constexpr int kRegisterBlocks = 2;      // an SM, with their states in registers
+constexpr int kStagedBeside = 8 << 10;  // bytes of a staged block beside its state, the driver's included
 constexpr int kGenericThreads = 256;
 constexpr int kMaxDim = 1024;  // of a head: the largest that a file may have (model/config.cpp)
 
@@ -55,11 +62,31 @@ __device__ __forceinline__ void gates(const StepArgs& a, int token, int head, fl
   beta = sigmoid(a.in.beta[at]);
 }
 
-// Block: one value head of one run. Thread (part, column) holds kRows elements of its column of S in
-// registers; with p = S^T k and r = S^T q of the old state, d = beta (v - decay p), o = decay r + (k . q) d
-// needs one pass over it.
-template <bool kStep>
-__global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
+// A thread's kRows elements of a column of S: in registers, or in shared memory, where a bulk copy brings
+// them while the threads do what comes before.
+template <bool kStaged>
+struct Column;
+template <>
+struct Column<false> {
+  float s[kRows];
+  __device__ __forceinline__ float operator[](int i) const { return s[i]; }
+};
+template <>
+struct Column<true> {
+  const float* s;
+  __device__ __forceinline__ float operator[](int i) const { return s[i * kDim]; }
+};
+
+// Block: one value head of one run. Thread (part, column) has kRows elements of its column of S; with p = S^T
+// k and r = S^T q of the old state, d = beta (v - decay p), o = decay r + (k . q) d needs one pass over it.
+// kStaged (a step on sm_90): S comes to shared memory, which leaves registers for three blocks an SM: two
+// that fetch while one computes.
+template <bool kStep, bool kStaged>
+__global__ void __launch_bounds__(kStepThreads, kStaged ? kStagedBlocks : kRegisterBlocks)
+    delta_128(const StepArgs a) {
+  static_assert(kStep || !kStaged, "a state that changes from token to token stays in registers");
+  extern __shared__ __align__(128) float staged[];
+  __shared__ uint64_t arrived;
   __shared__ __align__(16) float q[kDim];
   __shared__ __align__(16) float k[kDim];
   __shared__ float v[kDim];
@@ -82,16 +109,31 @@ __global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
   if (!kStep) {
     wait_for_previous();  // an earlier piece of the same step may have written the state
   }
-  float s[kRows];
-  if (run.n_cached == 0) {
+  Column<kStaged> s;
+  if constexpr (kStaged) {
+    s.s = staged + part * kRows * kDim + column;
+    if (run.n_cached == 0) {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        staged[(part * kRows + i) * kDim + column] = 0;
+      }
+    } else if (thread == 0) {
+      barrier_init(&arrived, 1);
+#if __CUDA_ARCH__ >= 900
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+      barrier_expect(&arrived, kStateBytes);
+      bulk_copy(staged, row + static_cast<int64_t>(head) * kDim * kDim, kStateBytes, &arrived);
+#endif
+    }
+  } else if (run.n_cached == 0) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      s[i] = 0;
+      s.s[i] = 0;
     }
   } else {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      s[i] = s_global[i * kDim];
+      s.s[i] = s_global[i * kDim];
     }
   }
   const int qk = a.dims.qk_channels();
@@ -140,6 +182,9 @@ __global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
       kq += k[lane + j * kWarp] * q[lane + j * kWarp];
     }
     kq = warp_sum(kq);
+    if (kStaged && run.n_cached != 0) {
+      barrier_wait(&arrived, 0);
+    }
     float p = 0;
     float r = 0;
 #pragma unroll
@@ -162,10 +207,16 @@ __global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
 #pragma unroll
     for (int j = 0; j < kRows; j += 4) {
       const float4 k4 = *reinterpret_cast<const float4*>(k + part * kRows + j);
-      s[j] = decay * s[j] + k4.x * delta;
-      s[j + 1] = decay * s[j + 1] + k4.y * delta;
-      s[j + 2] = decay * s[j + 2] + k4.z * delta;
-      s[j + 3] = decay * s[j + 3] + k4.w * delta;
+      const float next[4] = {decay * s[j] + k4.x * delta, decay * s[j + 1] + k4.y * delta,
+                             decay * s[j + 2] + k4.z * delta, decay * s[j + 3] + k4.w * delta};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if constexpr (kStaged) {
+          s_global[(j + i) * kDim] = next[i];
+        } else {
+          s.s[j + i] = next[i];
+        }
+      }
     }
     const float out = decay * r + kq * delta;
     if (kStep) {
@@ -185,9 +236,11 @@ __global__ void __launch_bounds__(kStepThreads, 2) delta_128(const StepArgs a) {
       __syncthreads();  // q, k, v and the partial sums are free again
     }
   }
+  if constexpr (!kStaged) {
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    s_global[i * kDim] = s[i];
+    for (int i = 0; i < kRows; ++i) {
+      s_global[i * kDim] = s[i];
+    }
   }
 }
 
@@ -273,14 +326,34 @@ __global__ void __launch_bounds__(kGenericThreads) delta_generic(const StepArgs 
   }
 }
 
+// Whether n states go through shared memory: the device has bulk copies and room for kStagedBlocks, and the
+// states are more than what its SMs take at once in registers. For fewer it is slower (docs/decisions/0064).
+bool stages(DeltaStates where, int n) {
+  static const int least = [] {
+    int device = 0;
+    int per_sm = 0;
+    int n_sms = 0;
+    check(cudaGetDevice(&device), "device of a kernel");
+    check(cudaDeviceGetAttribute(&per_sm, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+          "shared memory of an SM");
+    check(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device), "SMs");
+    const bool room = per_sm >= kStagedBlocks * (kStateBytes + kStagedBeside);
+    return device_arch() >= 90 && room ? kRegisterBlocks * n_sms + 1 : std::numeric_limits<int>::max();
+  }();
+  return n >= least || (where == DeltaStates::in_shared_memory && least != std::numeric_limits<int>::max());
+}
+
 template <bool kStep>
-void start(const Queue& queue, const StepArgs& args, int n_runs, bool fast) {
+void start(const Queue& queue, const StepArgs& args, int n_runs, bool fast, DeltaStates states) {
   if (n_runs == 0) {
     return;
   }
   const dim3 grid(static_cast<unsigned>(args.dims.value_heads), static_cast<unsigned>(n_runs));
-  if (fast) {
-    launch(queue, delta_128<kStep>, grid, kStepThreads, 0, "gated_delta", args);
+  if (fast && kStep && stages(states, args.dims.value_heads * n_runs)) {
+    prepare_shared(delta_128<kStep, kStep>, kStateBytes, "gated_delta");
+    launch(queue, delta_128<kStep, kStep>, grid, kStepThreads, kStateBytes, "gated_delta", args);
+  } else if (fast) {
+    launch(queue, delta_128<kStep, false>, grid, kStepThreads, 0, "gated_delta", args);
   } else {
     launch(queue, delta_generic<kStep>, grid, kGenericThreads, 0, "gated_delta", args);
   }
@@ -294,16 +367,16 @@ bool delta_fuses(const DeltaShape& shape) {
 
 void gated_delta_step(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w,
                       const DeltaState& state, const DeltaProjections& in, const DeltaRun* runs, int n_runs,
-                      const DeltaOutput& out) {
+                      const DeltaOutput& out, DeltaStates states) {
   start<true>(queue, {delta_dims(shape, w), w, state, in, runs, nullptr, out.y, writer(out.activations)},
-              n_runs, delta_fuses(shape));
+              n_runs, delta_fuses(shape), states);
 }
 
 void delta_recurrent(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w,
                      const DeltaState& state, const DeltaProjections& in, const DeltaRun* runs, int n_runs,
                      float* mixed) {
   start<false>(queue, {delta_dims(shape, w), w, state, in, runs, mixed, nullptr, {}}, n_runs,
-               delta_fuses(shape));
+               delta_fuses(shape), DeltaStates::best);
 }
 
 }  // namespace fl::cuda
