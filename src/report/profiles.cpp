@@ -120,9 +120,16 @@ Profile make_profile(const Document& document, const char* name, const char* tit
   return out;
 }
 
-std::string filling_of(const Cell& cell) {
-  return cell.depth == "empty" ? std::string("with an empty window (filled ones were not measured)")
-                               : fmt::format("with {} tokens in the window", cell.depth_tokens);
+std::string filling_of(const Document& document, const Cell& cell) {
+  if (cell.depth != "empty") {
+    return fmt::format("with {} tokens in the window", cell.depth_tokens);
+  }
+  const Cell* filled = cell_at(document, cell.ctx, cell.chats, {"full", "half"});
+  if (filled == nullptr || !filled->decode_total) {
+    return "with an empty window (filled ones were not measured)";
+  }
+  return fmt::format("with an empty window, and {} tok/s with {} tokens in it",
+                     rate(filled->decode_total->mean), filled->depth_tokens);
 }
 
 }  // namespace
@@ -160,20 +167,20 @@ std::vector<Profile> choose_profiles(const Document& document, const Recommendat
         document, "chat", "One person", *chat,
         fmt::format("the largest context in which one chat keeps {} of its best speed: {} tok/s {}",
                     chat->decode_per_chat->mean >= kChatShare * best ? "90 %" : "most",
-                    rate(chat->decode_per_chat->mean), filling_of(*chat))));
+                    rate(chat->decode_per_chat->mean), filling_of(document, *chat))));
   }
   if (lengthy != nullptr) {
-    out.push_back(
-        make_profile(document, "long-files", "Long files", *lengthy,
-                     fmt::format("a window of {} tokens still writes {} tok/s {}, {:.0f} % of the best",
-                                 lengthy->ctx / lengthy->chats, rate(lengthy->decode_per_chat->mean),
-                                 filling_of(*lengthy), 100 * lengthy->decode_per_chat->mean / best)));
+    out.push_back(make_profile(
+        document, "long-files", "Long files", *lengthy,
+        fmt::format("a window of {} tokens still writes {} tok/s {}, {:.0f} % of the best",
+                    lengthy->ctx / lengthy->chats, rate(lengthy->decode_per_chat->mean),
+                    filling_of(document, *lengthy), 100 * lengthy->decode_per_chat->mean / best)));
   }
   if (largest != nullptr) {
     out.push_back(make_profile(
         document, "coding", "Whole codebase", *largest,
         fmt::format("the largest window that ran: {} tokens, {} tok/s {}", largest->ctx / largest->chats,
-                    rate(largest->decode_per_chat->mean), filling_of(*largest))));
+                    rate(largest->decode_per_chat->mean), filling_of(document, *largest))));
   }
   // Many agents: the best total speed among the knees, as full as it was measured.
   const Cell* agents = nullptr;
@@ -189,10 +196,11 @@ std::vector<Profile> choose_profiles(const Document& document, const Recommendat
     }
   }
   if (agents != nullptr) {
-    out.push_back(make_profile(
-        document, "agents", "Many agents", *agents,
-        fmt::format("{} chats together write {} tok/s, each in a window of {} tokens, {}", agents->chats,
-                    rate(agents->decode_total->mean), agents->ctx / agents->chats, filling_of(*agents))));
+    out.push_back(
+        make_profile(document, "agents", "Many agents", *agents,
+                     fmt::format("{} chats together write {} tok/s, each in a window of {} tokens, {}",
+                                 agents->chats, rate(agents->decode_total->mean), agents->ctx / agents->chats,
+                                 filling_of(document, *agents))));
   }
   return out;
 }

@@ -273,6 +273,13 @@ TEST(Profiles, CommandsAreThoseThatWereMeasured) {
   }
   EXPECT_EQ(profiles[2].ctx, 131072);
   EXPECT_EQ(profiles[3].chats, 4);
+  // What many agents get in filled windows is said beside it, as far as it was measured.
+  EXPECT_THAT(profiles[3].reason,
+              testing::ContainsRegex("empty window, and [0-9]+ tok/s with [0-9]+ tokens in it"));
+  World empty;
+  empty.depths = {"empty"};
+  EXPECT_THAT(document_of(empty).recommendation.profiles.back().reason,
+              HasSubstr("filled ones were not measured"));
 }
 
 TEST(Profiles, AreReadFromAReport) {
