@@ -54,6 +54,10 @@ void say_what_loaded(const Loaded& loaded) {
   spdlog::info("slots: {}, each with a context of {} tokens ({})", context.n_slots, context.n_ctx_slot,
                context.unified ? fmt::format("from one pool of {}", context.n_ctx)
                                : fmt::format("{} in all", context.n_ctx));
+  if (context.capped) {
+    spdlog::warn("--ctx-size asks for more than the model was trained on: a slot has {} tokens of context",
+                 context.n_ctx_slot);
+  }
   if (context.shrunk) {
     spdlog::warn(
         "the context was cut to what the free memory has room for; --ctx-size asks for more, "

@@ -49,6 +49,11 @@ TEST(Context, NoSlotIsLargerThanTheTrainingLength) {
   const ContextPlan plan = divide_context(with(2, 1 << 20), 1 << 20, 8192);
   EXPECT_EQ(plan.n_ctx_slot, 8192);
   EXPECT_EQ(plan.n_ctx, 16384) << "what no slot can use is not reserved";
+  EXPECT_TRUE(plan.capped);
+  EXPECT_FALSE(divide_context(with(2, 16384), 16384, 8192).capped);
+  EXPECT_FALSE(divide_context(with(2, std::nullopt), 8192, 8192).capped);
+  EXPECT_FALSE(divide_context(with(-1, 32768), 32768, 8192).capped) << "four slots share it";
+  EXPECT_TRUE(divide_context(with(-1, 40000), 40000, 8192).capped);
   bool may_shrink = true;
   EXPECT_EQ(wanted_context(with(1, 0), 8192, may_shrink), 8192);
   EXPECT_FALSE(may_shrink) << "--ctx-size 0 asks for the training length";

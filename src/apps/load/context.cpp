@@ -71,6 +71,8 @@ ContextPlan divide_context(const Options& options, int64_t total, int64_t n_ctx_
   if (options.kv_unified_per_slot > 0) {
     slot = std::min(slot, options.kv_unified_per_slot);
   }
+  plan.capped =
+      options.ctx_size.value_or(0) > 0 && total > plan.n_slots * round_up(n_ctx_train, kContextGrain);
   slot = std::min(slot, n_ctx_train);
   plan.n_ctx_slot = static_cast<int32_t>(slot);
   // More than all slots can hold is never used.

@@ -30,6 +30,7 @@ struct ContextPlan {
   int64_t n_ctx = 0;       ///< tokens of the whole pool
   bool unified = false;    ///< the slots share the pool
   bool shrunk = false;     ///< by --fit
+  bool capped = false;     ///< --ctx-size asks for more than slots of the training length can hold
 };
 
 /// With `total` tokens for all slots.
