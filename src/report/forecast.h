@@ -2,11 +2,11 @@
 // are, what the model of cost says, corrected by how it errs for steps of their kind.
 #pragma once
 
-#include <compare>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
+#include <tuple>
 
 #include "report/records.h"
 #include "report/steps.h"
@@ -20,7 +20,9 @@ struct StepPlace {
   std::string depth;
   std::string kind;  ///< "measure" (anchors, too), "warm-up", "fill", "start" (without a depth)
 
-  auto operator<=>(const StepPlace&) const = default;
+  bool operator<(const StepPlace& other) const {
+    return std::tie(ctx, chats, depth, kind) < std::tie(other.ctx, other.chats, other.depth, other.kind);
+  }
 };
 
 StepPlace place_of(int64_t ctx, int64_t chats, const Step& step);

@@ -133,9 +133,9 @@ void CostModel::fit() {
   double xx = 0;
   for (const auto& [key, place] : filled_) {
     const auto chats = static_cast<double>(key.first);
-    const double tokens = chats * static_cast<double>(key.second);
-    xy += tokens * (place.middle - step_c_ - step_d_ * chats);
-    xx += tokens * tokens;
+    const double held = chats * static_cast<double>(key.second);
+    xy += held * (place.middle - step_c_ - step_d_ * chats);
+    xx += held * held;
   }
   step_e_ = xx > 0 ? std::max(0.0, xy / xx) : 0;
 }
