@@ -85,6 +85,16 @@ __device__ __forceinline__ void bring_tokens(const BatchParams& p, const CUtenso
   }
 }
 
+// Two warps: the next norm's weights on their way to L2, all blocks together; weights, so before the wait.
+__device__ __forceinline__ void prefetch_norm(const BatchParams& p, int thread) {
+  constexpr int kLine = 128 / static_cast<int>(sizeof(float));
+  const int rows = p.segments[0].rows;
+  for (int at = (static_cast<int>(blockIdx.x) + thread * static_cast<int>(gridDim.x)) * kLine; at < rows;
+       at += 2 * kWarp * static_cast<int>(gridDim.x) * kLine) {
+    prefetch_l2(p.norm_weight + at);
+  }
+}
+
 // Warps: what the sums of products are multiplied by, token by token.
 __device__ __forceinline__ void find_factors(const BatchParams& p, const Shared& s, int warp, int lane) {
   const RmsScale& scale = p.scale;
@@ -248,6 +258,9 @@ __global__ void __launch_bounds__(Shape<N>::kThreads, 1)
         bring_tokens<N>(p, x, shared.tokens);
       }
     } else {
+      if (p.epilogue == BatchEpilogue::add_and_norm) {
+        prefetch_norm(p, thread % (2 * kWarp));
+      }
       wait_for_previous();
       find_factors(p, shared, warp - 2, thread % 32);
     }
