@@ -71,8 +71,12 @@ TEST(Engine, RefusesWhatCannotBe) {
     Call call(prompt(10));
     change(call.request);
     const auto id = engine.submit(call.request);
+    if (id) {
+      EXPECT_TRUE(call.sink->wait());  // it may be done before anybody looks
+      return std::string("accepted");
+    }
     EXPECT_EQ(call.sink->n_done, 0);
-    return id ? std::string("accepted") : id.error().message;
+    return id.error().message;
   };
   EXPECT_EQ(code([](Request& r) { r.prompt.clear(); }), "prompt: expected at least one token, found none");
   EXPECT_EQ(code([](Request& r) { r.prompt = prompt(129); }),
