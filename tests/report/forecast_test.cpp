@@ -48,6 +48,18 @@ int64_t n_measured(const Forecasts& run) {
                        [](const Cell& cell) { return cell.status == "ok"; });
 }
 
+// A server that reports its usage and has llama-server's tokenizer route; rates of its calibration in tok/s.
+ReplayedMachine machine(double tokens_per_byte, double prefill, double decode) {
+  ReplayedMachine out;
+  out.facts.token_counts = "usage";
+  out.facts.tokenizer = "llama-server";
+  out.facts.tokens_per_byte = tokens_per_byte;
+  out.facts.overhead_tokens = 10;
+  out.facts.calibration_prefill = prefill;
+  out.facts.calibration_decode = decode;
+  return out;
+}
+
 // `freelunch report` on the demo model, two idle cores of an AMD EPYC: each row is the mean of the batches of
 // one repeat. Repeats that were not recorded take as long as another of their cell.
 ReplayedMachine recorded() {
@@ -77,14 +89,8 @@ ReplayedMachine recorded() {
            [std::stoll(cells.at(4))] = row;
   }
   EXPECT_EQ(rows->size(), 45 * 2 + 30 + 15);
-  ReplayedMachine out;
+  ReplayedMachine out = machine(0.257, 14463, 4008);
   out.facts.name = "freelunch";
-  out.facts.token_counts = "usage";
-  out.facts.tokenizer = "llama-server";
-  out.facts.tokens_per_byte = 0.257;
-  out.facts.overhead_tokens = 10;
-  out.facts.calibration_prefill = 14463;
-  out.facts.calibration_decode = 4008;
   out.start_seconds = [rows](const ConfigSize& size) {
     constexpr double kAsking = 0.13;
     return kAsking + rows->at({size.ctx, size.chats, "", "start"}).at(0).seconds;
@@ -108,13 +114,7 @@ ReplayedMachine recorded() {
 
 // A GPU with a model of 27B or so: reading and writing as formulas of the tokens in the windows.
 ReplayedMachine gpu() {
-  ReplayedMachine out;
-  out.facts.token_counts = "usage";
-  out.facts.tokenizer = "llama-server";
-  out.facts.tokens_per_byte = 0.25;
-  out.facts.overhead_tokens = 10;
-  out.facts.calibration_prefill = 9000;
-  out.facts.calibration_decode = 52;
+  ReplayedMachine out = machine(0.25, 9000, 52);
   out.start_seconds = [](const ConfigSize& size) { return 4 + 5e-6 * static_cast<double>(size.ctx); };
   out.batch = [](const BatchSpec& spec) {
     const auto read = [](double n) { return n * (1.1e-4 + 1.5e-10 * n); };
