@@ -9,6 +9,7 @@
 #include <fmt/ranges.h>
 
 #include "report/machine.h"
+#include "report/states.h"
 #include "report/statistics.h"
 
 namespace fl::report {
@@ -82,21 +83,22 @@ void merge_memory(Memory& into, const Batch& batch) {
 }
 
 // What the parts of one repeat are together.
-struct Repeat {
+struct RepeatSums {
   HarmonicMean total;
   HarmonicMean per_chat;
   HarmonicMean prefill;
   std::vector<double> joules;
+  std::vector<Yardstick> beside;
   double seconds = 0;
   double foreign_seconds = 0;
 };
 
 // Foreign load over a whole repeat, or over all of them: over one short batch it would be the ticks of two
 // clocks.
-void judge_load(Cell& cell, const std::map<int64_t, Repeat>& repeats) {
+void judge_load(Cell& cell, const std::map<int64_t, RepeatSums>& repeats) {
   double most = 0;
-  Repeat all;
-  const auto judge = [&](const Repeat& repeat) {
+  RepeatSums all;
+  const auto judge = [&](const RepeatSums& repeat) {
     most =
         repeat.seconds >= kLeastLoadSeconds ? std::max(most, repeat.foreign_seconds / repeat.seconds) : most;
   };
@@ -149,9 +151,9 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
   std::vector<double> whole;
   std::vector<double> cached;
   std::vector<double> depth;
-  std::map<int64_t, Repeat> repeats;
+  std::map<int64_t, RepeatSums> repeats;
   for (const Batch* batch : batches) {
-    Repeat& repeat = repeats[batch->repeat];
+    RepeatSums& repeat = repeats[batch->repeat];
     repeat.seconds += batch->seconds;
     repeat.foreign_seconds += batch->foreign_cpu * batch->seconds;
     std::vector<double> rates;
@@ -183,6 +185,7 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
     if (batch->prefill_total) {
       repeat.prefill.add(*batch->prefill_total);
     }
+    repeat.beside.insert(repeat.beside.end(), batch->beside.begin(), batch->beside.end());
     if (batch->joules) {
       repeat.joules.push_back(*batch->joules);
     }
@@ -197,8 +200,15 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
       into.push_back(*value);
     }
   };
+  cell.repeats.emplace();
   for (const auto& [n, repeat] : repeats) {
     keep(total, repeat.total.value());
+    if (const auto rate = repeat.total.value()) {
+      // Over a short time the kernel's ticks say nothing.
+      const bool long_enough = repeat.seconds >= kLeastLoadSeconds;
+      cell.repeats->push_back(
+          {n, *rate, long_enough ? repeat.foreign_seconds / repeat.seconds : 0, repeat.beside});
+    }
     keep(per_chat, repeat.per_chat.value());
     keep(prefill, repeat.prefill.value());
     if (!repeat.joules.empty()) {
@@ -373,6 +383,11 @@ void judge(Document& document, const Sorted& sorted) {
                          100 * point.change)});
       }
     }
+  }
+  if (const std::string states = run_states_text(document); !states.empty()) {
+    integrity.flags.push_back(
+        {"machine_states", "the machine did not stay the same: a word between its cores took " + states +
+                               " of the repeats; a speed is the mean of those that its cell met"});
   }
   if (sorted.has_facts) {
     for (const std::string& note : sorted.facts.notes) {
@@ -551,6 +566,7 @@ Document assemble(const Manifest& manifest, const std::vector<Record>& records,
   add_configurations(document, sorted);
   add_requests(document, sorted);
   document.drift = drift_of(records);
+  explain_spread(document.cells, reads_memory(document));
   judge(document, sorted);
   describe_run(document, manifest, sorted, stop_reason);
   if (sorted.quality) {

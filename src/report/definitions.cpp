@@ -25,12 +25,10 @@ std::vector<Definition> definitions(const Document& document) {
       {"p50, p95, p99", "linear between neighbours (type 7)"},
       {"repeat",
        "as many batches (one request of each chat, sent together) as write for a second where time and "
-       "window "
-       "allow, taken as one: the tokens of all of them by the time of all of them. A cell whose repeats "
-       "spread "
-       "gets up to twice as many. Where time allows the whole matrix is walked once for each part of the "
-       "repeats, "
-       "so that those of one cell lie far apart"},
+       "window allow, taken as one: the tokens of all of them by the time of all of them. Where time allows "
+       "the whole matrix is walked once for each part of the repeats, so that those of one cell lie far "
+       "apart, and the cells that profiles rest on get twice as many; otherwise a cell whose repeats spread "
+       "gets up to twice as many"},
       {"spread",
        "coefficient of variation over repeats: sample standard deviation / mean; over 5 % is flagged: of "
        "decode tok/s, of prefill tok/s, and of joules per token where they are measured"},
@@ -38,6 +36,11 @@ std::vector<Definition> definitions(const Document& document) {
        "the first cell that was measured is measured again in the middle and at the end; a median that moved "
        "by "
        "more than 5 % is flagged"},
+      {"state of the machine",
+       "beside each repeat, while the server is idle: how long a word takes from one core to all others and "
+       "back, halved; what all cores read from memory and multiply. Readings that lie together are a state; "
+       "memory counts where the model is larger than the last cache. Not on a machine with a GPU, nor for a "
+       "server at a URL"},
       {"context", "--ctx-size: tokens of all chats together; one chat's window is context / chats"},
       {"depth",
        "empty: the prompt is the only content; full: the window is filled up to the room for prompt and "

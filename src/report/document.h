@@ -71,6 +71,7 @@ struct Machine {
   std::optional<double> cpu_clock_max_mhz;
   std::string governor;  ///< cpufreq; empty: the kernel does not say
   std::vector<Gpu> gpus;
+  std::optional<int64_t> cache_bytes;  ///< of the last level
 };
 
 struct Model {
@@ -159,10 +160,25 @@ struct Configuration {
 /// A warning with a code that scripts may rely on: "spread" (of decode tok/s), "spread_prefill",
 /// "spread_energy", "cpu_load", "gpu_load", "throttled",
 /// "cache_hit", "truncated", "error", "timeout", "short_answer", "usage_disagrees", "counted_by_chunks",
-/// "few_samples", "no_overlap", "refilled".
+/// "few_samples", "no_overlap", "refilled"; of the run also "drift", "machine_states", "server".
 struct Flag {
   std::string code;
   std::string text;
+};
+
+/// What the machine itself could do at a moment at which the server was idle, all cores together.
+struct Yardstick {
+  double handover_seconds = 0;  ///< until a word is seen by every other core, and back, halved
+  double read_bytes_per_second = 0;
+  double multiplies_per_second = 0;  ///< of 64-bit integers
+};
+
+/// One repeat of a cell.
+struct Repeat {
+  int64_t repeat = 0;
+  double decode_total = 0;        ///< tokens/s of all chats
+  double foreign_cpu = 0;         ///< share of the machine's CPU time that other programs used
+  std::vector<Yardstick> beside;  ///< before and after it; empty: not measured (on a GPU, at a URL)
 };
 
 /// One configuration at one filling of the window.
@@ -189,6 +205,7 @@ struct Cell {
   std::optional<double> cached_share;  ///< of the prompt tokens, median
   Memory memory;
   std::vector<Flag> flags;
+  std::optional<std::vector<Repeat>> repeats;
 };
 
 /// The time to the first token of one prompt of which nothing was cached: TTFT against prompt length.

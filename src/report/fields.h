@@ -65,7 +65,8 @@ FL_FIELDS(Machine, "where the client ran; the server's machine too, unless the U
   f("memory_bytes", &T::memory_bytes, "");
   f("cpu_clock_max_mhz", &T::cpu_clock_max_mhz, "");
   f("governor", &T::governor, "cpufreq");
-  f("gpus", &T::gpus, "");)
+  f("gpus", &T::gpus, "");
+  f("cache_bytes", &T::cache_bytes, "of the last level");)
 
 FL_FIELDS(Model, "the model under measurement",
   f("name", &T::name, "");
@@ -142,6 +143,17 @@ FL_FIELDS(Flag, "a warning; the codes are stable",
   f("code", &T::code, "");
   f("text", &T::text, "");)
 
+FL_FIELDS(Yardstick, "what the machine itself could do while the server was idle, all cores together",
+  f("handover_seconds", &T::handover_seconds, "until a word is seen by every other core, and back, halved");
+  f("read_bytes_per_second", &T::read_bytes_per_second, "from memory");
+  f("multiplies_per_second", &T::multiplies_per_second, "of 64-bit integers");)
+
+FL_FIELDS(Repeat, "one repeat of a cell",
+  f("repeat", &T::repeat, "");
+  f("decode_tokens_per_second_total", &T::decode_total, "");
+  f("foreign_cpu", &T::foreign_cpu, "share of the machine's CPU time that other programs used");
+  f("beside", &T::beside, "the machine before and after it; empty: not measured (on a GPU, at a URL)");)
+
 FL_FIELDS(Cell, "one configuration at one filling of the window",
   f("id", &T::id, "");
   f("ctx", &T::ctx, "");
@@ -164,7 +176,8 @@ FL_FIELDS(Cell, "one configuration at one filling of the window",
   f("joules_per_token", &T::joules_per_token, "");
   f("cached_share", &T::cached_share, "of the prompt tokens, median");
   f("memory", &T::memory, "");
-  f("flags", &T::flags, "");)
+  f("flags", &T::flags, "");
+  f("repeats", &T::repeats, "");)
 
 FL_FIELDS(PromptPoint, "time to the first token of one prompt of which nothing was cached",
   f("ctx", &T::ctx, "");

@@ -1,6 +1,28 @@
 #include "report/instruments.h"
 
+#include <utility>
+
 namespace fl::report {
+
+Result<Batch> measure_beside(Instruments& tools, const Session& session, const Facts& facts,
+                             const BatchSpec& spec, int64_t n_parts) {
+  const bool timed = spec.kind == "measure" || spec.kind == "anchor";
+  std::vector<Yardstick> beside;
+  const auto look = [&] {
+    if (const auto reading = tools.yardstick()) {
+      beside.push_back(*reading);
+    }
+  };
+  if (timed && spec.part == 1) {
+    look();
+  }
+  FL_ASSIGN(Batch batch, tools.measure(session, facts, spec));
+  if (timed && spec.part == n_parts) {
+    look();
+  }
+  batch.beside = std::move(beside);
+  return batch;
+}
 
 RealInstruments::RealInstruments(const RunJob& job)
     : job_(job), options_(job.manifest.options), nvml_(Nvml::open()) {}
@@ -24,6 +46,17 @@ Result<Facts> RealInstruments::describe(const Session& session) {
 Result<Batch> RealInstruments::measure(const Session& session, const Facts& facts, const BatchSpec& spec) {
   return report::measure(session.endpoint, facts, options_, spec, texts_, nvml_.get(), session.pid,
                          job_.cancel);
+}
+
+std::optional<Yardstick> RealInstruments::yardstick() {
+  // A server on a GPU does not depend on it, and one at a URL may be busy with others' requests.
+  if (nvml_ != nullptr || options_.kind == "url") {
+    return std::nullopt;
+  }
+  if (meter_ == nullptr) {
+    meter_ = std::make_unique<YardstickMeter>();
+  }
+  return meter_->measure();
 }
 
 Result<Quality> RealInstruments::score(const QualityJob& job) {

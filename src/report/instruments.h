@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "report/runner.h"
 #include "report/session.h"
 #include "report/target.h"
+#include "report/yardstick.h"
 
 namespace fl::report {
 
@@ -33,9 +35,15 @@ class Instruments {
   virtual Result<Facts> describe(const Session& session) = 0;
   /// measure()
   virtual Result<Batch> measure(const Session& session, const Facts& facts, const BatchSpec& spec) = 0;
+  /// The machine itself, while the server has nothing to do; nullopt: it says nothing about this server.
+  virtual std::optional<Yardstick> yardstick() = 0;
   /// measure_quality()
   virtual Result<Quality> score(const QualityJob& job) = 0;
 };
+
+/// measure(), with the yardstick before the first part of a timed repeat and after its last one.
+Result<Batch> measure_beside(Instruments& tools, const Session& session, const Facts& facts,
+                             const BatchSpec& spec, int64_t n_parts);
 
 /// Those of a real run.
 class RealInstruments final : public Instruments {
@@ -47,12 +55,14 @@ class RealInstruments final : public Instruments {
   Result<Facts> ask(const Session& session, uint64_t seed) override;
   Result<Facts> describe(const Session& session) override;
   Result<Batch> measure(const Session& session, const Facts& facts, const BatchSpec& spec) override;
+  std::optional<Yardstick> yardstick() override;
   Result<Quality> score(const QualityJob& job) override;
 
  private:
   const RunJob& job_;
   const Options& options_;
   std::unique_ptr<Nvml> nvml_;
+  std::unique_ptr<YardstickMeter> meter_;
   TextSizes texts_;
 };
 

@@ -15,6 +15,8 @@
 
 #include <fmt/format.h>
 
+#include "report/yardstick.h"
+
 namespace fl::report {
 namespace {
 
@@ -167,6 +169,9 @@ Machine describe_machine(const Nvml* nvml) {
     }
   }
   out.memory_bytes = memory_bytes();
+  if (const int64_t cache = last_level_cache_bytes(); cache > 0) {
+    out.cache_bytes = cache;
+  }
   const std::string frequency = "/sys/devices/system/cpu/cpu0/cpufreq/";
   if (const auto khz = read_number(frequency + "cpuinfo_max_freq")) {
     out.cpu_clock_max_mhz = *khz / 1000;

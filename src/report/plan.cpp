@@ -213,21 +213,38 @@ double step_seconds(const CostModel& cost, const ConfigSize& size, const Step& s
   return batch_seconds(cost, size, shape);
 }
 
-double config_seconds(const CostModel& cost, const ConfigSize& size, const std::vector<std::string>& depths,
-                      const Options& options, const Facts& facts, bool starts) {
-  double sum = starts ? cost.start() : 0;
-  int64_t filled = 0;
+Shape shape_for(const CostModel& cost, const ConfigSize& size, const Step& step, const Options& options,
+                const Facts& facts) {
+  Shape shape = shape_of(step.depth, size.window, options, facts);
+  if (step.kind == "warm-up") {
+    shape.answer = std::min(shape.answer, kWarmUpTokens);
+    return shape;
+  }
+  return stretched(shape, cost, size.chats);
+}
+
+double visit_seconds(const ConfigSize& size, const std::vector<std::string>& depths, int64_t n_repeats,
+                     double start, const std::function<double(const Step&)>& seconds) {
+  if (n_repeats <= 0 || depths.empty()) {
+    return 0;
+  }
+  double sum = start + seconds({"empty", "warm-up"});
+  const bool half = std::find(depths.begin(), depths.end(), "half") != depths.end();
   for (const std::string& depth : depths) {
-    Shape shape = stretched(shape_of(depth, size.window, options, facts), cost, size.chats);
-    sum += static_cast<double>(options.repeats * size.parts) * batch_seconds(cost, size, shape);
-    if (shape.filled > 0) {
-      sum += fill_seconds(cost, size, filled, shape.filled);
-      filled = shape.filled;
+    if (depth != "empty") {
+      sum += static_cast<double>(size.chats) * seconds({depth, "fill", 0, 0, half});
+      sum += seconds({depth, "warm-up"});
     }
-    shape.answer = kWarmUpTokens;
-    sum += batch_seconds(cost, size, shape);
+    sum += static_cast<double>(n_repeats * size.parts) * seconds({depth, "measure", 1});
   }
   return sum;
+}
+
+double config_seconds(const CostModel& cost, const ConfigSize& size, const std::vector<std::string>& depths,
+                      const Options& options, const Facts& facts, bool starts) {
+  return visit_seconds(size, depths, options.repeats, starts ? cost.start() : 0, [&](const Step& step) {
+    return step_seconds(cost, size, step, shape_for(cost, size, step, options, facts));
+  });
 }
 
 std::vector<std::vector<std::string>> choose_depths(const CostModel& cost,

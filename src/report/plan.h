@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -86,7 +87,16 @@ double fill_seconds(const CostModel& cost, const ConfigSize& size, int64_t from,
 /// Of one step of a configuration.
 double step_seconds(const CostModel& cost, const ConfigSize& size, const Step& step, const Shape& shape);
 
-/// What the cells of one configuration take.
+/// What the requests of one step are made of.
+Shape shape_for(const CostModel& cost, const ConfigSize& size, const Step& step, const Options& options,
+                const Facts& facts);
+
+/// Of one start of a server, which takes `start`, and `n_repeats` repeats of these cells after it; `seconds`
+/// says what one step takes. Nothing is started for no cell or no repeat.
+double visit_seconds(const ConfigSize& size, const std::vector<std::string>& depths, int64_t n_repeats,
+                     double start, const std::function<double(const Step&)>& seconds);
+
+/// What the cells of one configuration take, by the model of cost alone.
 double config_seconds(const CostModel& cost, const ConfigSize& size, const std::vector<std::string>& depths,
                       const Options& options, const Facts& facts, bool starts);
 

@@ -137,6 +137,7 @@ Result<Quality> measure_quality(const QualityJob& job) {
   const auto progress = [&](const eval::Progress& now) { job.on_progress(now.done, now.total); };
   std::optional<Error> failed;
   {
+    job.on_progress(static_cast<int64_t>(known.size()), out.n_tasks);
     const Deadline deadline(job.seconds_left, job.cancel, stop);
     auto all = eval::run_code_eval(*tasks, code, &*sandbox, known, keep, progress);
     if (!all) {

@@ -19,7 +19,7 @@ struct QualityJob {
   double seconds_left = 0;         ///< asking stops then; 0: no limit
   std::vector<std::string> known;  ///< answers that were kept, as eval writes them
   std::function<Status(const std::string& line)> keep;
-  std::function<void(int64_t done, int64_t total)> on_progress;
+  std::function<void(int64_t done, int64_t total)> on_progress;  ///< first when the first task is asked
   const std::atomic<bool>* cancel = nullptr;
 };
 

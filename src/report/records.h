@@ -40,7 +40,7 @@ struct Options {
 };
 
 /// Of the records' meaning: a run that was begun with another one is not continued.
-inline constexpr int64_t kJournalVersion = 3;
+inline constexpr int64_t kJournalVersion = 4;
 
 /// The first record's text: what must be the same when a run goes on.
 struct Manifest {
@@ -147,6 +147,7 @@ struct Batch {
   std::string memory_basis;
   std::string memory_reason;
   std::vector<Flag> flags;
+  std::vector<Yardstick> beside;  ///< before the first part of a repeat, after the last one
 };
 
 struct AnswerRecord {
@@ -205,7 +206,7 @@ FL_FIELDS(Batch, "",
   f("prefill_total", &T::prefill_total, ""); f("joules", &T::joules, ""); f("foreign_cpu", &T::foreign_cpu, "");
   f("n_foreign_gpu", &T::n_foreign_gpu, ""); f("throttled", &T::throttled, "");
   f("memory_bytes", &T::memory_bytes, ""); f("memory_basis", &T::memory_basis, "");
-  f("memory_reason", &T::memory_reason, ""); f("flags", &T::flags, "");)
+  f("memory_reason", &T::memory_reason, ""); f("flags", &T::flags, ""); f("beside", &T::beside, "");)
 FL_FIELDS(AnswerRecord, "", f("line", &T::line, "");)
 FL_FIELDS(QualityRecord, "", f("quality", &T::quality, ""); f("seconds", &T::seconds, "");)
 FL_FIELDS(EndRecord, "", f("at", &T::at, "");)

@@ -1,4 +1,4 @@
-// What is asked when the matrix is walked: the anchor again, and the coding tasks.
+// What is asked when the matrix is walked: the profiles' cells and the anchor again, and the coding tasks.
 #include <algorithm>
 
 #include <fmt/format.h>
@@ -12,6 +12,52 @@ namespace {
 constexpr int64_t kQualityWindow = 4096;  // tokens of a chat that solves tasks
 
 }  // namespace
+
+std::vector<std::pair<size_t, std::string>> Walker::profile_cells(const Document& so_far) const {
+  std::vector<std::pair<size_t, std::string>> out;
+  for (const Profile& profile : so_far.recommendation.profiles) {
+    for (size_t i = 0; i < sizes_.size(); ++i) {
+      for (const std::string& depth : options_.depths) {
+        const bool same = profile.cell == fmt::format("{}x{} {}", sizes_[i].ctx, sizes_[i].chats, depth);
+        const bool known = std::find(out.begin(), out.end(), std::pair(i, depth)) != out.end();
+        if (same && !known && !profile_steps(i, depth).empty()) {
+          out.emplace_back(i, depth);
+        }
+      }
+    }
+  }
+  return out;
+}
+
+std::vector<Step> Walker::profile_steps(size_t i, const std::string& depth) const {
+  const auto known = plans_.find({sizes_[i].ctx, sizes_[i].chats});
+  if (known == plans_.end() || ended_.contains(known->first)) {
+    return {};
+  }
+  ConfigPlan plan = known->second;
+  plan.depths = {depth};
+  plan.repeats = kMostRepeats * options_.repeats;
+  return steps_of(plan, done_);
+}
+
+Status Walker::walk_profiles() {
+  if (options_.quick || !comes_back() || options_.sample_seconds <= 0 || !has_every_cell()) {
+    profile_cells_.emplace();
+    return {};
+  }
+  profile_cells_ = profile_cells(assemble(job_.manifest, open_.records, ""));
+  while (!profile_cells_->empty()) {
+    const auto [i, depth] = profile_cells_->front();
+    const double seconds = visit_seconds(sizes_[i], {depth}, (kMostRepeats - 1) * options_.repeats);
+    profile_cells_->erase(profile_cells_->begin());
+    if (options_.budget_seconds <= 0 || seconds + anchor_seconds() <= budget_left()) {
+      profile_depth_ = depth;
+      FL_TRY(visit(i));
+    }
+  }
+  profile_depth_.reset();
+  return {};
+}
 
 std::optional<ConfigSize> Walker::anchor_size(bool measured) const {
   for (const size_t i : order_) {
@@ -57,9 +103,10 @@ Status Walker::walk_anchor(size_t n_before) {
     say(fmt::format("the first configuration did not start again: {}", opened.error().message));
     return opened.error().code == ErrorCode::unavailable ? opened : Status();
   }
-  for (const Step& step : steps) {
+  for (size_t s = 0; s < steps.size(); ++s) {
+    show_anchor(*size, steps, s);
     bool lost = false;
-    FL_TRY(walk_step(*size, step, anchor, session, lost));
+    FL_TRY(walk_step(*size, steps[s], anchor, session, lost));
     if (lost) {
       return {};
     }
@@ -86,6 +133,8 @@ Status Walker::walk_quality() {
     return {};
   }
   const double begun = tools_.now();
+  std::optional<double> asked;  // when the first task was
+  int64_t n_known = 0;
   const ConfigSize size = quality_size();
   Session session;
   QualityRecord record;
@@ -109,14 +158,18 @@ Status Walker::walk_quality() {
   job.known = answers_;
   job.keep = [this](const std::string& line) { return keep(AnswerRecord{line}); };
   job.on_progress = [&](int64_t done, int64_t total) {
+    if (!asked) {
+      asked = tools_.now();
+      n_known = done;
+    }
     if (job_.on_progress) {
       RunProgress progress;
-      const double seconds = tools_.now() - begun;
       progress.cells_total = static_cast<int64_t>(sizes_.size() * options_.depths.size());
       progress.cells_done = progress.cells_total;
       progress.now = fmt::format("coding tasks, {} of {}", done, total);
       progress.seconds_done = spent();
-      progress.seconds_left = quality_seconds(done, seconds);
+      progress.seconds_left =
+          quality_seconds(static_cast<double>(total - done), done - n_known, tools_.now() - *asked);
       job_.on_progress(progress);
     }
   };

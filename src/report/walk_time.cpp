@@ -1,18 +1,18 @@
 // What fits into the time that is left, and how much that is.
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include <fmt/format.h>
 
 #include "report/assemble.h"
+#include "report/format.h"
 #include "report/statistics.h"
 #include "report/walker.h"
 
 namespace fl::report {
 namespace {
 
-constexpr int64_t kWarmUpTokens = 16;
-constexpr int64_t kMostRepeats = 2;          // times the asked ones, when they spread
 constexpr double kAssumedSpread = 0.5;       // share of the cells that spread, counts as one cell
 constexpr double kMoreWhenSpread = 2.0 / 3;  // of the asked repeats, that a cell takes which spreads
 // The share of the budget that is kept for the coding tasks, and its most.
@@ -22,10 +22,13 @@ constexpr double kQualitySeconds = 300;
 // interleaving is only given up when half as much again would not do.
 constexpr size_t kSpanningVisits = 3;
 constexpr double kUnsureShare = 1.5;
-constexpr double kSteadyShare = 0.05;  // of the run, over which the time left follows a new estimate
-constexpr double kSteadyLeft = 0.1;    // of what is left, at most
-constexpr double kChooseSeconds = 1;   // until what is still open is chosen anew
-constexpr double kTaskSeconds = 1;     // of a task beside its answer: its prompt and the sandbox
+constexpr double kSteadyShare = 0.05;   // of the run, over which the time left follows a new estimate
+constexpr double kSteadyLeft = 0.1;     // of what is left, at most
+constexpr double kChooseSeconds = 1;    // until what is still open is chosen anew
+constexpr double kTaskSeconds = 1;      // of a task beside its answer, at most: its prompt and the sandbox
+constexpr double kCheckSeconds = 0.02;  // of a task's own two checks in the sandbox
+// Until the cells of profiles are known: so many, as large as those of the matrix are on average.
+constexpr double kAssumedProfiles = 4;
 
 bool for_time(const Cut& cut) {
   return cut.code == kCutBudget;
@@ -183,7 +186,7 @@ Status Walker::walk_left_out() {
 }
 
 double Walker::left_out_seconds(double left) const {
-  if (options_.budget_seconds <= 0) {
+  if (options_.budget_seconds <= 0 || past_end_) {
     return 0;
   }
   double sum = 0;
@@ -201,12 +204,7 @@ double Walker::left_out_seconds(double left) const {
 }
 
 Shape Walker::shape_for(const ConfigSize& size, const Step& step) const {
-  Shape shape = shape_of(step.depth, size.window, options_, *facts_);
-  if (step.kind == "warm-up") {
-    shape.answer = std::min(shape.answer, kWarmUpTokens);
-    return shape;
-  }
-  return stretched(shape, cost_, size.chats);
+  return report::shape_for(cost_, size, step, options_, *facts_);
 }
 
 double Walker::step_seconds(const ConfigSize& size, const Step& step) const {
@@ -220,19 +218,8 @@ double Walker::start_seconds(const ConfigSize& size) const {
 
 double Walker::visit_seconds(const ConfigSize& size, const std::vector<std::string>& depths,
                              int64_t n_repeats) const {
-  if (n_repeats <= 0 || depths.empty()) {
-    return 0;
-  }
-  double sum = start_seconds(size) + step_seconds(size, {"empty", "warm-up"});
-  const bool half = std::find(depths.begin(), depths.end(), "half") != depths.end();
-  for (const std::string& depth : depths) {
-    if (depth != "empty") {
-      sum += static_cast<double>(size.chats) * step_seconds(size, {depth, "fill", 0, 0, half});
-      sum += step_seconds(size, {depth, "warm-up"});
-    }
-    sum += static_cast<double>(n_repeats * size.parts) * step_seconds(size, {depth, "measure", 1});
-  }
-  return sum;
+  return report::visit_seconds(size, depths, n_repeats, start_seconds(size),
+                               [&](const Step& step) { return step_seconds(size, step); });
 }
 
 double Walker::modelled_seconds(const StepPlace& place) const {
@@ -300,15 +287,44 @@ void Walker::show(size_t i, const std::vector<Step>& steps, size_t at) {
   if (!job_.on_progress) {
     return;
   }
-  RunProgress out;
   if (tools_.now() - chosen_at_ >= kChooseSeconds) {
     choose();  // what was learned since decides about the configurations to come
   }
   forecast_.compare([this](const StepPlace& place) { return modelled_seconds(place); });
   const double left = forecast_.pace() * seconds_left(i, steps, at);
-  out.seconds_left =
-      left + extra_seconds(left) + left_out_seconds(left) +
-      (quality_done_ || options_.tasks == "none" ? 0 : start_seconds(quality_size()) + quality_seconds(0, 0));
+  std::string now;
+  if (at < steps.size()) {
+    now = fmt::format("{}, {}, {}{}", short_tokens(sizes_[i].ctx), format_chats(sizes_[i].chats),
+                      steps[at].depth,
+                      steps[at].kind == "fill" ? ", reading"
+                      : profile_depth_         ? ", again"
+                                               : "");
+  }
+  show_left(left + extra_seconds(left) + left_out_seconds(left), std::move(now));
+}
+
+void Walker::show_anchor(const ConfigSize& size, const std::vector<Step>& steps, size_t at) {
+  if (!job_.on_progress) {
+    return;
+  }
+  double left = seconds_left(sizes_.size(), {}, 0);
+  for (size_t s = at; s < steps.size(); ++s) {
+    left += step_seconds(size, steps[s]);
+  }
+  left *= forecast_.pace();
+  show_left(
+      left + extra_seconds(left) + left_out_seconds(left),
+      fmt::format("{}, {}, {}, again", short_tokens(size.ctx), format_chats(size.chats), steps[at].depth));
+}
+
+void Walker::show_left(double matrix_left, std::string now) {
+  RunProgress out;
+  out.seconds_left = matrix_left;
+  if (!quality_done_ && options_.tasks != "none") {
+    const double check = options_.quick ? 0 : kCheckSeconds * n_tasks();
+    out.seconds_left += start_seconds(quality_size()) + check +
+                        quality_seconds(n_tasks() - static_cast<double>(answers_.size()), 0, 0);
+  }
   out.seconds_done = spent();
   // One slow answer moves the estimate of everything; a twentieth of the run later it has been forgotten,
   // near the end sooner.
@@ -331,11 +347,7 @@ void Walker::show(size_t i, const std::vector<Step>& steps, size_t at) {
       out.cells_done += done_.contains({key.first, key.second, depth, repeat, plan.parts}) ? 1 : 0;
     }
   }
-  if (at < steps.size()) {
-    out.now = fmt::format("{}, {} {}, {}{}", short_tokens(sizes_[i].ctx), sizes_[i].chats,
-                          sizes_[i].chats == 1 ? "chat" : "chats", steps[at].depth,
-                          steps[at].kind == "fill" ? ", reading" : "");
-  }
+  out.now = std::move(now);
   out.total_rate = rate_;
   job_.on_progress(out);
 }
@@ -350,16 +362,52 @@ std::vector<double> Walker::rates_of(const ConfigSize& size, const std::string& 
   return out;
 }
 
-double Walker::extra_seconds(double left) const {
-  if (options_.sample_seconds <= 0 || !has_every_cell()) {
+bool Walker::comes_back() const {
+  return sizes_.size() > 1 && may_interleave_ && repeats_after(1) < options_.repeats;
+}
+
+double Walker::profiles_seconds(double room) const {
+  if (options_.quick) {
     return 0;
   }
+  const int64_t more = (kMostRepeats - 1) * options_.repeats;
+  double sum = 0;
+  const auto add = [&](double seconds) { sum += sum + seconds <= room ? seconds : 0; };
+  double n_unknown = kAssumedProfiles;
+  if (profile_cells_) {
+    for (const auto& [i, depth] : *profile_cells_) {
+      add(visit_seconds(sizes_[i], {depth}, more));
+      --n_unknown;
+    }
+  }
+  if (walk_ > 1 || n_unknown <= 0) {
+    return sum;
+  }
+  // Those of many chats are chosen when most of the matrix is known.
+  double mean = 0;
+  for (const ConfigSize& size : sizes_) {
+    mean += visit_seconds(size, {options_.depths.back()}, more) / static_cast<double>(sizes_.size());
+  }
+  for (; n_unknown > 0; --n_unknown) {
+    add(mean);
+  }
+  return sum;
+}
+
+double Walker::extra_seconds(double left) const {
+  if (options_.sample_seconds <= 0 || sizes_.size() == 1 || past_end_ || !has_every_cell()) {
+    return 0;
+  }
+  if (comes_back()) {
+    return profiles_seconds(options_.budget_seconds > 0 ? budget_left() - left : HUGE_VAL);
+  }
   // A cell whose repeats so far spread may still end without, and the other way round: its own word counts
-  // half, that of all cells the other half.
+  // the more the nearer it is to the end of what was asked, that of all cells the rest.
   int64_t n_known = 0;
   int64_t n_spread = 0;
   int64_t n_cells = 0;
   double repeats = 0;
+  double shortest = HUGE_VAL;  // repeat of a cell that may still ask
   double wanted_own = 0;
   double wanted_all = 0;
   for (size_t k = 0; k < sizes_.size(); ++k) {
@@ -380,22 +428,22 @@ double Walker::extra_seconds(double left) const {
       n_known += known ? 1 : 0;
       n_spread += spread ? 1 : 0;
       if (done_.contains({size.ctx, size.chats, depth, options_.repeats, size.parts})) {
-        // It goes on while it spreads, where no others want the time.
-        const auto most = std::max<int64_t>(0, kMostRepeats * options_.repeats - n);
-        wanted_own +=
-            spreads && sizes_.size() == 1 ? kMoreWhenSpread * repeat * static_cast<double>(most) : 0;
         continue;
       }
       const double more = kMoreWhenSpread * repeat * static_cast<double>(options_.repeats);
-      wanted_all += known ? more / 2 : more;
-      wanted_own += spread ? more / 2 : 0;
+      shortest = std::min(shortest, repeat);
+      const auto asked = static_cast<double>(std::max<int64_t>(options_.repeats - 1, 1));
+      const double own = known ? std::min(1.0, static_cast<double>(n - 1) / asked) : 0;
+      wanted_all += (1 - own) * more;
+      wanted_own += spread ? own * more : 0;
     }
   }
   const double share = (kAssumedSpread + static_cast<double>(n_spread)) / (1 + static_cast<double>(n_known));
   const double wanted = wanted_own + share * wanted_all;
   const double one = n_cells > 0 ? repeats / static_cast<double>(n_cells) : 0;
-  const double expected = sizes_.size() > 1 ? extra_.expected(left, wanted, one, n_known) : wanted;
-  return options_.budget_seconds > 0 ? std::clamp(budget_left() - left, 0.0, expected) : expected;
+  const double expected = extra_.expected(left, wanted, one, n_known);
+  const double room = options_.budget_seconds > 0 ? budget_left() - left : HUGE_VAL;
+  return room < shortest ? 0 : std::min(room, expected);
 }
 
 double Walker::n_tasks() const {
@@ -415,13 +463,13 @@ double Walker::quality_reserve() const {
   return std::min({kQualityShare * options_.budget_seconds, kQualitySeconds, longest});
 }
 
-double Walker::quality_seconds(int64_t n_done, double taken) const {
+double Walker::quality_seconds(double n_left, int64_t n_seen, double taken) const {
   // A quarter of the longest answer a task, as good as so many tasks that were seen.
   constexpr double kAssumedTasks = 2;
   const int64_t chats = quality_size().chats;
   const double assumed = cost_.decode(options_.task_tokens / 4, chats, 0) / static_cast<double>(chats);
-  const auto n = static_cast<double>(n_done);
-  const double left = (n_tasks() - n) * (kAssumedTasks * assumed + taken) / (kAssumedTasks + n);
+  const auto n = static_cast<double>(n_seen);
+  const double left = n_left * (kAssumedTasks * assumed + taken) / (kAssumedTasks + n);
   const double most =
       options_.budget_seconds > 0 ? std::max(0.0, options_.budget_seconds - spent()) : kQualitySeconds;
   return std::clamp(left, 0.0, most);
@@ -453,12 +501,14 @@ Result<bool> Walker::drop_depth(size_t i, const std::string& depth, const std::v
 bool Walker::wants_more(size_t i, const std::vector<Step>& steps, size_t at) const {
   const ConfigSize& size = sizes_[i];
   const Step& step = steps[at];
-  if (options_.sample_seconds <= 0 || step.repeat >= kMostRepeats * options_.repeats) {
+  // Repeats that follow at once meet the machine as it is: in several walks those of profiles come later. A
+  // run of one configuration has them in its plan.
+  if (options_.sample_seconds <= 0 || sizes_.size() == 1 || comes_back() ||
+      step.repeat >= kMostRepeats * options_.repeats) {
     return false;
   }
   const double more = static_cast<double>(size.parts) * step_seconds(size, step);
-  // A run of one configuration has nothing else to do with its time.
-  if (sizes_.size() > 1 && !extra_.has_room(more)) {
+  if (!extra_.has_room(more)) {
     return false;
   }
   // Cells come before more repeats of one.

@@ -48,6 +48,9 @@ Status Walker::walk() {
     FL_TRY(open_url());
   }
   FL_ASSIGN(sizes_, sizes());
+  if (sizes_.size() == 1 && options_.sample_seconds > 0) {
+    options_.repeats *= kMostRepeats;
+  }
   chosen_.assign(sizes_.size(), options_.depths);
   FL_TRY(cut_beyond_training());
   for (const Record& record : open_.records) {
@@ -70,6 +73,7 @@ Status Walker::walk() {
   walk_ = kWalks;
   interleaved_ = false;
   FL_TRY(walk_left_out());
+  FL_TRY(walk_profiles());
   past_end_ = true;
   FL_TRY(walk_anchor(sizes_.size()));
   return walk_quality();
@@ -215,10 +219,7 @@ Status Walker::visit(size_t i) {
   const bool first = !facts_;  // it is asked everything, and may measure its limits
   in_steps_ = 0;
   FL_TRY(walk_configuration(i));
-  if (!written_ || tools_.now() - *written_ >= kWriteSeconds) {
-    FL_TRY(job_.write(assemble(job_.manifest, open_.records, "")));
-    written_ = tools_.now();
-  }
+  FL_TRY(write_so_far());
   // What a start costs beside its batches: the server's own time, asking it, ending it, the report so far.
   if (in_steps_ > 0 && !first) {
     const double start = tools_.now() - begun - in_steps_;
@@ -227,6 +228,19 @@ Status Walker::visit(size_t i) {
       forecast_.add({sizes_[i].ctx, sizes_[i].chats, "", "start"}, start);
     }
   }
+  return {};
+}
+
+Status Walker::write_so_far() {
+  if (written_ && tools_.now() - *written_ < kWriteSeconds) {
+    return {};
+  }
+  const Document so_far = assemble(job_.manifest, open_.records, "");
+  FL_TRY(job_.write(so_far));
+  if (!profile_depth_) {
+    profile_cells_ = profile_cells(so_far);
+  }
+  written_ = tools_.now();
   return {};
 }
 
@@ -289,6 +303,9 @@ Status Walker::walk_configuration(size_t i) {
     return cut_all(size, std::move(*cut));
   }
   FL_ASSIGN(const ConfigPlan plan, plan_for(i));
+  if (profile_depth_) {
+    return walk_steps(i, profile_steps(i, *profile_depth_), session);
+  }
   interleaved_ = interleave(i);
   return walk_steps(i, steps_up_to(plan, interleaved_ ? repeats_after(walk_) : plan.repeats), session);
 }
@@ -352,7 +369,7 @@ Status Walker::walk_step(const ConfigSize& size, const Step& step, int64_t ancho
                        step.kind, step.repeat, step.part,
                        anchor,    step.only,   shape_for(size, step),
                        run_id_,   n_starts_};
-  auto batch = tools_.measure(session, *facts_, spec);
+  auto batch = measure_beside(tools_, session, *facts_, spec, size.parts);
   if (!batch && batch.error().code == ErrorCode::network && options_.kind != "url") {
     lost = true;
     return lose(size, session, batch.error());

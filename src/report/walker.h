@@ -25,6 +25,9 @@ inline constexpr size_t kLongRun = 6;
 // it.
 inline constexpr int64_t kWalks = 3;
 
+// Times the asked repeats: of cells that spread or that a profile rests on.
+inline constexpr int64_t kMostRepeats = 2;
+
 class Walker {
  public:
   Walker(const RunJob& job, Instruments& tools, OpenJournal& open);
@@ -80,9 +83,13 @@ class Walker {
   // Total tok/s of each repeat so far.
   std::vector<double> rates_of(const ConfigSize& size, const std::string& depth) const;
   void show(size_t i, const std::vector<Step>& steps, size_t at);
+  // What is left of an anchor, after which come the configurations that have no repeat yet.
+  void show_anchor(const ConfigSize& size, const std::vector<Step>& steps, size_t at);
+  // The rest of the matrix takes `matrix_left` more; what comes after it is added.
+  void show_left(double matrix_left, std::string now);
   double n_tasks() const;
-  // Of the tasks that are left when `n_done` took `taken`.
-  double quality_seconds(int64_t n_done, double taken) const;
+  // Of `n_left` tasks when `n_seen` took `taken`.
+  double quality_seconds(double n_left, int64_t n_seen, double taken) const;
   // Kept of the budget for the coding tasks.
   double quality_reserve() const;
   bool is_due(size_t i) const;
@@ -109,6 +116,15 @@ class Walker {
   Status walk_step(const ConfigSize& size, const Step& step, int64_t anchor, Session& session, bool& lost);
   // A cell whose repeats spread gets more of them, up to twice as many, while the time has room.
   bool wants_more(size_t i, const std::vector<Step>& steps, size_t at) const;
+  // Is the matrix walked several times, as far as is known?
+  bool comes_back() const;
+  // The cells that the profiles rest on, with what was measured so far: configuration and depth.
+  std::vector<std::pair<size_t, std::string>> profile_cells(const Document& so_far) const;
+  // These cells get as many repeats again, in a start of their own.
+  Status walk_profiles();
+  std::vector<Step> profile_steps(size_t i, const std::string& depth) const;
+  // What that will take, as far as it fits into `room`.
+  double profiles_seconds(double room) const;
   // The first configuration that was measured, again: a machine that became slower or faster shows.
   // `measured`: it has all its repeats; otherwise the one that will be taken.
   std::optional<ConfigSize> anchor_size(bool measured) const;
@@ -118,6 +134,9 @@ class Walker {
   // The coding tasks run with the most chats for which each has room for a long answer.
   ConfigSize quality_size() const;
   Status walk_quality();
+
+  // The report so far, now and then.
+  Status write_so_far();
 
   void say(const std::string& line) const {
     if (job_.say) {
@@ -129,7 +148,7 @@ class Walker {
   static constexpr const char* kAnchorDepth = "empty";
 
   const RunJob& job_;
-  const Options& options_;
+  Options options_;  // of a run of one configuration, with its repeats
   Instruments& tools_;
   OpenJournal& open_;
   double begun_;                   // by the instruments' clock, as all times
@@ -153,6 +172,9 @@ class Walker {
   std::set<std::pair<int64_t, int64_t>> ended_;
   DoneBatches done_;
   std::set<std::tuple<int64_t, int64_t, int64_t>> anchored_;  // after so many configurations, repeat, part
+  // Cells of profiles that are still to come, as they would be chosen now; nullopt: nothing is known yet.
+  std::optional<std::vector<std::pair<size_t, std::string>>> profile_cells_;
+  std::optional<std::string> profile_depth_;  // of the visit that is for a profile
   bool past_middle_ = false;
   bool past_end_ = false;
   double rate_ = 0;

@@ -24,8 +24,12 @@ struct ReplayedMachine {
   std::function<double(const ConfigSize&)> start_seconds;
   /// Its seconds, its total rate and the first sample's counts and first token; the rest is filled in.
   std::function<Batch(const BatchSpec&)> batch;
+  /// The machine itself at a time of the run; none: no yardstick.
+  std::function<Yardstick(double now)> yardstick;
+  /// How much longer than `batch` says a batch takes that begins then.
+  std::function<double(double now)> slowness;
   double between_batches = 0.005;  // texts, the journal
-  double task_seconds = 0.15;
+  double task_seconds = 0.06;
   double noise = 0;  // batches take up to so much more or less
 };
 
@@ -50,7 +54,8 @@ class Replay final : public Instruments {
     Batch out = machine_.batch(spec);
     // The same disturbance each time that the test runs.
     const double share = static_cast<double>(XXH3_64bits_withSeed(&n_batches_, sizeof n_batches_, 0) % 2001);
-    const double factor = 1 + machine_.noise * (share / 1000 - 1);
+    const double slowness = machine_.slowness ? machine_.slowness(now_) : 1;
+    const double factor = slowness * (1 + machine_.noise * (share / 1000 - 1));
     ++n_batches_;
     out.ctx = spec.ctx;
     out.chats = spec.chats;
@@ -75,6 +80,10 @@ class Replay final : public Instruments {
     }
     now_ += out.seconds + machine_.between_batches;
     return out;
+  }
+
+  std::optional<Yardstick> yardstick() override {
+    return machine_.yardstick ? std::optional(machine_.yardstick(now_)) : std::nullopt;
   }
 
   Result<Quality> score(const QualityJob& job) override {

@@ -9,17 +9,20 @@
 #include "apps/command.h"
 #include "apps/report/facts.h"
 #include "client/server_process.h"
+#include "report/again.h"
 #include "report/format.h"
 #include "report/machine.h"
 #include "report/profiles.h"
+#include "report/states.h"
+#include "report/statistics.h"
 #include "report/write.h"
 
 namespace fl::apps::report {
 namespace {
 
 namespace rep = fl::report;
-// One disturbed repeat of five does not decide.
-constexpr int64_t kLeastRepeats = 5;
+// No turn begins that would end later, unless --budget says otherwise.
+constexpr double kMostSeconds = 180;
 
 Result<rep::Manifest> manifest_for(const Flags& flags, const std::string& program,
                                    const rep::Document& document, const rep::Profile& profile,
@@ -44,24 +47,98 @@ Result<rep::Manifest> manifest_for(const Flags& flags, const std::string& progra
   options.ctx = {profile.ctx};
   options.chats = {profile.chats};
   options.depths = {cell.depth};
-  options.repeats = std::max({kLeastRepeats, flags.repeats, document.run.plan.repeats});
+  options.repeats = document.run.plan.repeats;
   options.tokens_per_request = document.run.plan.tokens_per_request;
   options.prompt_tokens = document.run.plan.prompt_tokens;
   options.tasks = "none";
   options.start_seconds = flags.start_timeout;
   options.request_seconds = flags.request_timeout;
-  const std::string from = std::filesystem::absolute(flags.from, error).string();
-  options.command_template =
-      client::join_command({program, "serve", "--profile", profile.name, "--from", from});
-  options.command_template += " --model {model} --host 127.0.0.1 --port {port}";
   out.machine = rep::describe_machine(rep::Nvml::open().get());
   return out;
+}
+
+// `serve --profile`, as its user types it.
+std::string profile_command(const Flags& flags, const std::string& program, const rep::Profile& profile) {
+  std::error_code error;
+  const std::string from = std::filesystem::absolute(flags.from, error).string();
+  return client::join_command({program, "serve", "--profile", profile.name, "--from", from}) +
+         " --model {model} --host 127.0.0.1 --port {port}";
+}
+
+// The report's own command, with this program: the one of then may lie elsewhere now.
+Result<std::string> reported_command(const rep::Document& document, const std::string& program) {
+  FL_ASSIGN(std::vector<std::string> words, client::split_command(document.server.command_template));
+  if (words.empty()) {
+    return fail(ErrorCode::invalid_argument, "the report does not say how it started its server");
+  }
+  words.front() = program;
+  return client::join_command(words);
 }
 
 std::string rate_text(const std::optional<rep::Stat>& stat) {
   return stat ? fmt::format("{} tok/s ({} repeats, spread {:.1f} %)", rep::format_rate(stat->mean), stat->n,
                             100 * stat->cv)
               : std::string("nothing");
+}
+
+std::string mean_text(const std::vector<double>& rates) {
+  return rates.empty() ? "-"
+                       : fmt::format("{} ({})", rep::format_rate(rep::stat_of(rates).mean), rates.size());
+}
+
+void print_states(const rep::Checked& checked) {
+  if (checked.report.states.size() == 1 && checked.report.states.front().text.empty()) {
+    fmt::print("  the machine:     no measurement of it then or now, so all repeats are compared\n");
+    return;
+  }
+  fmt::print("  the machine, by what a word takes between its cores: tok/s (repeats)\n");
+  fmt::print("    {:<20} {:>14} {:>14}\n", "", "the report", "again");
+  for (const rep::Alike::State& state : checked.report.states) {
+    if (!state.then.empty() || !state.now.empty()) {
+      fmt::print("    {:<20} {:>14} {:>14}\n", state.text, mean_text(state.then), mean_text(state.now));
+    }
+  }
+}
+
+std::string change_text(const rep::Alike& alike) {
+  return alike.change ? fmt::format("{:+.1f} % (+- {:.1f})", 100 * *alike.change, 100 * alike.error)
+                      : std::string("not known: no state of the machine was met by both");
+}
+
+void print_result(const rep::Profile& profile, const rep::Cell& cell, const rep::Checked& checked) {
+  const rep::Cell* again = rep::find_cell(checked.profile, cell.ctx, cell.chats, cell.depth);
+  const rep::Cell* reference = rep::find_cell(checked.reference, cell.ctx, cell.chats, cell.depth);
+  fmt::print("profile {}, {}\n  the report:      {}\n  again:           {}, {:+.1f} %\n", profile.name,
+             cell.id, rate_text(cell.decode_total), rate_text(again->decode_total), 100 * checked.change);
+  fmt::print("  as the report started it: {}\n",
+             rate_text(reference != nullptr ? reference->decode_total : std::nullopt));
+  print_states(checked);
+  fmt::print("  in the same state of the machine: {} against the report, {} against the report's start now\n",
+             change_text(checked.report), change_text(checked.start));
+  for (const rep::Flag& flag : again->flags) {
+    fmt::print("  {}: {}\n", flag.code, rep::one_line(flag.text));
+  }
+}
+
+Result<int> verdict(const rep::Profile& profile, const rep::Cell& cell, const rep::Checked& checked) {
+  // A report of an earlier version has no repeats to choose from.
+  const std::optional<double> left =
+      cell.repeats ? rep::like_for_like(checked) : std::optional(checked.change);
+  if (!left) {
+    return fail(
+        ErrorCode::integrity,
+        fmt::format("the profile '{}' cannot be judged: the machine was hardly in a state now in which "
+                    "the report met it; measured again it is {:+.1f} %",
+                    profile.name, 100 * checked.change));
+  }
+  if (std::abs(*left) <= kProfileTolerance) {
+    return kOk;
+  }
+  return fail(ErrorCode::integrity,
+              fmt::format("the profile '{}' is {:.1f} % {} than its report says, the machine's own changes "
+                          "taken out; {:.0f} % are allowed",
+                          profile.name, 100 * std::abs(*left), *left < 0 ? "slower" : "faster",
+                          100 * kProfileTolerance));
 }
 
 }  // namespace
@@ -76,30 +153,34 @@ Result<int> check_profile(const Flags& flags, const std::string& program, rep::R
                 fmt::format("'{}' does not hold a measurement of this program for the profile '{}'",
                             flags.from, profile.name));
   }
+  double most_seconds = kMostSeconds;
+  if (!flags.budget.empty()) {
+    FL_ASSIGN(most_seconds, parse_duration(flags.budget));
+  }
   FL_ASSIGN(job.manifest, manifest_for(flags, program, document, profile, *cell));
-  job.fresh = true;
   job.ceilings = document.ceilings;
-  job.write = [&](const rep::Document& again) { return rep::write_report(job.out_dir, again); };
-  FL_ASSIGN(const rep::RunOutcome outcome, rep::run_matrix(job));
-  const rep::Cell* again = rep::find_cell(outcome.document, profile.ctx, profile.chats, cell->depth);
-  if (outcome.error || again == nullptr || !again->decode_total) {
-    return tl::unexpected(outcome.error.value_or(
-        Error{ErrorCode::integrity, again != nullptr ? again->reason : std::string("nothing was measured")}));
-  }
-  const double change = again->decode_total->mean / cell->decode_total->mean - 1;
-  fmt::print("profile {}, {}\n  the report: {}\n  again:      {}\n  difference: {:+.1f} %\n", profile.name,
-             cell->id, rate_text(cell->decode_total), rate_text(again->decode_total), 100 * change);
-  for (const rep::Flag& flag : again->flags) {
-    fmt::print("  {}: {}\n", flag.code, rep::one_line(flag.text));
-  }
-  if (std::abs(change) <= kProfileTolerance) {
-    return kOk;
-  }
-  return fail(ErrorCode::integrity,
-              fmt::format("the profile '{}' is {:.1f} % {} than its report says; {:.0f} % are "
-                          "allowed",
-                          profile.name, 100 * std::abs(change), change < 0 ? "slower" : "faster",
-                          100 * kProfileTolerance));
+  rep::RunJob reported = job;
+  job.manifest.options.command_template = profile_command(flags, program, profile);
+  FL_ASSIGN(reported.manifest.options.command_template, reported_command(document, program));
+  rep::RealInstruments tools(job);
+  rep::RealInstruments reported_tools(reported);
+  rep::CellAgain with_profile(job, tools, "profile");
+  rep::CellAgain as_reported(reported, reported_tools, "as-reported");
+  const auto on_turn = [&](const rep::Checked& so_far) {
+    const auto mean = [&](const rep::Document& of) {
+      const rep::Cell* now = rep::find_cell(of, cell->ctx, cell->chats, cell->depth);
+      return now != nullptr && now->decode_total ? rep::format_rate(now->decode_total->mean) : "-";
+    };
+    job.say(fmt::format("{}: {} tok/s, as the report started it {} tok/s so far", profile.name,
+                        mean(so_far.profile), mean(so_far.reference)));
+  };
+  FL_ASSIGN(const rep::Checked checked, rep::check_cell(
+                                            *cell, rep::reads_memory(document), with_profile, as_reported,
+                                            most_seconds, [&] { return tools.now(); }, on_turn));
+  FL_TRY(rep::write_report(job.out_dir, checked.profile));
+  FL_TRY(rep::write_report(job.out_dir + "/as-reported", checked.reference));
+  print_result(profile, *cell, checked);
+  return verdict(profile, *cell, checked);
 }
 
 }  // namespace fl::apps::report

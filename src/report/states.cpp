@@ -1,0 +1,272 @@
+#include "report/states.h"
+
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "report/format.h"
+#include "report/machine.h"
+#include "report/statistics.h"
+
+namespace fl::report {
+namespace {
+
+// Readings of one state lie closer together than these ratios of neighbours. Seen on two virtual cores:
+// within a state hand-overs vary by a tenth, and states lie a factor of four apart.
+constexpr double kHandoverGap = 1.3;
+constexpr double kMultiplyGap = 1.15;
+constexpr double kReadGap = 1.1;
+// Of a run's repeats, which a state has to be worth a word.
+constexpr double kLeastStateShare = 0.05;
+// Where too few repeats share a state to tell their scatter: it counts as so many degrees of freedom.
+constexpr double kAssumedScatter = 0.03;
+constexpr double kAssumedFreedom = 2;
+
+// Sorts, and cuts where neighbours are farther apart than `gap`.
+std::vector<std::vector<Yardstick>> groups_of(std::vector<Yardstick> readings, double gap,
+                                              double Yardstick::*member) {
+  std::sort(readings.begin(), readings.end(),
+            [member](const Yardstick& a, const Yardstick& b) { return a.*member < b.*member; });
+  std::vector<std::vector<Yardstick>> out;
+  for (const Yardstick& reading : readings) {
+    if (out.empty() || reading.*member > gap * out.back().back().*member) {
+      out.emplace_back();
+    }
+    out.back().push_back(reading);
+  }
+  return out;
+}
+
+MachineState state_around(const std::vector<Yardstick>& readings) {
+  const auto by = [&](double Yardstick::*member) {
+    const auto [least, most] =
+        std::minmax_element(readings.begin(), readings.end(),
+                            [member](const auto& a, const auto& b) { return a.*member < b.*member; });
+    return std::pair((*least).*member, (*most).*member);
+  };
+  MachineState out;
+  std::tie(out.least_handover, out.most_handover) = by(&Yardstick::handover_seconds);
+  std::tie(out.least_multiplies, out.most_multiplies) = by(&Yardstick::multiplies_per_second);
+  std::tie(out.least_read, out.most_read) = by(&Yardstick::read_bytes_per_second);
+  return out;
+}
+
+void add_readings(std::vector<Yardstick>& into, std::span<const Repeat> repeats) {
+  for (const Repeat& repeat : repeats) {
+    into.insert(into.end(), repeat.beside.begin(), repeat.beside.end());
+  }
+}
+
+double mean_log(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) {
+    sum += std::log(value);
+  }
+  return sum / static_cast<double>(values.size());
+}
+
+double squares(const std::vector<double>& values) {
+  const double mean = mean_log(values);
+  double sum = 0;
+  for (const double value : values) {
+    sum += (std::log(value) - mean) * (std::log(value) - mean);
+  }
+  return sum;
+}
+
+// The repeats of both times, by state. Without yardsticks on either side they are one.
+std::vector<Alike::State> sorted(std::span<const Repeat> then, std::span<const Repeat> now,
+                                 bool reads_memory) {
+  std::vector<Yardstick> readings;
+  add_readings(readings, then);
+  const size_t n_then = readings.size();
+  add_readings(readings, now);
+  const bool known = n_then > 0 && readings.size() > n_then;
+  const std::vector<MachineState> states =
+      known ? states_of(readings, reads_memory) : std::vector<MachineState>(1);
+  std::vector<Alike::State> out;
+  for (size_t i = 0; i < states.size(); ++i) {
+    out.push_back({states[i], known ? state_text(states, i) : "", {}, {}});
+  }
+  const auto sort = [&](std::span<const Repeat> repeats, std::vector<double> Alike::State::*side) {
+    for (const Repeat& repeat : repeats) {
+      const std::optional<size_t> state = known ? state_of(states, repeat) : 0;
+      if (state && repeat.decode_total > 0) {
+        (out[*state].*side).push_back(repeat.decode_total);
+      }
+    }
+  };
+  sort(then, &Alike::State::then);
+  sort(now, &Alike::State::now);
+  return out;
+}
+
+// "0.03 us: 3050 tok/s (2), 0.16 us: 2160 tok/s (1)"; "" when they met one state only.
+std::string states_text(const std::vector<Repeat>& repeats, bool reads_memory) {
+  std::string out;
+  size_t n_states = 0;
+  for (const Alike::State& state : sorted(repeats, repeats, reads_memory)) {
+    if (!state.then.empty()) {
+      ++n_states;
+      out += fmt::format("{}{}: {} tok/s ({})", out.empty() ? "" : ", ", state.text,
+                         format_rate(stat_of(state.then).mean), state.then.size());
+    }
+  }
+  return n_states > 1 ? out : "";
+}
+
+// The 97.5 % point of Student's t, by the first terms of its expansion (Abramowitz and Stegun 26.7.5).
+double student(double freedom) {
+  return 1.96 + 2.37 / freedom + 2.82 / (freedom * freedom);
+}
+
+}  // namespace
+
+bool MachineState::has(const Yardstick& reading) const {
+  return reading.handover_seconds >= least_handover && reading.handover_seconds <= most_handover &&
+         reading.multiplies_per_second >= least_multiplies &&
+         reading.multiplies_per_second <= most_multiplies && reading.read_bytes_per_second >= least_read &&
+         reading.read_bytes_per_second <= most_read;
+}
+
+std::vector<MachineState> states_of(std::span<const Yardstick> readings, bool reads_memory) {
+  std::vector<std::vector<Yardstick>> groups{{readings.begin(), readings.end()}};
+  const auto cut = [&](double gap, double Yardstick::*member) {
+    std::vector<std::vector<Yardstick>> finer;
+    for (std::vector<Yardstick>& group : groups) {
+      for (std::vector<Yardstick>& part : groups_of(std::move(group), gap, member)) {
+        finer.push_back(std::move(part));
+      }
+    }
+    groups = std::move(finer);
+  };
+  cut(kHandoverGap, &Yardstick::handover_seconds);
+  cut(kMultiplyGap, &Yardstick::multiplies_per_second);
+  if (reads_memory) {
+    cut(kReadGap, &Yardstick::read_bytes_per_second);
+  }
+  std::vector<MachineState> out;
+  out.reserve(groups.size());
+  for (const std::vector<Yardstick>& group : groups) {
+    out.push_back(state_around(group));
+  }
+  return out;
+}
+
+bool reads_memory(const Document& document) {
+  const auto bytes =
+      document.model.weight_bytes_per_step ? document.model.weight_bytes_per_step : document.model.file_bytes;
+  return bytes && document.machine.cache_bytes && *bytes > *document.machine.cache_bytes;
+}
+
+std::optional<size_t> state_of(const std::vector<MachineState>& states, const Repeat& repeat) {
+  if (repeat.beside.empty() || repeat.foreign_cpu > kMaxForeignCpu) {
+    return std::nullopt;
+  }
+  for (size_t i = 0; i < states.size(); ++i) {
+    if (std::all_of(repeat.beside.begin(), repeat.beside.end(),
+                    [&](const Yardstick& reading) { return states[i].has(reading); })) {
+      return i;
+    }
+  }
+  return std::nullopt;
+}
+
+std::string state_text(const std::vector<MachineState>& states, size_t i) {
+  const MachineState& state = states[i];
+  std::string out = fmt::format("{:.2f} us", 5e5 * (state.least_handover + state.most_handover));
+  const auto overlap = [](double least, double most, double other_least, double other_most) {
+    return other_least <= most && other_most >= least;
+  };
+  const auto same_handover = [&](const MachineState& other) {
+    return overlap(state.least_handover, state.most_handover, other.least_handover, other.most_handover);
+  };
+  const auto same_clock = [&](const MachineState& other) {
+    return same_handover(other) && overlap(state.least_multiplies, state.most_multiplies,
+                                           other.least_multiplies, other.most_multiplies);
+  };
+  const auto n_alike = std::count_if(states.begin(), states.end(), same_clock);
+  if (std::count_if(states.begin(), states.end(), same_handover) > n_alike) {
+    out += fmt::format(", {:.1f} G mul/s", 5e-10 * (state.least_multiplies + state.most_multiplies));
+  }
+  if (n_alike > 1) {
+    out += fmt::format(", {:.0f} GB/s", 5e-10 * (state.least_read + state.most_read));
+  }
+  return out;
+}
+
+Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, bool reads_memory) {
+  Alike out;
+  out.states = sorted(then, now, reads_memory);
+  double sum = 0;
+  double weights = 0;
+  double scatter = kAssumedFreedom * kAssumedScatter * kAssumedScatter;
+  double freedom = kAssumedFreedom;
+  for (const Alike::State& state : out.states) {
+    if (state.then.empty() || state.now.empty()) {
+      continue;
+    }
+    const auto n = static_cast<double>(state.then.size());
+    const auto m = static_cast<double>(state.now.size());
+    sum += n * m / (n + m) * (mean_log(state.now) - mean_log(state.then));
+    weights += n * m / (n + m);
+    scatter += squares(state.then) + squares(state.now);
+    freedom += n + m - 2;
+    out.n_then += state.then.size();
+    out.n_now += state.now.size();
+  }
+  if (weights > 0) {
+    out.change = std::exp(sum / weights) - 1;
+    out.error = student(freedom) * std::sqrt(scatter / freedom / weights);
+  }
+  return out;
+}
+
+void explain_spread(std::vector<Cell>& cells, bool reads_memory) {
+  for (Cell& cell : cells) {
+    const auto spread = std::find_if(cell.flags.begin(), cell.flags.end(),
+                                     [](const Flag& flag) { return flag.code == "spread"; });
+    if (spread == cell.flags.end() || !cell.repeats) {
+      continue;
+    }
+    const std::string text = states_text(*cell.repeats, reads_memory);
+    if (!text.empty()) {
+      spread->text += "; by what a word took between the machine's cores: " + text;
+    }
+  }
+}
+
+std::string run_states_text(const Document& document) {
+  std::vector<Yardstick> readings;
+  std::vector<Repeat> all;
+  for (const Cell& cell : document.cells) {
+    if (cell.repeats) {
+      add_readings(readings, *cell.repeats);
+      all.insert(all.end(), cell.repeats->begin(), cell.repeats->end());
+    }
+  }
+  const std::vector<MachineState> states = states_of(readings, reads_memory(document));
+  std::vector<size_t> counts(states.size());
+  size_t n = 0;
+  for (const Repeat& repeat : all) {
+    if (const auto state = state_of(states, repeat)) {
+      ++counts[*state];
+      ++n;
+    }
+  }
+  std::string out;
+  size_t n_states = 0;
+  for (size_t i = 0; i < states.size(); ++i) {
+    const double share = n > 0 ? static_cast<double>(counts[i]) / static_cast<double>(n) : 0;
+    if (share >= kLeastStateShare) {
+      ++n_states;
+      out += fmt::format("{}{} beside {:.0f} %", out.empty() ? "" : ", ", state_text(states, i), 100 * share);
+    }
+  }
+  return n_states > 1 ? out : "";
+}
+
+}  // namespace fl::report

@@ -1,0 +1,232 @@
+#include "report/yardstick.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <string>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "report/statistics.h"
+
+namespace fl::report {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kLine = 64;  // bytes that travel between cores together
+constexpr uint32_t kRounds = 200;
+constexpr int kBursts = 5;  // the median of these: one may be interrupted
+constexpr int64_t kLeastRead = int64_t{64} << 20;
+constexpr int64_t kMostRead = int64_t{512} << 20;
+constexpr int kMultiplies = 20000;  // of each of the chains
+constexpr size_t kChains = 4;       // as many as a multiplication has cycles, roughly
+
+double since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+void pause_core() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+#endif
+}
+
+struct alignas(kLine) Word {
+  std::atomic<uint32_t> value{0};
+};
+
+// One thread a core, each kept on its own; the calling thread is the first and gets its cores back.
+class Team {
+ public:
+  explicit Team(const std::vector<int>& cores) : cores_(cores), arrived_(cores.size()) {
+    known_ = ::sched_getaffinity(0, sizeof before_, &before_) == 0;
+    stay_on(0);
+    for (size_t i = 1; i < cores_.size(); ++i) {
+      threads_.emplace_back([this, i] { work(i); });
+    }
+  }
+  ~Team() {
+    job_ = nullptr;
+    region();
+    for (std::thread& thread : threads_) {
+      thread.join();
+    }
+    if (known_) {
+      ::sched_setaffinity(0, sizeof before_, &before_);
+    }
+  }
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  size_t size() const { return cores_.size(); }
+  /// So many rounds in which nobody does anything.
+  double idle(uint32_t n_rounds) {
+    job_ = &nothing_;
+    const auto begin = Clock::now();
+    for (uint32_t round = 0; round < n_rounds; ++round) {
+      region();
+    }
+    return since(begin);
+  }
+  /// `job` on every thread at once, with its number; the seconds until all were done.
+  double run(const std::function<void(size_t)>& job) {
+    job_ = &job;
+    const auto begin = Clock::now();
+    region();
+    return since(begin);
+  }
+
+ private:
+  void stay_on(size_t i) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<size_t>(cores_[i]), &one);
+    ::sched_setaffinity(0, sizeof one, &one);
+  }
+  // All threads see the new round, do the job, and are waited for.
+  void region() {
+    const uint32_t round = begun_.value.load(std::memory_order_relaxed) + 1;
+    begun_.value.store(round, std::memory_order_release);
+    if (job_ != nullptr) {
+      (*job_)(0);
+    }
+    for (size_t i = 1; i < cores_.size(); ++i) {
+      while (arrived_[i].value.load(std::memory_order_acquire) != round) {
+        pause_core();
+      }
+    }
+  }
+  void work(size_t i) {
+    stay_on(i);
+    for (uint32_t round = 1;; ++round) {
+      while (begun_.value.load(std::memory_order_acquire) != round) {
+        pause_core();
+      }
+      const bool last = job_ == nullptr;
+      if (!last) {
+        (*job_)(i);
+      }
+      arrived_[i].value.store(round, std::memory_order_release);
+      if (last) {
+        return;
+      }
+    }
+  }
+
+  const std::vector<int>& cores_;
+  std::vector<Word> arrived_;
+  Word begun_;
+  const std::function<void(size_t)> nothing_ = [](size_t) {};
+  const std::function<void(size_t)>* job_ = nullptr;  // before a round begins, by the first thread
+  cpu_set_t before_{};
+  bool known_ = false;
+  std::vector<std::thread> threads_;
+};
+
+// What a compiler may not leave out.
+void keep(uint64_t value) {
+  asm volatile("" : : "r"(value) : "memory");
+}
+
+double handover_seconds(Team& team) {
+  if (team.size() < 2) {
+    return 0;
+  }
+  std::vector<double> bursts;
+  for (int burst = 0; burst < kBursts; ++burst) {
+    bursts.push_back(team.idle(kRounds) / (2.0 * kRounds));  // there and back
+  }
+  return median(bursts);
+}
+
+void read_words(const uint64_t* words, size_t n) {
+  std::array<uint64_t, 8> sums{};
+  for (size_t i = 0; i + sums.size() <= n; i += sums.size()) {
+    for (size_t k = 0; k < sums.size(); ++k) {
+      sums[k] ^= words[i + k];
+    }
+  }
+  for (const uint64_t sum : sums) {
+    keep(sum);
+  }
+}
+
+void multiply(size_t seed) {
+  constexpr uint64_t kFactor = 6364136223846793005;
+  std::array<uint64_t, kChains> chains{};
+  chains.fill(seed + 1);
+  for (int i = 0; i < kMultiplies; ++i) {
+    for (uint64_t& chain : chains) {
+      chain = chain * kFactor + 1;
+      keep(chain);
+    }
+  }
+}
+
+}  // namespace
+
+int64_t last_level_cache_bytes() {
+  int64_t level = 0;
+  int64_t bytes = 0;
+  for (int i = 0;; ++i) {
+    const std::string folder = fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/", i);
+    int64_t its_level = 0;
+    std::string size;
+    if (!(std::ifstream(folder + "level") >> its_level) || !(std::ifstream(folder + "size") >> size)) {
+      return bytes;
+    }
+    int64_t value = std::strtoll(size.c_str(), nullptr, 10);
+    value <<= size.ends_with('K') ? 10 : size.ends_with('M') ? 20 : 0;
+    if (its_level >= level) {
+      level = its_level;
+      bytes = value;
+    }
+  }
+}
+
+YardstickMeter::YardstickMeter() {
+  cpu_set_t mine;
+  if (::sched_getaffinity(0, sizeof mine, &mine) == 0) {
+    for (int core = 0; core < CPU_SETSIZE; ++core) {
+      if (CPU_ISSET(static_cast<size_t>(core), &mine)) {
+        cores_.push_back(core);
+      }
+    }
+  }
+  if (cores_.empty()) {
+    cores_.push_back(0);
+  }
+  const int64_t bytes = std::clamp(2 * last_level_cache_bytes(), kLeastRead, kMostRead);
+  memory_.assign(static_cast<size_t>(bytes) / sizeof(uint64_t), 1);
+}
+
+Yardstick YardstickMeter::measure() {
+  Team team(cores_);
+  Yardstick out;
+  out.handover_seconds = handover_seconds(team);
+  // Each piece is read once: by the time that it comes again, the caches have forgotten it.
+  const size_t share = memory_.size() / kBursts / team.size();
+  std::vector<double> reading;
+  std::vector<double> multiplying;
+  for (size_t burst = 0; burst < kBursts; ++burst) {
+    const uint64_t* piece = memory_.data() + burst * share * team.size();
+    reading.push_back(team.run([&](size_t i) { read_words(piece + i * share, share); }));
+    multiplying.push_back(team.run(multiply));
+  }
+  const auto n = static_cast<double>(team.size());
+  out.read_bytes_per_second = n * static_cast<double>(share * sizeof(uint64_t)) / median(reading);
+  out.multiplies_per_second = n * kChains * kMultiplies / median(multiplying);
+  return out;
+}
+
+}  // namespace fl::report
