@@ -88,8 +88,8 @@ std::vector<Alike::State> sorted(std::span<const Repeat> then, std::span<const R
   const std::vector<MachineState> states =
       known ? states_of(readings, reads_memory) : std::vector<MachineState>(1);
   std::vector<Alike::State> out;
-  for (size_t i = 0; i < states.size(); ++i) {
-    out.push_back({states[i], known ? state_text(states, i) : "", {}, {}});
+  for (const MachineState& state : states) {
+    out.push_back({state, "", {}, {}});
   }
   const auto sort = [&](std::span<const Repeat> repeats, std::vector<double> Alike::State::*side) {
     for (const Repeat& repeat : repeats) {
@@ -101,21 +101,27 @@ std::vector<Alike::State> sorted(std::span<const Repeat> then, std::span<const R
   };
   sort(then, &Alike::State::then);
   sort(now, &Alike::State::now);
+  // States that the machine only passed through have no repeats, and need no name.
+  std::erase_if(out, [](const Alike::State& state) { return state.then.empty() && state.now.empty(); });
+  std::vector<MachineState> met;
+  for (const Alike::State& state : out) {
+    met.push_back(state.state);
+  }
+  for (size_t i = 0; i < met.size() && known; ++i) {
+    out[i].text = state_text(met, i);
+  }
   return out;
 }
 
 // "0.03 us: 3050 tok/s (2), 0.16 us: 2160 tok/s (1)"; "" when they met one state only.
 std::string states_text(const std::vector<Repeat>& repeats, bool reads_memory) {
+  const std::vector<Alike::State> states = sorted(repeats, repeats, reads_memory);
   std::string out;
-  size_t n_states = 0;
-  for (const Alike::State& state : sorted(repeats, repeats, reads_memory)) {
-    if (!state.then.empty()) {
-      ++n_states;
-      out += fmt::format("{}{}: {} tok/s ({})", out.empty() ? "" : ", ", state.text,
-                         format_rate(stat_of(state.then).mean), state.then.size());
-    }
+  for (const Alike::State& state : states) {
+    out += fmt::format("{}{}: {} tok/s ({})", out.empty() ? "" : ", ", state.text,
+                       format_rate(stat_of(state.then).mean), state.then.size());
   }
-  return n_states > 1 ? out : "";
+  return states.size() > 1 ? out : "";
 }
 
 // The 97.5 % point of Student's t, by the first terms of its expansion (Abramowitz and Stegun 26.7.5).
@@ -240,33 +246,26 @@ void explain_spread(std::vector<Cell>& cells, bool reads_memory) {
 }
 
 std::string run_states_text(const Document& document) {
-  std::vector<Yardstick> readings;
   std::vector<Repeat> all;
   for (const Cell& cell : document.cells) {
     if (cell.repeats) {
-      add_readings(readings, *cell.repeats);
       all.insert(all.end(), cell.repeats->begin(), cell.repeats->end());
     }
   }
-  const std::vector<MachineState> states = states_of(readings, reads_memory(document));
-  std::vector<size_t> counts(states.size());
+  std::vector<Alike::State> states = sorted(all, all, reads_memory(document));
   size_t n = 0;
-  for (const Repeat& repeat : all) {
-    if (const auto state = state_of(states, repeat)) {
-      ++counts[*state];
-      ++n;
-    }
+  for (const Alike::State& state : states) {
+    n += state.then.size();
   }
+  std::erase_if(states, [n](const Alike::State& state) {
+    return static_cast<double>(state.then.size()) < kLeastStateShare * static_cast<double>(n);
+  });
   std::string out;
-  size_t n_states = 0;
-  for (size_t i = 0; i < states.size(); ++i) {
-    const double share = n > 0 ? static_cast<double>(counts[i]) / static_cast<double>(n) : 0;
-    if (share >= kLeastStateShare) {
-      ++n_states;
-      out += fmt::format("{}{} beside {:.0f} %", out.empty() ? "" : ", ", state_text(states, i), 100 * share);
-    }
+  for (const Alike::State& state : states) {
+    out += fmt::format("{}{} beside {:.0f} %", out.empty() ? "" : ", ", state.text,
+                       100 * static_cast<double>(state.then.size()) / static_cast<double>(n));
   }
-  return n_states > 1 ? out : "";
+  return states.size() > 1 ? out : "";
 }
 
 }  // namespace fl::report

@@ -45,14 +45,18 @@ Status Walker::walk_profiles() {
     profile_cells_.emplace();
     return {};
   }
-  profile_cells_ = profile_cells(assemble(job_.manifest, open_.records, ""));
-  while (!profile_cells_->empty()) {
-    const auto [i, depth] = profile_cells_->front();
-    const double seconds = visit_seconds(sizes_[i], {depth}, (kMostRepeats - 1) * options_.repeats);
-    profile_cells_->erase(profile_cells_->begin());
-    if (options_.budget_seconds <= 0 || seconds + anchor_seconds() <= budget_left()) {
-      profile_depth_ = depth;
-      FL_TRY(visit(i));
+  // More repeats may choose another cell for a profile, once.
+  constexpr int kRounds = 2;
+  for (int round = 0; round < kRounds; ++round) {
+    profile_cells_ = profile_cells(assemble(job_.manifest, open_.records, ""));
+    while (!profile_cells_->empty()) {
+      const auto [i, depth] = profile_cells_->front();
+      const double seconds = visit_seconds(sizes_[i], {depth}, (kMostRepeats - 1) * options_.repeats);
+      profile_cells_->erase(profile_cells_->begin());
+      if (options_.budget_seconds <= 0 || seconds + anchor_seconds() <= budget_left()) {
+        profile_depth_ = depth;
+        FL_TRY(visit(i));
+      }
     }
   }
   profile_depth_.reset();

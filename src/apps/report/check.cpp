@@ -94,9 +94,7 @@ void print_states(const rep::Checked& checked) {
   fmt::print("  the machine, by what a word takes between its cores: tok/s (repeats)\n");
   fmt::print("    {:<20} {:>14} {:>14}\n", "", "the report", "again");
   for (const rep::Alike::State& state : checked.report.states) {
-    if (!state.then.empty() || !state.now.empty()) {
-      fmt::print("    {:<20} {:>14} {:>14}\n", state.text, mean_text(state.then), mean_text(state.now));
-    }
+    fmt::print("    {:<20} {:>14} {:>14}\n", state.text, mean_text(state.then), mean_text(state.now));
   }
 }
 
