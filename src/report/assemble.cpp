@@ -89,6 +89,7 @@ struct RepeatSums {
   HarmonicMean prefill;
   std::vector<double> joules;
   std::vector<Yardstick> beside;
+  std::vector<double> handovers;
   double seconds = 0;
   double foreign_seconds = 0;
 };
@@ -186,6 +187,9 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
       repeat.prefill.add(*batch->prefill_total);
     }
     repeat.beside.insert(repeat.beside.end(), batch->beside.begin(), batch->beside.end());
+    if (batch->handover_seconds) {
+      repeat.handovers.push_back(*batch->handover_seconds);
+    }
     if (batch->joules) {
       repeat.joules.push_back(*batch->joules);
     }
@@ -206,8 +210,8 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
     if (const auto rate = repeat.total.value()) {
       // Over a short time the kernel's ticks say nothing.
       const bool long_enough = repeat.seconds >= kLeastLoadSeconds;
-      cell.repeats->push_back(
-          {n, *rate, long_enough ? repeat.foreign_seconds / repeat.seconds : 0, repeat.beside});
+      cell.repeats->push_back({n, *rate, long_enough ? repeat.foreign_seconds / repeat.seconds : 0,
+                               repeat.handovers, repeat.beside});
     }
     keep(per_chat, repeat.per_chat.value());
     keep(prefill, repeat.prefill.value());

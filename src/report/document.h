@@ -178,6 +178,7 @@ struct Repeat {
   int64_t repeat = 0;
   double decode_total = 0;        ///< tokens/s of all chats
   double foreign_cpu = 0;         ///< share of the machine's CPU time that other programs used
+  std::vector<double> handovers;  ///< seconds, as in Yardstick, between its batches
   std::vector<Yardstick> beside;  ///< before and after it; empty: not measured (on a GPU, at a URL)
 };
 

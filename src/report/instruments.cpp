@@ -13,14 +13,18 @@ Result<Batch> measure_beside(Instruments& tools, const Session& session, const F
       beside.push_back(*reading);
     }
   };
+  std::optional<double> handover;
   if (timed && spec.part == 1) {
     look();
+  } else if (timed) {
+    handover = tools.handover_seconds();
   }
   FL_ASSIGN(Batch batch, tools.measure(session, facts, spec));
   if (timed && spec.part == n_parts) {
     look();
   }
   batch.beside = std::move(beside);
+  batch.handover_seconds = handover;
   return batch;
 }
 
@@ -48,15 +52,25 @@ Result<Batch> RealInstruments::measure(const Session& session, const Facts& fact
                          job_.cancel);
 }
 
-std::optional<Yardstick> RealInstruments::yardstick() {
+YardstickMeter* RealInstruments::meter() {
   // A server on a GPU does not depend on it, and one at a URL may be busy with others' requests.
   if (nvml_ != nullptr || options_.kind == "url") {
-    return std::nullopt;
+    return nullptr;
   }
   if (meter_ == nullptr) {
     meter_ = std::make_unique<YardstickMeter>();
   }
-  return meter_->measure();
+  return meter_.get();
+}
+
+std::optional<Yardstick> RealInstruments::yardstick() {
+  YardstickMeter* known = meter();
+  return known != nullptr ? std::optional(known->measure()) : std::nullopt;
+}
+
+std::optional<double> RealInstruments::handover_seconds() {
+  YardstickMeter* known = meter();
+  return known != nullptr ? std::optional(known->handover_seconds()) : std::nullopt;
 }
 
 Result<Quality> RealInstruments::score(const QualityJob& job) {

@@ -37,11 +37,14 @@ class Instruments {
   virtual Result<Batch> measure(const Session& session, const Facts& facts, const BatchSpec& spec) = 0;
   /// The machine itself, while the server has nothing to do; nullopt: it says nothing about this server.
   virtual std::optional<Yardstick> yardstick() = 0;
+  /// Its hand-over alone.
+  virtual std::optional<double> handover_seconds() = 0;
   /// measure_quality()
   virtual Result<Quality> score(const QualityJob& job) = 0;
 };
 
-/// measure(), with the yardstick before the first part of a timed repeat and after its last one.
+/// measure(), with the yardstick before the first part of a timed repeat and after its last one, and its
+/// hand-over before the others.
 Result<Batch> measure_beside(Instruments& tools, const Session& session, const Facts& facts,
                              const BatchSpec& spec, int64_t n_parts);
 
@@ -56,9 +59,12 @@ class RealInstruments final : public Instruments {
   Result<Facts> describe(const Session& session) override;
   Result<Batch> measure(const Session& session, const Facts& facts, const BatchSpec& spec) override;
   std::optional<Yardstick> yardstick() override;
+  std::optional<double> handover_seconds() override;
   Result<Quality> score(const QualityJob& job) override;
 
  private:
+  YardstickMeter* meter();  // nullptr: it says nothing about this server
+
   const RunJob& job_;
   const Options& options_;
   std::unique_ptr<Nvml> nvml_;

@@ -147,7 +147,8 @@ struct Batch {
   std::string memory_basis;
   std::string memory_reason;
   std::vector<Flag> flags;
-  std::vector<Yardstick> beside;  ///< before the first part of a repeat, after the last one
+  std::vector<Yardstick> beside;           ///< before the first part of a repeat, after the last one
+  std::optional<double> handover_seconds;  ///< before another part
 };
 
 struct AnswerRecord {
@@ -206,7 +207,8 @@ FL_FIELDS(Batch, "",
   f("prefill_total", &T::prefill_total, ""); f("joules", &T::joules, ""); f("foreign_cpu", &T::foreign_cpu, "");
   f("n_foreign_gpu", &T::n_foreign_gpu, ""); f("throttled", &T::throttled, "");
   f("memory_bytes", &T::memory_bytes, ""); f("memory_basis", &T::memory_basis, "");
-  f("memory_reason", &T::memory_reason, ""); f("flags", &T::flags, ""); f("beside", &T::beside, "");)
+  f("memory_reason", &T::memory_reason, ""); f("flags", &T::flags, ""); f("beside", &T::beside, "");
+  f("handover_seconds", &T::handover_seconds, "");)
 FL_FIELDS(AnswerRecord, "", f("line", &T::line, "");)
 FL_FIELDS(QualityRecord, "", f("quality", &T::quality, ""); f("seconds", &T::seconds, "");)
 FL_FIELDS(EndRecord, "", f("at", &T::at, "");)

@@ -138,6 +138,10 @@ bool MachineState::has(const Yardstick& reading) const {
          reading.read_bytes_per_second <= most_read;
 }
 
+bool MachineState::has_handover(double seconds) const {
+  return seconds * kHandoverGap >= least_handover && seconds <= kHandoverGap * most_handover;
+}
+
 std::vector<MachineState> states_of(std::span<const Yardstick> readings, bool reads_memory) {
   std::vector<std::vector<Yardstick>> groups{{readings.begin(), readings.end()}};
   const auto cut = [&](double gap, double Yardstick::*member) {
@@ -173,8 +177,11 @@ std::optional<size_t> state_of(const std::vector<MachineState>& states, const Re
     return std::nullopt;
   }
   for (size_t i = 0; i < states.size(); ++i) {
+    const MachineState& state = states[i];
     if (std::all_of(repeat.beside.begin(), repeat.beside.end(),
-                    [&](const Yardstick& reading) { return states[i].has(reading); })) {
+                    [&](const Yardstick& reading) { return state.has(reading); }) &&
+        std::all_of(repeat.handovers.begin(), repeat.handovers.end(),
+                    [&](double seconds) { return state.has_handover(seconds); })) {
       return i;
     }
   }

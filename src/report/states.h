@@ -21,6 +21,7 @@ struct MachineState {
   double most_read = 0;
 
   bool has(const Yardstick& reading) const;
+  bool has_handover(double seconds) const;  ///< or nearly so
 };
 
 /// Memory bandwidth is a state of its own only where `reads_memory`: a model that lies in the caches does not
@@ -28,8 +29,8 @@ struct MachineState {
 std::vector<MachineState> states_of(std::span<const Yardstick> readings, bool reads_memory);
 /// Does a step of this model read more than the last cache keeps?
 bool reads_memory(const Document& document);
-/// The state before and after a repeat; nullopt: the machine changed meanwhile, it was not measured, or other
-/// programs used more of it than kMaxForeignCpu.
+/// The state before, after and throughout a repeat; nullopt: the machine changed meanwhile, it was not
+/// measured, or other programs used more of it than kMaxForeignCpu.
 std::optional<size_t> state_of(const std::vector<MachineState>& states, const Repeat& repeat);
 /// "0.16 us" and what else tells it from other states: "0.16 us, 36 GB/s".
 std::string state_text(const std::vector<MachineState>& states, size_t i);

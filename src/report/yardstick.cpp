@@ -138,7 +138,7 @@ void keep(uint64_t value) {
   asm volatile("" : : "r"(value) : "memory");
 }
 
-double handover_seconds(Team& team) {
+double handover_of(Team& team) {
   if (team.size() < 2) {
     return 0;
   }
@@ -210,10 +210,15 @@ YardstickMeter::YardstickMeter() {
   memory_.assign(static_cast<size_t>(bytes) / sizeof(uint64_t), 1);
 }
 
+double YardstickMeter::handover_seconds() {
+  Team team(cores_);
+  return handover_of(team);
+}
+
 Yardstick YardstickMeter::measure() {
   Team team(cores_);
   Yardstick out;
-  out.handover_seconds = handover_seconds(team);
+  out.handover_seconds = handover_of(team);
   // Each piece is read once: by the time that it comes again, the caches have forgotten it.
   const size_t share = memory_.size() / kBursts / team.size();
   std::vector<double> reading;

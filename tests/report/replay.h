@@ -86,6 +86,11 @@ class Replay final : public Instruments {
     return machine_.yardstick ? std::optional(machine_.yardstick(now_)) : std::nullopt;
   }
 
+  std::optional<double> handover_seconds() override {
+    const auto reading = yardstick();
+    return reading ? std::optional(reading->handover_seconds) : std::nullopt;
+  }
+
   Result<Quality> score(const QualityJob& job) override {
     constexpr int64_t kTasks = 20;
     for (int64_t done = 0; done < kTasks; ++done) {

@@ -24,7 +24,7 @@ const Yardstick kNear{0.06 * kMicro, 31 * kGiga, 7.3 * kGiga};
 const Yardstick kFar{0.29 * kMicro, 42 * kGiga, 7.3 * kGiga};
 
 Repeat repeat(double rate, const Yardstick& before, const Yardstick& after, double foreign = 0) {
-  return {1, rate, foreign, {before, after}};
+  return {1, rate, foreign, {before.handover_seconds}, {before, after}};
 }
 Repeat near(double rate) {
   return repeat(rate, kNear, kNear);
@@ -50,7 +50,11 @@ TEST(States, AreCutWhereReadingsLieApart) {
   EXPECT_EQ(state_of(states, repeat(1, kFar, kNear)), std::nullopt);  // it changed meanwhile
   EXPECT_EQ(state_of(states, repeat(1, kFar, other_path)), std::nullopt);
   EXPECT_EQ(state_of(states, repeat(1, kFar, kFar, 0.2)), std::nullopt);  // others were at work
-  EXPECT_EQ(state_of(states, Repeat{1, 1, 0, {}}), std::nullopt);
+  EXPECT_EQ(state_of(states, Repeat{1, 1, 0, {}, {}}), std::nullopt);
+  Repeat there_and_back = repeat(1, kFar, kFar);
+  EXPECT_TRUE(state_of(states, there_and_back));
+  there_and_back.handovers = {kFar.handover_seconds, kNear.handover_seconds, kFar.handover_seconds};
+  EXPECT_EQ(state_of(states, there_and_back), std::nullopt);
   EXPECT_THAT(state_text(states, 1), HasSubstr("0.06 us, 7.3 G mul/s"));
   EXPECT_THAT(state_text(states, 3), HasSubstr("0.29 us, 57 GB/s"));
   EXPECT_EQ(state_text(states_of(std::vector{kNear, kFar}, true), 1), "0.29 us");
@@ -85,8 +89,8 @@ TEST(States, NothingIsSaidOfAStateThatWasMetOnce) {
 }
 
 TEST(States, WithoutYardsticksAllRepeatsAreAlike) {
-  const std::vector<Repeat> then{{1, 100, 0, {}}, {2, 102, 0, {}}};
-  const std::vector<Repeat> now{{1, 111, 0, {}}, {2, 111, 0, {}}};
+  const std::vector<Repeat> then{{1, 100, 0, {}, {}}, {2, 102, 0, {}, {}}};
+  const std::vector<Repeat> now{{1, 111, 0, {}, {}}, {2, 111, 0, {}, {}}};
   const Alike alike = compare_alike(then, now, true);
   ASSERT_TRUE(alike.change);
   EXPECT_NEAR(*alike.change, 0.1, 0.005);
@@ -268,6 +272,7 @@ TEST_F(CheckedCell, AServerWithAnotherWindowIsNotTheCell) {
       return of_.measure(session, facts, spec);
     }
     std::optional<Yardstick> yardstick() override { return std::nullopt; }
+    std::optional<double> handover_seconds() override { return std::nullopt; }
     Result<Quality> score(const QualityJob& job) override { return of_.score(job); }
 
    private:
