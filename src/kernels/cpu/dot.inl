@@ -25,6 +25,19 @@ FL_INLINE vf to_float(vi v) {
   return __builtin_convertvector(v, vf);
 }
 
+#if FL_LANES != 16
+FL_INLINE int32_t sum_of(vi v) {
+  int32_t a[kLanes];
+  __builtin_memcpy(a, &v, sizeof(v));
+  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) {
+      a[i] += a[i + half];
+    }
+  }
+  return a[0];
+}
+#endif
+
 #if FL_LANES == 16
 
 constexpr bool kSignedDot = false;
@@ -49,8 +62,17 @@ FL_INLINE vi unsigned_bytes(const uint8_t* p) {
 FL_INLINE vu unsigned_words(const uint8_t* p) {
   return reinterpret_cast<vu>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 }
-FL_INLINE void store_bytes(int8_t* p, vi v) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(v)));
+/// FL_LANES numbers of a signed byte each; their sum.
+FL_INLINE int32_t store_bytes(int8_t* p, vi v) {
+  const __m128i bytes = _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(v));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+  const __m128i raised = _mm_xor_si128(bytes, _mm_set1_epi8(-128));
+  const __m128i sums = _mm_sad_epu8(raised, _mm_setzero_si128());  // of eight each
+  return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
+}
+/// Past the caches; p is a multiple of the vector's size.
+FL_INLINE void stream(float* p, vf v) {
+  _mm512_stream_ps(p, reinterpret_cast<__m512>(v));
 }
 FL_INLINE vf halves(const uint8_t* p) {
   return reinterpret_cast<vf>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
@@ -59,12 +81,15 @@ FL_INLINE vu look_up(vu index) {
   const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kIq4Codes)));
   return reinterpret_cast<vu>(_mm512_shuffle_epi8(table, reinterpret_cast<__m512i>(index)));
 }
-FL_INLINE vi dot(vi acc, vu w, int32_t x) {
-  return reinterpret_cast<vi>(_mm512_dpbusd_epi32(
-      reinterpret_cast<__m512i>(acc), reinterpret_cast<__m512i>(w), reinterpret_cast<__m512i>(splat_i(x))));
+/// Written out because GCC 12 does not let vpdpbusd broadcast what it reads: it loads four columns of x to a
+/// register of their own first, one more instruction and register for every product (docs/decisions/0034).
+FL_INLINE vi dot(vi acc, vu w, const uint8_t* x) {
+  using Word __attribute__((may_alias, aligned(1))) = const int32_t;
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*reinterpret_cast<Word*>(x)));
+  return acc;
 }
 template <int kBits>
-FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, int32_t x0, int32_t x1) {
+FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, const uint8_t* x0, const uint8_t* x1) {
   return dot(dot(acc, w0, x0), w1, x1);
 }
 
@@ -84,13 +109,17 @@ FL_INLINE vi unsigned_bytes(const uint8_t* p) {
 FL_INLINE vu unsigned_words(const uint8_t* p) {
   return reinterpret_cast<vu>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
-FL_INLINE void store_bytes(int8_t* p, vi v) {
+FL_INLINE int32_t store_bytes(int8_t* p, vi v) {
   const __m256i words = _mm256_packs_epi32(reinterpret_cast<__m256i>(v), reinterpret_cast<__m256i>(v));
   const __m256i bytes = _mm256_packs_epi16(words, words);
   const int32_t low = _mm256_extract_epi32(bytes, 0);
   const int32_t high = _mm256_extract_epi32(bytes, 4);
   __builtin_memcpy(p, &low, 4);
   __builtin_memcpy(p + 4, &high, 4);
+  return sum_of(v);
+}
+FL_INLINE void stream(float* p, vf v) {
+  _mm256_stream_ps(p, reinterpret_cast<__m256>(v));
 }
 FL_INLINE vf halves(const uint8_t* p) {
   return reinterpret_cast<vf>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
@@ -101,12 +130,12 @@ FL_INLINE vu look_up(vu index) {
   return reinterpret_cast<vu>(_mm256_shuffle_epi8(table, reinterpret_cast<__m256i>(index)));
 }
 template <int kBits>
-FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, int32_t x0, int32_t x1) {
+FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, const uint8_t* x0, const uint8_t* x1) {
   const __m256i ones = _mm256_set1_epi16(1);
   const __m256i a = reinterpret_cast<__m256i>(w0);
   const __m256i b = reinterpret_cast<__m256i>(w1);
-  const __m256i xa = _mm256_set1_epi32(x0);
-  const __m256i xb = _mm256_set1_epi32(x1);
+  const __m256i xa = _mm256_set1_epi32(word(x0));
+  const __m256i xb = _mm256_set1_epi32(word(x1));
   if constexpr (kBits == 8) {
     const __m256i flip = _mm256_set1_epi8(-128);
     const __m256i sa = _mm256_xor_si256(a, flip);
@@ -147,10 +176,18 @@ FL_INLINE vu unsigned_words(const uint8_t* p) {
   }
   return v;
 }
-FL_INLINE void store_bytes(int8_t* p, vi v) {
+FL_INLINE int32_t store_bytes(int8_t* p, vi v) {
   for (int i = 0; i < FL_LANES; ++i) {
     p[i] = static_cast<int8_t>(v[i]);
   }
+  return sum_of(v);
+}
+FL_INLINE void stream(float* p, vf v) {
+#if defined(__SSE__)
+  _mm_stream_ps(p, reinterpret_cast<__m128>(v));
+#else
+  store(p, v);
+#endif
 }
 /// As f16_to_float of core/half.h, lane by lane.
 FL_INLINE vf halves(const uint8_t* p) {
@@ -183,8 +220,8 @@ FL_INLINE vu look_up(vu index) {
   return load_codes(in);
 }
 #if defined(__SSE2__)
-FL_INLINE vi dot(vi acc, vu w, int32_t x) {
-  const __m128i xs = _mm_set1_epi32(x);
+FL_INLINE vi dot(vi acc, vu w, const uint8_t* x) {
+  const __m128i xs = _mm_set1_epi32(word(x));
   const __m128i x_even = _mm_srai_epi16(_mm_slli_epi16(xs, 8), 8);
   const __m128i x_odd = _mm_srai_epi16(xs, 8);
   const __m128i even = reinterpret_cast<__m128i>(w & 0x00FF00FFU);
@@ -193,16 +230,15 @@ FL_INLINE vi dot(vi acc, vu w, int32_t x) {
          reinterpret_cast<vi>(_mm_madd_epi16(odd, x_odd));
 }
 #else
-FL_INLINE vi dot(vi acc, vu w, int32_t x) {
+FL_INLINE vi dot(vi acc, vu w, const uint8_t* x) {
   for (int byte = 0; byte < 4; ++byte) {
-    acc += reinterpret_cast<vi>(w >> (8 * byte) & 0xFFU) *
-           splat_i(static_cast<int8_t>(static_cast<uint32_t>(x) >> (8 * byte)));
+    acc += reinterpret_cast<vi>(w >> (8 * byte) & 0xFFU) * splat_i(static_cast<int8_t>(x[byte]));
   }
   return acc;
 }
 #endif
 template <int kBits>
-FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, int32_t x0, int32_t x1) {
+FL_INLINE vi dot_pair(vi acc, vu w0, vu w1, const uint8_t* x0, const uint8_t* x1) {
   return dot(dot(acc, w0, x0), w1, x1);
 }
 

@@ -32,12 +32,13 @@ int64_t spin_int8(int64_t steps) {
   for (vi& sum : acc) {
     FL_OPAQUE(sum);  // or all would be one
   }
+  const uint8_t x[8] = {1, 1, 1, 1, 2, 2, 2, 2};
   vu w{};
   for (int64_t i = 0; i < steps; ++i) {
 #pragma GCC unroll 16
     for (int a = 0; a < kSpinAccumulators; ++a) {
       FL_OPAQUE(w);  // or the products would be taken out of the loop
-      acc[a] = dot_pair<4>(acc[a], w, w, 0x01010101, 0x02020202);
+      acc[a] = dot_pair<4>(acc[a], w, w, x, x + 4);
     }
   }
   for (vi& sum : acc) {

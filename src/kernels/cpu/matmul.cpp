@@ -26,6 +26,9 @@ constexpr int64_t kStreamBytes = int64_t{64} << 10;
 // With many tokens a run of tiles stays in the second-level cache while all tokens pass.
 constexpr int64_t kCachedBytes = int64_t{256} << 10;
 constexpr int64_t kItemsPerThread = 6;
+// Of a matrix so large that items of kStreamBytes would be more: each ends with a locked instruction, which
+// waits for what was written.
+constexpr int64_t kItemsOfLargeTask = 256;
 constexpr int64_t kGroupsPerItem = 32;  // of the quantisation
 /// Tiles of gate, and as many of up, in a strip of gated_matmul: what the next product quantises together.
 constexpr int64_t kPairTiles = Activations::kPartColumns / kTileRows;
@@ -33,6 +36,8 @@ static_assert(2 * kPairTiles <= kStripTiles, "sums of a strip have room");
 // With fewer, SwiGLU between two strips would interrupt the stream of weights: it waits for the stream's end.
 constexpr int64_t kGatedAtOnceTokens = 4;
 static_assert(kMaximaRows == kTileRows);
+/// Floats from the sums of a tile to those of the next in a strip.
+constexpr int64_t kTileSums = kMaxTileTokens * kTileRows;
 constexpr int64_t kSmallInput = 2048;  // elements quantised without waking the other threads
 
 constexpr int64_t divide_up(int64_t n, int64_t by) {
@@ -191,6 +196,9 @@ struct Activations::Impl {
   // Parts of one unit: tokens [begin, end) of it, where those that x has not are zeros.
   void quantise_part(const MatmulTable& kernels, int64_t i, int64_t begin, int64_t end, int64_t column,
                      int64_t end_column);
+  /// The same of a group of 32 columns that lies elsewhere: from[t * kTileRows], and kTileSums behind it
+  /// the second half.
+  void quantise_sums(const MatmulTable& kernels, int64_t i, int64_t column, const float* from);
   void interleave_part(int64_t i, int64_t begin, int64_t end, int64_t column, int64_t end_column);
   // Set while others make the form that `parts_of` reads.
   const PackedMatrix::Impl* parts_of = nullptr;
@@ -199,8 +207,15 @@ struct Activations::Impl {
 void Activations::Impl::quantise_part(const MatmulTable& kernels, int64_t i, int64_t begin, int64_t end,
                                       int64_t column, int64_t end_column) {
   const int64_t token = i * unit();
-  kernels.quantise(x + token * stride, stride, begin, end, std::min(unit(), n_tokens - token),
-                   column / kGroupCols, groups_of(end_column), unit(),
+  kernels.quantise(x + token * stride + column, stride, kTileRows, begin, end,
+                   std::min(unit(), n_tokens - token), column / kGroupCols, groups_of(end_column), unit(),
+                   quantised.data() + i * quantised_stride());
+}
+
+void Activations::Impl::quantise_sums(const MatmulTable& kernels, int64_t i, int64_t column,
+                                      const float* from) {
+  kernels.quantise(from, kTileRows, kTileSums, 0, unit(), std::min(unit(), n_tokens - i * unit()),
+                   column / kGroupCols, column / kGroupCols + 1, unit(),
                    quantised.data() + i * quantised_stride());
 }
 
@@ -333,11 +348,10 @@ namespace {
 
 /// The sums of one strip with some tokens: sums + tile * kTileSums is [n][kTileRows].
 struct StripSums {
-  const float* sums;
+  float* sums;
   int64_t first_tile, n_tiles;
   int64_t token, n;
 };
-constexpr int64_t kTileSums = kMaxTileTokens * kTileRows;
 
 /// Tiles [first, last), whole strips, with all tokens, a block of tokens at a time: take(StripSums).
 template <typename Take>
@@ -365,72 +379,86 @@ void run_tiles(const PackedMatrix::Impl& w, const Activations::Impl& in, int64_t
   }
 }
 
-/// Sixteen floats to a whole line, past the caches; drain() before others read it.
-void put_line(float* y, const float* from) {
-#if defined(__SSE__)
-  for (int64_t i = 0; i < kTileRows; i += 4) {
-    _mm_stream_ps(y + i, _mm_load_ps(from + i));
-  }
-#else
-  std::memcpy(y, from, static_cast<size_t>(kTileRows) * sizeof(float));
-#endif
-}
 void drain() {
 #if defined(__SSE__)
   _mm_sfence();
 #endif
 }
 
-/// For a task with maxima.
-void put_large(const MatmulTask& task, const StripSums& strip) {
-  constexpr uintptr_t kLine = kTileRows * sizeof(float);
-  const bool lines = reinterpret_cast<uintptr_t>(task.y) % kLine == 0 &&
-                     static_cast<uintptr_t>(task.stride) % kTileRows == 0;
-  const int64_t n_tiles = task.w->impl().n_tiles();
-  for (int64_t i = 0; i < strip.n_tiles; ++i) {
-    const int64_t tile = strip.first_tile + i;
-    const int64_t n_rows = std::min(kTileRows, task.w->rows() - tile * kTileRows);
-    alignas(64) std::array<float, kTileSums> rows;
-    const float* from = strip.sums + i * kTileSums;
-    if (n_rows < kTileRows) {  // rows that are not there are no maximum
-      std::memcpy(rows.data(), from, static_cast<size_t>(strip.n * kTileRows) * sizeof(float));
-      for (int64_t t = 0; t < strip.n; ++t) {
-        std::fill(rows.begin() + t * kTileRows + n_rows, rows.begin() + (t + 1) * kTileRows,
-                  -std::numeric_limits<float>::infinity());
-      }
-      from = rows.data();
-    }
-    matmul_table(task.w->impl().isa)
-        .largest(from, strip.n, n_tiles, task.maxima + strip.token * n_tiles + tile);
-    for (int64_t t = 0; t < strip.n; ++t, from += kTileRows) {
-      float* y = task.y + (strip.token + t) * task.stride + tile * kTileRows;
-      if (lines && n_rows == kTileRows) {
-        put_line(y, from);
-      } else {
-        std::memcpy(y, from, static_cast<size_t>(n_rows) * sizeof(float));
-      }
+/// Rows [0, n_rows) of the sums of a tile, fewer than it has.
+void put_some(const float* sums, int64_t n, int64_t n_rows, float* y, int64_t stride, bool accumulate) {
+  for (int64_t t = 0; t < n; ++t, sums += kTileRows, y += stride) {
+    for (int64_t r = 0; r < n_rows; ++r) {
+      y[r] = accumulate ? y[r] + sums[r] : sums[r];
     }
   }
 }
 
-void put_sums(const MatmulTask& task, const StripSums& strip) {
-  if (task.maxima != nullptr) {
-    put_large(task, strip);
-    return;
+/// The maxima of one task's tiles on their way to it, whole lines at a time: a number a token and tile,
+/// written alone, took longer than finding it.
+class Maxima {
+ public:
+  explicit Maxima(const MatmulTask& task) : task_(task) {}
+  /// Of the next tile, or of the first one with other tokens; sums as in StripSums.
+  void take(const float* sums, int64_t token, int64_t n, int64_t tile) {
+    if (n_tiles_ > 0 && tile != first_ + n_tiles_) {
+      put();
+    }
+    if (n_tiles_ == 0) {
+      first_ = tile;
+      token_ = token;
+      n_ = n;
+    }
+    matmul_table(task_.w->impl().isa).largest(sums, n, kLine, lines_.data() + tile % kLine);
+    ++n_tiles_;
+    if ((tile + 1) % kLine == 0) {
+      put();
+    }
   }
+  void put() {
+    const int64_t stride = task_.w->impl().n_tiles();
+    for (int64_t t = 0; t < n_; ++t) {
+      std::memcpy(task_.maxima + (token_ + t) * stride + first_, lines_.data() + t * kLine + first_ % kLine,
+                  static_cast<size_t>(n_tiles_) * sizeof(float));
+    }
+    n_tiles_ = 0;
+  }
+
+ private:
+  static constexpr int64_t kLine = 16;
+  const MatmulTask& task_;
+  alignas(64) std::array<float, kMaxTileTokens * kLine> lines_;  ///< [token][tile % kLine]
+  int64_t first_ = 0;
+  int64_t n_tiles_ = 0;
+  int64_t token_ = 0;
+  int64_t n_ = 0;
+};
+
+void put_sums(const MatmulTask& task, const StripSums& strip, Maxima& maxima) {
+  constexpr uintptr_t kLine = kTileRows * sizeof(float);
+  const PackedMatrix::Impl& w = task.w->impl();
+  const MatmulTable& kernels = matmul_table(w.isa);
+  const bool past_caches = task.maxima != nullptr && !task.accumulate &&
+                           reinterpret_cast<uintptr_t>(task.y) % kLine == 0 &&
+                           static_cast<uintptr_t>(task.stride) % kTileRows == 0;
   for (int64_t i = 0; i < strip.n_tiles; ++i) {
-    const int64_t row = (strip.first_tile + i) * kTileRows;
-    const int64_t n_rows = std::min(kTileRows, task.w->rows() - row);
-    for (int64_t t = 0; t < strip.n; ++t) {
-      const float* from = strip.sums + i * kTileSums + t * kTileRows;
-      float* y = task.y + (strip.token + t) * task.stride + row;
-      if (task.accumulate) {
-        for (int64_t r = 0; r < n_rows; ++r) {
-          y[r] += from[r];
-        }
-      } else {
-        std::memcpy(y, from, static_cast<size_t>(n_rows) * sizeof(float));
+    const int64_t tile = strip.first_tile + i;
+    const int64_t n_rows = std::min(kTileRows, w.rows - tile * kTileRows);
+    float* sums = strip.sums + i * kTileSums;
+    float* y = task.y + strip.token * task.stride + tile * kTileRows;
+    if (n_rows < kTileRows) {
+      put_some(sums, strip.n, n_rows, y, task.stride, task.accumulate);
+    } else if (past_caches) {
+      kernels.put_past_caches(sums, strip.n, y, task.stride);
+    } else {
+      kernels.put(sums, strip.n, y, task.stride, task.accumulate);
+    }
+    if (task.maxima != nullptr) {
+      for (int64_t t = 0; t < strip.n && n_rows < kTileRows; ++t) {  // rows that are not there are no maximum
+        std::fill(sums + t * kTileRows + n_rows, sums + (t + 1) * kTileRows,
+                  -std::numeric_limits<float>::infinity());
       }
+      maxima.take(sums, strip.token, strip.n, tile);
     }
   }
 }
@@ -450,21 +478,29 @@ void put_pair(const StripSums& strip, float* gate, float* up, int64_t stride) {
 /// h [.][stride] and the form that the next product reads, from the sums of a strip of gate and up.
 void put_gated(Isa isa, const StripSums& strip, float* h, int64_t stride, const Activations& next) {
   const int64_t column = strip.first_tile / 2 * kTileRows;
-  for (int64_t t = 0; t < strip.n; ++t) {
-    const float* gate = strip.sums + t * kTileRows;
-    for (int64_t i = 0; i < kPairTiles; ++i, gate += kTileSums) {
-      swiglu(isa, gate, gate + kPairTiles * kTileSums, kTileRows,
-             h + (strip.token + t) * stride + column + i * kTileRows);
-    }
+  const MatmulTable& kernels = matmul_table(isa);
+  for (int64_t i = 0; i < kPairTiles; ++i) {
+    float* gate = strip.sums + i * kTileSums;
+    swiglu(isa, gate, gate + kPairTiles * kTileSums, strip.n * kTileRows, gate);
+    kernels.put(gate, strip.n, h + strip.token * stride + column + i * kTileRows, stride, false);
   }
-  next.make_part(strip.token, strip.token + strip.n, column, column + kPairTiles * kTileRows);
+  Activations::Impl& in = next.mutable_impl();
+  if (in.has_floats) {
+    next.make_part(strip.token, strip.token + strip.n, column, column + kPairTiles * kTileRows);
+    return;
+  }
+  for (int64_t t = 0; t < strip.n; t += in.unit()) {
+    in.quantise_sums(kernels, (strip.token + t) / in.unit(), column, strip.sums + t * kTileRows);
+  }
 }
 
 /// The work items of one region: whole tiles of one matrix each, matrix after matrix.
 class Items {
  public:
   Items(int64_t total_bytes, int64_t n_tokens, int threads)
-      : bytes_(std::min(n_tokens <= kMaxTileTokens ? kStreamBytes : kCachedBytes,
+      : bytes_(std::min(n_tokens <= kMaxTileTokens
+                            ? std::max(kStreamBytes, total_bytes / (kItemsOfLargeTask * threads))
+                            : kCachedBytes,
                         total_bytes / (kItemsPerThread * threads))) {}
   /// Of an item of w: whole strips.
   int64_t tiles(const PackedMatrix::Impl& w) const {
@@ -498,9 +534,11 @@ void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> 
         const PackedMatrix::Impl& w = task.w->impl();
         if (at < items.count(w)) {
           const int64_t first = at * items.tiles(w);
+          Maxima maxima(task);
           run_tiles(w, in, first, std::min(first + items.tiles(w), w.n_tiles()),
-                    [&](const StripSums& strip) { put_sums(task, strip); });
+                    [&](const StripSums& strip) { put_sums(task, strip, maxima); });
           if (task.maxima != nullptr) {
+            maxima.put();
             drain();
           }
           break;

@@ -180,7 +180,7 @@ FL_INLINE void quantised_chunk(const TileCall& call, const uint8_t* tile, int64_
 #pragma GCC unroll 12
           for (int t = 0; t < T; ++t) {
             const uint8_t* q = x[t / kU] + t % kU * 32;
-            sum[t] = dot_pair<kDotBits>(sum[t], w0, w1, word(q + 4 * j0), word(q + 4 * j1));
+            sum[t] = dot_pair<kDotBits>(sum[t], w0, w1, q + 4 * j0, q + 4 * j1);
           }
         }
         const int64_t s = kSubs == 2 ? 2 * g + sub : g;
@@ -414,30 +414,17 @@ FL_INLINE float largest_of(vi bits) {
   return value;
 }
 
-FL_INLINE int32_t sum_of(vi v) {
-#if FL_LANES == 16
-  return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(v));
-#endif
-  int32_t a[kLanes];
-  __builtin_memcpy(a, &v, sizeof(v));
-  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
-    for (int64_t i = 0; i < half; ++i) {
-      a[i] += a[i + half];
-    }
-  }
-  return a[0];
-}
-
 /// Symmetric, 127 steps to the largest magnitude of the 32. The nearest integer comes from adding 1.5 * 2^23.
-void quantise(const float* x, int64_t stride, int64_t begin, int64_t end, int64_t n, int64_t first,
-              int64_t last, int64_t unit, uint8_t* out) {
+void quantise(const float* x, int64_t stride, int64_t line_stride, int64_t begin, int64_t end, int64_t n,
+              int64_t first, int64_t last, int64_t unit, uint8_t* out) {
   constexpr float kRound = 12582912.0F;
   constexpr float kTiny = 1e-35F;  // 127 / kTiny is finite
   constexpr float kHuge = 3.4e38F;
   constexpr int64_t kVecs = kGroupCols / FL_LANES;
+  constexpr int64_t kLine = kGroupCols / 2;
   for (int64_t t = begin; t < end; ++t) {
-    const float* row = x + t * stride;
-    for (int64_t g = first; g < last; ++g) {
+    const float* line = x + t * stride;
+    for (int64_t g = first; g < last; ++g, line += 2 * line_stride) {
       uint8_t* record = out + g * kTokenRecordBytes * unit;
       if (t >= n) {
         __builtin_memset(record + t * 32, 0, 32);
@@ -449,7 +436,7 @@ void quantise(const float* x, int64_t stride, int64_t begin, int64_t end, int64_
       vf v[kVecs];
       vi top{};  // magnitudes as integers: the same order, and NaN above infinity
       for (int64_t i = 0; i < kVecs; ++i) {
-        v[i] = load(row + g * kGroupCols + i * FL_LANES);
+        v[i] = load(line + i * FL_LANES / kLine * line_stride + i * FL_LANES % kLine);
         const vi magnitude = reinterpret_cast<vi>(v[i]) & 0x7FFFFFFF;
         top = magnitude > top ? magnitude : top;
       }
@@ -462,8 +449,8 @@ void quantise(const float* x, int64_t stride, int64_t begin, int64_t end, int64_
         vi q = reinterpret_cast<vi>(shifted) - 0x4B400000;
         q = q > 127 ? splat_i(127) : q;  // NaN
         q = q < -127 ? splat_i(-127) : q;
-        store_bytes(reinterpret_cast<int8_t*>(record) + t * 32 + i * FL_LANES, q);
-        sums[i * FL_LANES / 16] += sum_of(q);
+        sums[i * FL_LANES / kLine] +=
+            store_bytes(reinterpret_cast<int8_t*>(record) + t * 32 + i * FL_LANES, q);
       }
       const float real_sum = scale * static_cast<float>(sums[0] + sums[1]);
       const int32_t minus[2] = {-(sums[0] << kOffsetShift), -(sums[1] << kOffsetShift)};
@@ -475,26 +462,42 @@ void quantise(const float* x, int64_t stride, int64_t begin, int64_t end, int64_
   }
 }
 
-void largest(const float* sums, int64_t n, int64_t stride, float* out) {
-  constexpr float kInf = __builtin_inff();
-  for (int64_t t = 0; t < n; ++t, sums += kTileRows) {
-    vf top = load(sums);
-    vi below = top < kInf;
-    for (int64_t i = kLanes; i < kTileRows; i += kLanes) {
+void put(const float* sums, int64_t n, float* y, int64_t stride, bool accumulate) {
+  for (int64_t t = 0; t < n; ++t, sums += kTileRows, y += stride) {
+    for (int64_t i = 0; i < kTileRows; i += kLanes) {
       const vf v = load(sums + i);
-      below &= v < kInf;
-      top = v > top ? v : top;
+      store(y + i, accumulate ? load(y + i) + v : v);
     }
-    // A NaN in a lane that is not below infinity; adding zeros changes no maximum.
-    const float bad = sum_lanes(below != 0 ? vf{} : splat(__builtin_nanf("")));
-    out[t * stride] = max_lanes(top) + bad;
+  }
+}
+
+void put_past_caches(const float* sums, int64_t n, float* y, int64_t stride) {
+  for (int64_t t = 0; t < n; ++t, sums += kTileRows, y += stride) {
+    for (int64_t i = 0; i < kTileRows; i += kLanes) {
+      stream(y + i, load(sums + i));
+    }
+  }
+}
+
+void largest(const float* sums, int64_t n, int64_t stride, float* out) {
+  const vf inf = splat(__builtin_inff());
+  for (int64_t t = 0; t < n; ++t, sums += kTileRows) {
+    vf top = splat(-__builtin_inff());
+    for (int64_t i = 0; i < kTileRows; i += kLanes) {
+      const vf v = load(sums + i);
+      const vf finite = v < inf ? v : inf;  // infinity for a NaN too
+      top = finite > top ? finite : top;
+    }
+    const float max = max_lanes(top);
+    out[t * stride] = max < __builtin_inff() ? max : __builtin_nanf("");
   }
 }
 
 }  // namespace body
 }  // namespace
 
-const MatmulTable FL_TABLE = {FL_TOKENS,        body::tile_fn,   body::quantise, body::largest,
-                              body::read_bytes, body::spin_int8, body::spin_f32};
+const MatmulTable FL_TABLE = {FL_TOKENS,        body::tile_fn,         body::quantise,
+                              body::put,        body::put_past_caches, body::largest,
+                              body::read_bytes, body::spin_int8,       body::spin_f32};
 
 }  // namespace fl::cpu

@@ -41,9 +41,14 @@ struct MatmulTable {
   /// The kernel for at least n tokens (1 <= n <= max_tokens) in units of `unit`; it may compute up to
   /// kMaxTileTokens.
   TileFn (*tile_fn)(DType type, int n, int64_t unit);
-  /// Groups [first, last) of tokens [begin, end) of one unit, whose rows are x; those from n on are zeros.
-  void (*quantise)(const float* x, int64_t stride, int64_t begin, int64_t end, int64_t n, int64_t first,
-                   int64_t last, int64_t unit, uint8_t* out);
+  /// Groups [first, last) of tokens [begin, end) of one unit; those from n on are zeros. Column c of token t,
+  /// counted from the first group's first, is x[t * stride + c / 16 * line_stride + c % 16].
+  void (*quantise)(const float* x, int64_t stride, int64_t line_stride, int64_t begin, int64_t end, int64_t n,
+                   int64_t first, int64_t last, int64_t unit, uint8_t* out);
+  /// y[t * stride + r] (+)= sums [n][16] of a whole tile.
+  void (*put)(const float* sums, int64_t n, float* y, int64_t stride, bool accumulate);
+  /// The same past the caches where y and stride are whole lines; others see it after a fence.
+  void (*put_past_caches)(const float* sums, int64_t n, float* y, int64_t stride);
   /// out[t * stride] = the largest of sums [n][16] of token t, NaN where one is NaN or +inf.
   void (*largest)(const float* sums, int64_t n, int64_t stride, float* out);
   // Loops for kernels/cpu/machine.h: reading n bytes; `steps` rounds of arithmetic, returning the operations
