@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -441,30 +442,33 @@ TEST_P(MatmulOf, GatedProductsAreThoseOfTheTwoMatrices) {
       continue;
     }
     const FileMatrix next(DType::q8_0, 40, kRows, 8);
+    const FileMatrix next_floats(DType::f32, 40, kRows, 8);
     for (const Isa isa : test::runnable_isas()) {
       const PackedMatrix pair = PackedMatrix::pack_pair(gate.view, up.view, isa, pool);
-      const PackedMatrix down = PackedMatrix::pack(next.view, isa, pool);
+      std::array<PackedMatrix, 2> downs = {PackedMatrix::pack(next.view, isa, pool),
+                                           PackedMatrix::pack(next_floats.view, isa, pool)};
       EXPECT_EQ(pair.bytes(), 2 * PackedMatrix::packed_bytes(type, kRows, cols, isa));
       for (const int64_t n : {1, 3, 8, 13}) {
         const std::vector<float> x = random_input(n * cols, static_cast<unsigned>(n));
         std::vector<float> want = product(pool, PackedMatrix::pack(gate.view, isa, pool), x, n);
         const std::vector<float> b = product(pool, PackedMatrix::pack(up.view, isa, pool), x, n);
         cpu::swiglu(isa, want.data(), b.data(), n * kRows, want.data());
-        Guarded<float> h(n * kRows);
-        Guarded<float> other_sums(n * kRows);
-        Activations in;
-        Activations hidden;
-        in.reserve(n, cols);
-        hidden.reserve(n, kRows);
-        in.set(x.data(), n, cols, cols);
-        hidden.set_in_parts(h.data(), n, kRows, kRows, down);
-        gated_matmul(pool, in, pair, h.data(), other_sums.data(), hidden);
-        EXPECT_TRUE(h.intact() && other_sums.intact());
-        EXPECT_EQ(std::vector<float>(h.span().begin(), h.span().end()), want) << isa_name(isa) << " " << n;
-        std::vector<float> y(static_cast<size_t>(n * 40));
-        const MatmulTask task{&down, y.data(), 40, false};
-        matmul(pool, hidden, {&task, 1});
-        EXPECT_EQ(y, product(pool, down, want, n)) << isa_name(isa) << " " << n;
+        for (const PackedMatrix& down : downs) {
+          Guarded<float> h(n * kRows);
+          Guarded<float> other_sums(n * kRows);
+          Activations in;
+          Activations hidden;
+          in.reserve(n, cols);
+          hidden.reserve(n, kRows);
+          in.set(x.data(), n, cols, cols);
+          hidden.set_in_parts(h.data(), n, kRows, kRows, down);
+          gated_matmul(pool, in, pair, h.data(), other_sums.data(), hidden);
+          EXPECT_TRUE(h.intact() && other_sums.intact());
+          std::vector<float> y(static_cast<size_t>(n * 40));
+          const MatmulTask task{&down, y.data(), 40, false};
+          matmul(pool, hidden, {&task, 1});
+          EXPECT_EQ(y, product(pool, down, want, n)) << isa_name(isa) << " " << n;
+        }
       }
     }
   }

@@ -475,16 +475,19 @@ void put_pair(const StripSums& strip, float* gate, float* up, int64_t stride) {
   }
 }
 
-/// h [.][stride] and the form that the next product reads, from the sums of a strip of gate and up.
+/// The form that the next product reads, from the sums of a strip of gate and up. Where it is the quantised
+/// one, h [.][stride] stays as it is: its lines would come from the other threads, which write them between.
 void put_gated(Isa isa, const StripSums& strip, float* h, int64_t stride, const Activations& next) {
   const int64_t column = strip.first_tile / 2 * kTileRows;
   const MatmulTable& kernels = matmul_table(isa);
+  Activations::Impl& in = next.mutable_impl();
   for (int64_t i = 0; i < kPairTiles; ++i) {
     float* gate = strip.sums + i * kTileSums;
     swiglu(isa, gate, gate + kPairTiles * kTileSums, strip.n * kTileRows, gate);
-    kernels.put(gate, strip.n, h + strip.token * stride + column + i * kTileRows, stride, false);
+    if (in.has_floats) {
+      kernels.put(gate, strip.n, h + strip.token * stride + column + i * kTileRows, stride, false);
+    }
   }
-  Activations::Impl& in = next.mutable_impl();
   if (in.has_floats) {
     next.make_part(strip.token, strip.token + strip.n, column, column + kPairTiles * kTileRows);
     return;

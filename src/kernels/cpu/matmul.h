@@ -114,8 +114,9 @@ inline constexpr int64_t kMaximaRows = 16;
 
 /// Several matrices on the same input in one parallel region.
 void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks);
-/// h[t, r] = silu(sum_c x[t, c] gate[r, c]) * sum_c x[t, c] up[r, c], h [n_tokens][rows of one]; `up` has the
-/// same room. `next` has been set_in_parts to h; its parts are made, by the threads that make h.
+/// h[t, r] = silu(sum_c x[t, c] gate[r, c]) * sum_c x[t, c] up[r, c], made as the form of it that `next`
+/// holds then: `next` has been set_in_parts to h, and the threads that make h make the parts. h
+/// [n_tokens][rows of one] and `up` of the same size are room; what they hold then is not said.
 void gated_matmul(ThreadPool& pool, const Activations& x, const PackedMatrix& gate_up, float* h, float* up,
                   const Activations& next);
 
