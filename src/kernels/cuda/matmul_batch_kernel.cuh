@@ -135,6 +135,7 @@ __device__ __forceinline__ void find_factors(const BatchParams& p, const Shared&
 template <int N>
 __device__ __forceinline__ void multiply(const BatchParams& p, Shared& shared, int which, int thread) {
   constexpr int kPairs = Shape<N>::kPairs;
+  constexpr bool kEarlyNorm = N <= 16;  // two registers that more tokens do not have
   const int pair = which / 2;
   const int warpgroup = which % 2;
   const int lane = thread % 32;
@@ -182,8 +183,12 @@ __device__ __forceinline__ void multiply(const BatchParams& p, Shared& shared, i
     const Place at{tile, tile * kTileRows + 8 * half + (lane >> 2), 2 * (lane & 3)};
     const bool exists = tile * kTileRows < s.rows;
     float old[N / 2];
+    [[maybe_unused]] float2 weight{0, 0};
     if (p.epilogue == BatchEpilogue::add_and_norm && work.k0 == 0) {
       read_residual<N>(old, s, at, p.n_tokens);
+      if constexpr (kEarlyNorm) {
+        weight = norm_weights(p, at);
+      }
     }
     if constexpr (kPairs == 2) {
       exchange.take(d);
@@ -207,7 +212,10 @@ __device__ __forceinline__ void multiply(const BatchParams& p, Shared& shared, i
         write_floats<N, true>(s, d, at, shared.factors, p.n_tokens);
         break;
       case BatchEpilogue::add_and_norm:
-        write_normed<N>(p, s, d, old, at, shared.factors, p.n_tokens, lane);
+        if constexpr (!kEarlyNorm) {
+          weight = norm_weights(p, at);
+        }
+        write_normed<N>(p, s, d, old, weight, at, shared.factors, p.n_tokens, lane);
         break;
       case BatchEpilogue::swiglu:
         write_halves<N, true, false>(p, d, at, shared.factors, p.n_tokens);

@@ -63,6 +63,11 @@ __device__ __forceinline__ void write_halves(const BatchParams& f, const float (
   }
 }
 
+// The next norm's weights of the lane's rows.
+__device__ __forceinline__ float2 norm_weights(const BatchParams& f, const Place& at) {
+  return {f.norm_weight[at.row], f.norm_weight[at.row + 8]};
+}
+
 // What is in the residual before an addition that also norms: asked for before the sums are complete.
 template <int N>
 __device__ __forceinline__ void read_residual(float (&old)[N / 2], const BatchSegment& s, const Place& at,
@@ -78,9 +83,8 @@ __device__ __forceinline__ void read_residual(float (&old)[N / 2], const BatchSe
 // sum of squares.
 template <int N>
 __device__ __forceinline__ void write_normed(const BatchParams& f, const BatchSegment& s, float (&d)[N / 2],
-                                             const float (&old)[N / 2], const Place& at, const float* factors,
-                                             int n_tokens, int lane) {
-  const float weight[2] = {f.norm_weight[at.row], f.norm_weight[at.row + 8]};
+                                             const float (&old)[N / 2], float2 weight, const Place& at,
+                                             const float* factors, int n_tokens, int lane) {
   const int n_partials = rms_partials(s.rows);
 #pragma unroll
   for (int i = 0; i < N / 4; ++i) {
@@ -95,8 +99,8 @@ __device__ __forceinline__ void write_normed(const BatchParams& f, const BatchSe
       y[0] = upper;
       y[8] = lower;
     }
-    d[j] = upper * weight[0];
-    d[j + 2] = lower * weight[1];
+    d[j] = upper * weight.x;
+    d[j + 2] = lower * weight.y;
     float squares = upper * upper + lower * lower;
     squares += __shfl_xor_sync(~0U, squares, 4);
     squares += __shfl_xor_sync(~0U, squares, 8);
