@@ -218,6 +218,7 @@ TEST_F(CudaGatedDelta, StatesInSharedMemoryGiveTheSameBits) {
     return bits;
   };
   EXPECT_EQ(run(cuda::DeltaStates::best), run(cuda::DeltaStates::in_shared_memory));
+  EXPECT_EQ(run(cuda::DeltaStates::best), run(cuda::DeltaStates::by_staying_blocks));
 }
 
 void prompt(World& w, int32_t n_before, int32_t n, int32_t row, bool chunked, DeviceArray<float>& mixed,

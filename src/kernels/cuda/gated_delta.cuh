@@ -51,18 +51,16 @@ __device__ __forceinline__ float warp_rms_scale(const float* x, int n, float eps
 }
 
 /// Normed and gated o of one head of 128, by one warp, into the activations; `o` [128] in shared or global
-/// memory, at a multiple of 16 bytes. The last of an odd number of heads also clears the columns up to the
-/// superblock's end.
+/// memory, at a multiple of 16 bytes; `gate` and `norm`: SiLU of z, and the norm's weights, of columns 4 lane
+/// .. 4 lane + 3. The last of an odd number of heads also clears the columns up to the superblock's end.
 __device__ __forceinline__ void store_head_128(const ActivationWriter& out, int token, int head, int n_heads,
-                                               const float* o, const float* z, const float* norm, float eps) {
+                                               const float* o, float4 gate, float4 norm, float eps) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const float scale = warp_rms_scale(o, 128, eps);
   const float4 v = reinterpret_cast<const float4*>(o)[lane];
-  const float4 gate = reinterpret_cast<const float4*>(z)[lane];
-  const float4 w = reinterpret_cast<const float4*>(norm)[lane];
   store_activations4(out, token, head * 128 + 4 * lane,
-                     make_float4(v.x * scale * w.x * silu(gate.x), v.y * scale * w.y * silu(gate.y),
-                                 v.z * scale * w.z * silu(gate.z), v.w * scale * w.w * silu(gate.w)));
+                     make_float4(v.x * scale * norm.x * gate.x, v.y * scale * norm.y * gate.y,
+                                 v.z * scale * norm.z * gate.z, v.w * scale * norm.w * gate.w));
   if (head == n_heads - 1 && n_heads % 2 != 0) {
     store_activations4(out, token, n_heads * 128 + 4 * lane, make_float4(0, 0, 0, 0));
   }

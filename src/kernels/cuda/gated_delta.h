@@ -58,8 +58,8 @@ struct DeltaOutput {
 bool delta_fuses(const DeltaShape& shape);
 
 /// Where a step keeps the states that it works on: by how many there are, or in shared memory if the device
-/// can. The bits are the same.
-enum class DeltaStates { best, in_shared_memory };
+/// can, by a block for each state or by blocks that go from one to the next. The bits are the same.
+enum class DeltaStates { best, in_shared_memory, by_staying_blocks };
 
 /// One token of each run (n_tokens is 0 or 1): convolution, rule, norm.
 void gated_delta_step(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w,

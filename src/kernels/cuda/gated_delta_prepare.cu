@@ -179,8 +179,11 @@ __global__ void __launch_bounds__(kWarps* kWarp) norm_heads(const NormArgs a) {
   const int64_t token = run.first + i;
   const float* o = a.mixed + token * a.dims.conv_channels() + 2 * a.dims.qk_channels() + head * dv;
   if (a.fused) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const float4 z = reinterpret_cast<const float4*>(a.z + token * a.dims.v_channels() + head * dv)[lane];
     store_head_128(a.out, static_cast<int>(token), head, a.dims.value_heads, o,
-                   a.z + token * a.dims.v_channels() + head * dv, a.w.norm, a.w.eps);
+                   make_float4(silu(z.x), silu(z.y), silu(z.z), silu(z.w)),
+                   reinterpret_cast<const float4*>(a.w.norm)[lane], a.w.eps);
     return;
   }
   const float scale = warp_rms_scale(o, dv, a.w.eps);

@@ -1,6 +1,7 @@
 // The recurrent form: one token of each sequence with everything around it (decode), or short runs of
 // prepared tokens.
-#include <limits>
+#include <algorithm>
+#include <type_traits>
 
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/gated_delta.cuh"
@@ -13,9 +14,9 @@ constexpr int kParts = 4;  // threads that share a column of S
 constexpr int kRows = kDim / kParts;
 constexpr int kStepThreads = kDim * kParts;
 constexpr int kStateBytes = kDim * kDim * 4;
-constexpr int kStagedBlocks = 3;        // an SM, with their states in shared memory
-constexpr int kRegisterBlocks = 2;      // an SM, with their states in registers
-constexpr int kStagedBeside = 8 << 10;  // bytes of a staged block beside its state, the driver's included
+constexpr int kStagedBlocks = 3;         // an SM, with their states in shared memory
+constexpr int kRegisterBlocks = 2;       // an SM, with their states in registers
+constexpr int kStagedBeside = 10 << 10;  // bytes of a staged block beside its state, the driver's included
 constexpr int kGenericThreads = 256;
 constexpr int kMaxDim = 1024;  // of a head: the largest that a file may have (model/config.cpp)
 
@@ -25,6 +26,7 @@ struct StepArgs {
   DeltaState state;
   DeltaProjections in;
   const DeltaRun* runs;
+  int n_items;           // heads of all runs
   float* mixed;          // prepared q, k, v; o replaces v (runs only)
   float* y;              // step only, any dims
   ActivationWriter out;  // step only, 128
@@ -64,110 +66,205 @@ __device__ __forceinline__ void gates(const StepArgs& a, int token, int head, fl
 
 // A thread's kRows elements of a column of S: in registers, or in shared memory, where a bulk copy brings
 // them while the threads do what comes before.
-template <bool kStaged>
-struct Column;
-template <>
-struct Column<false> {
+struct RegisterColumn {
   float s[kRows];
   __device__ __forceinline__ float operator[](int i) const { return s[i]; }
 };
-template <>
-struct Column<true> {
+struct SharedColumn {
   const float* s;
   __device__ __forceinline__ float operator[](int i) const { return s[i * kDim]; }
 };
 
-// Block: one value head of one run. Thread (part, column) has kRows elements of its column of S; with p = S^T
-// k and r = S^T q of the old state, d = beta (v - decay p), o = decay r + (k . q) d needs one pass over it.
-// kStaged (a step on sm_90): S comes to shared memory, which leaves registers for three blocks an SM: two
-// that fetch while one computes.
-template <bool kStep, bool kStaged>
-__global__ void __launch_bounds__(kStepThreads, kStaged ? kStagedBlocks : kRegisterBlocks)
-    delta_128(const StepArgs a) {
-  static_assert(kStep || !kStaged, "a state that changes from token to token stays in registers");
+// What the threads of a block share of one token. With p = S^T k and r = S^T q of the old state, d = beta (v
+// - decay p), o = decay r + (k . q) d needs one pass over S. Thread (part, column) has kRows rows of a
+// column.
+struct Shared128 {
+  __align__(16) float q[kDim];
+  __align__(16) float k[kDim];
+  __align__(16) float v[kDim];
+  __align__(16) float o[kDim];
+  __align__(16) float gate[kDim];  ///< SiLU of z, in a step
+  __align__(16) float norm[kDim];  ///< likewise
+  float2 partial[kParts][kDim];
+};
+
+/// q and k are what lies in shared memory, times these.
+struct Scales {
+  float q;
+  float k;
+};
+
+// In every warp the same: k . q.
+__device__ __forceinline__ float dot_of_warp(const Shared128& shared, Scales by, int lane) {
+  float kq = 0;
+#pragma unroll
+  for (int j = 0; j < kDim / kWarp; ++j) {
+    kq += (shared.k[lane + j * kWarp] * by.k) * (shared.q[lane + j * kWarp] * by.q);
+  }
+  return warp_sum(kq);
+}
+
+__device__ __forceinline__ float4 times(float4 v, float by) {
+  return {v.x * by, v.y * by, v.z * by, v.w * by};
+}
+
+// (p, r) over a thread's rows.
+template <typename Column>
+__device__ __forceinline__ float2 old_sums(const Shared128& shared, const Column& s, Scales by, int part) {
+  float2 sum{0, 0};
+#pragma unroll
+  for (int j = 0; j < kRows; j += 4) {
+    const float4 k = times(*reinterpret_cast<const float4*>(shared.k + part * kRows + j), by.k);
+    const float4 q = times(*reinterpret_cast<const float4*>(shared.q + part * kRows + j), by.q);
+    sum.x += s[j] * k.x + s[j + 1] * k.y + s[j + 2] * k.z + s[j + 3] * k.w;
+    sum.y += s[j] * q.x + s[j + 1] * q.y + s[j + 2] * q.z + s[j + 3] * q.w;
+  }
+  return sum;
+}
+__device__ __forceinline__ float2 sum_of_parts(const Shared128& shared, int column) {
+  float2 sum{0, 0};
+#pragma unroll
+  for (int j = 0; j < kParts; ++j) {
+    sum.x += shared.partial[j][column].x;
+    sum.y += shared.partial[j][column].y;
+  }
+  return sum;
+}
+
+// S = decay S + k d, element by element to `store`.
+template <typename Column, typename Store>
+__device__ __forceinline__ void update(const Shared128& shared, const Column& s, Scales by, int part,
+                                       float decay, float delta, Store&& store) {
+#pragma unroll
+  for (int j = 0; j < kRows; j += 4) {
+    const float4 k = times(*reinterpret_cast<const float4*>(shared.k + part * kRows + j), by.k);
+    const float next[4] = {decay * s[j] + k.x * delta, decay * s[j + 1] + k.y * delta,
+                           decay * s[j + 2] + k.z * delta, decay * s[j + 3] + k.w * delta};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      store(j + i, next[i]);
+    }
+  }
+}
+
+// Which channel of the convolution is that of `column` in q, k (of the head's key head) or v.
+__device__ __forceinline__ int channel_of(const DeltaDims& dims, int head, int part, int column) {
+  const int qk = dims.qk_channels();
+  const int key_head = head % dims.key_heads;
+  return part == 0   ? key_head * kDim + column
+         : part == 1 ? qk + key_head * kDim + column
+                     : 2 * qk + head * kDim + column;
+}
+__device__ __forceinline__ float* input_of(Shared128& shared, int part) {
+  return part == 0 ? shared.q : part == 1 ? shared.k : shared.v;
+}
+
+/// How a step's blocks go about states: a block for each, in registers or in shared memory (which leaves
+/// registers for three blocks on an SM: two that fetch while one computes); or three blocks an SM that stay,
+/// so that the next state is on its way when the last sums of one are done.
+enum class StepForm { registers, staged, staying };
+
+// A step: one token of each run with everything around it. Block: one value head of one run, or (staying) the
+// grid-th ones from its own number on.
+template <StepForm kForm>
+__global__ void __launch_bounds__(kStepThreads,
+                                  kForm == StepForm::registers ? kRegisterBlocks : kStagedBlocks)
+    delta_step_128(const StepArgs a) {
+  constexpr bool kStaged = kForm != StepForm::registers;
+  constexpr bool kStays = kForm == StepForm::staying;
   extern __shared__ __align__(128) float staged[];
   __shared__ uint64_t arrived;
-  __shared__ __align__(16) float q[kDim];
-  __shared__ __align__(16) float k[kDim];
-  __shared__ float v[kDim];
-  __shared__ __align__(16) float o[kDim];
-  __shared__ float2 partial[kParts][kDim];
+  __shared__ Shared128 shared;
   let_next_start();
-  const DeltaRun run = a.runs[blockIdx.y];
-  if (run.n_tokens == 0) {
-    wait_for_previous();  // or a kernel behind this one could start too early
-    return;
-  }
-  const int head = static_cast<int>(blockIdx.x);
-  const int key_head = head % a.dims.key_heads;
   const int thread = static_cast<int>(threadIdx.x);
   const int column = thread % kDim;
   const int part = thread / kDim;
   const int lane = thread % kWarp;
-  float* row = a.state.base + run.state_row * a.state.row_stride;
-  float* s_global = row + static_cast<int64_t>(head) * kDim * kDim + part * kRows * kDim + column;
-  if (!kStep) {
-    wait_for_previous();  // an earlier piece of the same step may have written the state
+  const int heads = a.dims.value_heads;
+  const auto state_of = [&](int item) {
+    return a.state.base + a.runs[item / heads].state_row * a.state.row_stride +
+           static_cast<int64_t>(item % heads) * kDim * kDim;
+  };
+  // One thread; states that begin with this token are no copy.
+  const auto fetch = [&](int item) {
+#if __CUDA_ARCH__ >= 900
+    if (a.runs[item / heads].n_tokens != 0 && a.runs[item / heads].n_cached != 0) {
+      barrier_expect(&arrived, kStateBytes);
+      bulk_copy(staged, state_of(item), kStateBytes, &arrived);
+    }
+#endif
+  };
+  if (kStaged && thread == 0) {
+    barrier_init(&arrived, 1);
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+    fetch(static_cast<int>(blockIdx.x));
   }
-  Column<kStaged> s;
-  if constexpr (kStaged) {
-    s.s = staged + part * kRows * kDim + column;
-    if (run.n_cached == 0) {
+  bool waits = true;
+  uint32_t parity = 0;
+  for (int item = static_cast<int>(blockIdx.x); item < a.n_items; item += static_cast<int>(gridDim.x)) {
+    const DeltaRun run = a.runs[item / heads];
+    const int head = item % heads;
+    const int next = item + static_cast<int>(gridDim.x);
+    if (run.n_tokens == 0) {
+      if (kStays && thread == 0 && next < a.n_items) {
+        fetch(next);
+      }
+      continue;
+    }
+    float* const row = a.state.base + run.state_row * a.state.row_stride;
+    float* const s_global = state_of(item) + part * kRows * kDim + column;
+    std::conditional_t<kStaged, SharedColumn, RegisterColumn> s;
+    if constexpr (kStaged) {
+      float* const mine = staged + part * kRows * kDim + column;
+      s.s = mine;
+      if (run.n_cached == 0) {
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          mine[i * kDim] = 0;
+        }
+#if __CUDA_ARCH__ >= 900
+        if constexpr (kStays) {  // before the copy of the next state
+          asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        }
+#endif
+      }
+    } else {
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        staged[(part * kRows + i) * kDim + column] = 0;
+        s.s[i] = run.n_cached == 0 ? 0.0F : s_global[i * kDim];
       }
-    } else if (thread == 0) {
-      barrier_init(&arrived, 1);
-#if __CUDA_ARCH__ >= 900
-      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-      barrier_expect(&arrived, kStateBytes);
-      bulk_copy(staged, row + static_cast<int64_t>(head) * kDim * kDim, kStateBytes, &arrived);
-#endif
     }
-  } else if (run.n_cached == 0) {
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      s.s[i] = 0;
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      s.s[i] = s_global[i * kDim];
-    }
-  }
-  const int qk = a.dims.qk_channels();
-  const int channel = part == 0   ? key_head * kDim + column
-                      : part == 1 ? qk + key_head * kDim + column
-                                  : 2 * qk + head * kDim + column;
-  float past = 0;
-  float own_weight = 0;
-  if (kStep) {
+    const int channel = channel_of(a.dims, head, part, column);
+    float past = 0;
+    float own_weight = 0;
     if (part < 3) {
       past = convolve_past(a, row, run, channel);
       own_weight = a.w.conv[static_cast<int64_t>(channel) * a.dims.conv_kernel + a.dims.conv_kernel - 1];
+    } else {
+      own_weight = a.w.norm[column];
     }
-    wait_for_previous();
-  }
-  const float q_scale = rsqrtf(static_cast<float>(kDim));
-  for (int i = 0; i < run.n_tokens; ++i) {
-    const int token = run.first + i;
+    if (!kStays || waits) {
+      waits = false;
+      wait_for_previous();
+    }
+    const int token = run.first;
     if (part < 3) {
-      float* const to = part == 0 ? q : part == 1 ? k : v;
-      if (kStep) {
-        to[column] =
-            convolve_own(a, row, run, channel, past, own_weight, part == 2 || head < a.dims.key_heads);
-      } else {
-        to[column] = a.mixed[static_cast<int64_t>(token) * a.dims.conv_channels() + channel];
-      }
+      input_of(shared, part)[column] =
+          convolve_own(a, row, run, channel, past, own_weight, part == 2 || head < a.dims.key_heads);
+    } else {
+      past = silu(a.in.z[static_cast<int64_t>(token) * a.dims.v_channels() + head * kDim + column]);
     }
     float decay;
     float beta;
     gates(a, token, head, decay, beta);
     __syncthreads();
-    if (kStep) {
+    Scales by{1, 1};
+    const float q_scale = rsqrtf(static_cast<float>(kDim));
+    if constexpr (kStaged) {
       if (thread < 2 * kWarp) {
-        float* const x = thread < kWarp ? q : k;
+        float* const x = thread < kWarp ? shared.q : shared.k;
         const float scale = warp_l2_scale(x, kDim) * (thread < kWarp ? q_scale : 1.0F);
 #pragma unroll
         for (int j = 0; j < kDim / kWarp; ++j) {
@@ -175,72 +272,101 @@ __global__ void __launch_bounds__(kStepThreads, kStaged ? kStagedBlocks : kRegis
         }
       }
       __syncthreads();
+    } else {  // every warp for itself: a step of few chats waits for nothing as often as for its barriers
+      by = {warp_l2_scale(shared.q, kDim) * q_scale, warp_l2_scale(shared.k, kDim)};
     }
-    float kq = 0;
-#pragma unroll
-    for (int j = 0; j < kDim / kWarp; ++j) {
-      kq += k[lane + j * kWarp] * q[lane + j * kWarp];
-    }
-    kq = warp_sum(kq);
+    const float kq = dot_of_warp(shared, by, lane);
     if (kStaged && run.n_cached != 0) {
-      barrier_wait(&arrived, 0);
+      barrier_wait(&arrived, parity);
+      parity ^= 1U;
     }
-    float p = 0;
-    float r = 0;
-#pragma unroll
-    for (int j = 0; j < kRows; j += 4) {
-      const float4 k4 = *reinterpret_cast<const float4*>(k + part * kRows + j);
-      const float4 q4 = *reinterpret_cast<const float4*>(q + part * kRows + j);
-      p += s[j] * k4.x + s[j + 1] * k4.y + s[j + 2] * k4.z + s[j + 3] * k4.w;
-      r += s[j] * q4.x + s[j + 1] * q4.y + s[j + 2] * q4.z + s[j + 3] * q4.w;
-    }
-    partial[part][column] = make_float2(p, r);
+    shared.partial[part][column] = old_sums(shared, s, by, part);
     __syncthreads();
-    p = 0;
-    r = 0;
-#pragma unroll
-    for (int j = 0; j < kParts; ++j) {
-      p += partial[j][column].x;
-      r += partial[j][column].y;
+    const float2 sum = sum_of_parts(shared, column);
+    const float delta = beta * (shared.v[column] - decay * sum.x);
+    update(shared, s, by, part, decay, delta, [&](int i, float next_s) {
+      if constexpr (kStaged) {
+        s_global[i * kDim] = next_s;
+      } else {
+        s.s[i] = next_s;
+      }
+    });
+    if (part == 0) {
+      shared.o[column] = decay * sum.y + kq * delta;
+    } else if (part == 3) {
+      shared.gate[column] = past;
+      shared.norm[column] = own_weight;
     }
-    const float delta = beta * (v[column] - decay * p);
+    __syncthreads();
+    if (kStays && thread == kStepThreads - 1 && next < a.n_items) {
+      fetch(next);
+    }
+    if (thread < kWarp) {
+      store_head_128(a.out, token, head, heads, shared.o, reinterpret_cast<const float4*>(shared.gate)[lane],
+                     reinterpret_cast<const float4*>(shared.norm)[lane], a.w.eps);
+    }
+    if constexpr (!kStaged) {
 #pragma unroll
-    for (int j = 0; j < kRows; j += 4) {
-      const float4 k4 = *reinterpret_cast<const float4*>(k + part * kRows + j);
-      const float next[4] = {decay * s[j] + k4.x * delta, decay * s[j + 1] + k4.y * delta,
-                             decay * s[j + 2] + k4.z * delta, decay * s[j + 3] + k4.w * delta};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if constexpr (kStaged) {
-          s_global[(j + i) * kDim] = next[i];
-        } else {
-          s.s[j + i] = next[i];
-        }
+      for (int i = 0; i < kRows; ++i) {
+        s_global[i * kDim] = s[i];
       }
     }
-    const float out = decay * r + kq * delta;
-    if (kStep) {
-      if (part == 0) {
-        o[column] = out;
-      }
-      __syncthreads();
-      if (thread < kWarp) {
-        store_head_128(a.out, token, head, a.dims.value_heads, o,
-                       a.in.z + static_cast<int64_t>(token) * a.dims.v_channels() + head * kDim, a.w.norm,
-                       a.w.eps);
-      }
-    } else {
-      if (part == 0) {
-        a.mixed[static_cast<int64_t>(token) * a.dims.conv_channels() + 2 * qk + head * kDim + column] = out;
-      }
-      __syncthreads();  // q, k, v and the partial sums are free again
+    if constexpr (!kStays) {
+      return;
     }
   }
-  if constexpr (!kStaged) {
+  if (waits) {
+    wait_for_previous();  // or a kernel behind this one could start too early
+  }
+}
+
+// Runs of prepared tokens, one after the other. Block: one value head of one run.
+__global__ void __launch_bounds__(kStepThreads, kRegisterBlocks) delta_runs_128(const StepArgs a) {
+  __shared__ Shared128 shared;
+  let_next_start();
+  wait_for_previous();  // an earlier piece of the same step may have written the state
+  const int head = static_cast<int>(blockIdx.x) % a.dims.value_heads;
+  const DeltaRun run = a.runs[static_cast<int>(blockIdx.x) / a.dims.value_heads];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int column = thread % kDim;
+  const int part = thread / kDim;
+  const int lane = thread % kWarp;
+  if (run.n_tokens == 0) {
+    return;
+  }
+  float* const s_global = a.state.base + run.state_row * a.state.row_stride +
+                          static_cast<int64_t>(head) * kDim * kDim + part * kRows * kDim + column;
+  RegisterColumn s;
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      s_global[i * kDim] = s[i];
+  for (int i = 0; i < kRows; ++i) {
+    s.s[i] = run.n_cached == 0 ? 0.0F : s_global[i * kDim];
+  }
+  const int channel = channel_of(a.dims, head, part, column);
+  for (int i = 0; i < run.n_tokens; ++i) {
+    const int token = run.first + i;
+    float* const mixed = a.mixed + static_cast<int64_t>(token) * a.dims.conv_channels();
+    if (part < 3) {
+      input_of(shared, part)[column] = mixed[channel];
     }
+    float decay;
+    float beta;
+    gates(a, token, head, decay, beta);
+    __syncthreads();
+    constexpr Scales kNone{1, 1};
+    const float kq = dot_of_warp(shared, kNone, lane);
+    shared.partial[part][column] = old_sums(shared, s, kNone, part);
+    __syncthreads();
+    const float2 sum = sum_of_parts(shared, column);
+    const float delta = beta * (shared.v[column] - decay * sum.x);
+    update(shared, s, kNone, part, decay, delta, [&](int j, float next_s) { s.s[j] = next_s; });
+    if (part == 0) {
+      mixed[channel_of(a.dims, head, 2, column)] = decay * sum.y + kq * delta;
+    }
+    __syncthreads();  // q, k, v and the partial sums are free again
+  }
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    s_global[i * kDim] = s[i];
   }
 }
 
@@ -326,10 +452,12 @@ __global__ void __launch_bounds__(kGenericThreads) delta_generic(const StepArgs 
   }
 }
 
-// Whether n states go through shared memory: the device has bulk copies and room for kStagedBlocks, and the
-// states are more than what its SMs take at once in registers. For fewer it is slower (docs/decisions/0064).
-bool stages(DeltaStates where, int n) {
-  static const int least = [] {
+struct Limits {
+  int n_sms;
+  bool stages;  ///< the device has bulk copies and room for kStagedBlocks
+};
+const Limits& limits() {
+  static const Limits of_device = [] {
     int device = 0;
     int per_sm = 0;
     int n_sms = 0;
@@ -337,25 +465,64 @@ bool stages(DeltaStates where, int n) {
     check(cudaDeviceGetAttribute(&per_sm, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
           "shared memory of an SM");
     check(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device), "SMs");
-    const bool room = per_sm >= kStagedBlocks * (kStateBytes + kStagedBeside);
-    return device_arch() >= 90 && room ? kRegisterBlocks * n_sms + 1 : std::numeric_limits<int>::max();
+    return Limits{n_sms, device_arch() >= 90 && per_sm >= kStagedBlocks * (kStateBytes + kStagedBeside)};
   }();
-  return n >= least || (where == DeltaStates::in_shared_memory && least != std::numeric_limits<int>::max());
+  return of_device;
+}
+
+// Through shared memory when there are more states than SMs take at once in registers, by blocks that stay
+// when they are more than what fits shared memory by far (docs/decisions/0064).
+StepForm form_of(DeltaStates where, int n_states) {
+  const Limits& device = limits();
+  if (!device.stages) {
+    return StepForm::registers;
+  }
+  switch (where) {
+    case DeltaStates::in_shared_memory:
+      return StepForm::staged;
+    case DeltaStates::by_staying_blocks:
+      return StepForm::staying;
+    case DeltaStates::best:
+      break;
+  }
+  return n_states > kStagedBlocks * device.n_sms     ? StepForm::staying
+         : n_states > kRegisterBlocks * device.n_sms ? StepForm::staged
+                                                     : StepForm::registers;
+}
+
+template <StepForm kForm>
+void start_step(const Queue& queue, const StepArgs& args) {
+  const int grid =
+      kForm == StepForm::staying ? std::min(args.n_items, kStagedBlocks * limits().n_sms) : args.n_items;
+  const int bytes = kForm == StepForm::registers ? 0 : kStateBytes;
+  if (bytes > 0) {
+    prepare_shared(delta_step_128<kForm>, bytes, "gated_delta");
+  }
+  launch(queue, delta_step_128<kForm>, dim3(static_cast<unsigned>(grid)), kStepThreads, bytes, "gated_delta",
+         args);
 }
 
 template <bool kStep>
-void start(const Queue& queue, const StepArgs& args, int n_runs, bool fast, DeltaStates states) {
+void start(const Queue& queue, StepArgs args, int n_runs, bool fast, DeltaStates states) {
   if (n_runs == 0) {
     return;
   }
-  const dim3 grid(static_cast<unsigned>(args.dims.value_heads), static_cast<unsigned>(n_runs));
-  if (fast && kStep && stages(states, args.dims.value_heads * n_runs)) {
-    prepare_shared(delta_128<kStep, kStep>, kStateBytes, "gated_delta");
-    launch(queue, delta_128<kStep, kStep>, grid, kStepThreads, kStateBytes, "gated_delta", args);
-  } else if (fast) {
-    launch(queue, delta_128<kStep, false>, grid, kStepThreads, 0, "gated_delta", args);
-  } else {
+  args.n_items = args.dims.value_heads * n_runs;
+  if (!fast) {
+    const dim3 grid(static_cast<unsigned>(args.dims.value_heads), static_cast<unsigned>(n_runs));
     launch(queue, delta_generic<kStep>, grid, kGenericThreads, 0, "gated_delta", args);
+  } else if (!kStep) {
+    launch(queue, delta_runs_128, dim3(static_cast<unsigned>(args.n_items)), kStepThreads, 0, "gated_delta",
+           args);
+  } else {
+    switch (form_of(states, args.n_items)) {
+      case StepForm::registers:
+        return start_step<StepForm::registers>(queue, args);
+      case StepForm::staged:
+        return start_step<StepForm::staged>(queue, args);
+      case StepForm::staying:
+        return start_step<StepForm::staying>(queue, args);
+    }
   }
 }
 
@@ -368,14 +535,14 @@ bool delta_fuses(const DeltaShape& shape) {
 void gated_delta_step(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w,
                       const DeltaState& state, const DeltaProjections& in, const DeltaRun* runs, int n_runs,
                       const DeltaOutput& out, DeltaStates states) {
-  start<true>(queue, {delta_dims(shape, w), w, state, in, runs, nullptr, out.y, writer(out.activations)},
+  start<true>(queue, {delta_dims(shape, w), w, state, in, runs, 0, nullptr, out.y, writer(out.activations)},
               n_runs, delta_fuses(shape), states);
 }
 
 void delta_recurrent(const Queue& queue, const DeltaShape& shape, const DeltaWeights& w,
                      const DeltaState& state, const DeltaProjections& in, const DeltaRun* runs, int n_runs,
                      float* mixed) {
-  start<false>(queue, {delta_dims(shape, w), w, state, in, runs, mixed, nullptr, {}}, n_runs,
+  start<false>(queue, {delta_dims(shape, w), w, state, in, runs, 0, mixed, nullptr, {}}, n_runs,
                delta_fuses(shape), DeltaStates::best);
 }
 
