@@ -120,6 +120,7 @@ Result<Checked> check_cell(const Cell& cell, bool reads_memory, CellAgain& profi
     }
     out.change = measured->decode_total->mean / cell.decode_total->mean - 1;
     out.report = compare_alike(then, again, reads_memory);
+    out.reported = compare_alike(then, reference.repeats(), reads_memory);
     out.start = compare_alike(reference.repeats(), again, reads_memory);
     on_turn(out);
     const double spent = now() - begun;

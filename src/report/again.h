@@ -50,6 +50,7 @@ struct Checked {
   Document reference;
   double change = 0;  ///< of the profile's mean against the report's
   Alike report;       ///< the profile now against the report's repeats
+  Alike reported;     ///< the reference now against them
   Alike start;        ///< the profile against the reference, both now
 };
 

@@ -228,6 +228,7 @@ TEST_F(CheckedCell, FindsASlowerProfileWhateverTheMachineDoes) {
   ASSERT_TRUE(checked) << checked.error().message;
   ASSERT_TRUE(like_for_like(*checked));
   EXPECT_NEAR(*like_for_like(*checked), -0.09, 0.03);
+  EXPECT_NEAR(checked->reported.change.value_or(1), 0, 0.03);
   EXPECT_NEAR(checked->start.change.value_or(1), -0.09, 0.03);
 }
 

@@ -132,11 +132,19 @@ Result<int> verdict(const rep::Profile& profile, const rep::Cell& cell, const re
   if (std::abs(*left) <= kProfileTolerance) {
     return kOk;
   }
-  return fail(ErrorCode::integrity,
-              fmt::format("the profile '{}' is {:.1f} % {} than its report says, the machine's own changes "
-                          "taken out; {:.0f} % are allowed",
-                          profile.name, 100 * std::abs(*left), *left < 0 ? "slower" : "faster",
-                          100 * kProfileTolerance));
+  std::string text = fmt::format(
+      "the profile '{}' is {:.1f} % {} than its report says, in the same state of the machine; {:.0f} % are "
+      "allowed",
+      profile.name, 100 * std::abs(*left), *left < 0 ? "slower" : "faster", 100 * kProfileTolerance);
+  if (checked.reported.change && checked.start.change &&
+      std::abs(*checked.start.change) <= kProfileTolerance) {
+    text += fmt::format(
+        ". Started as the report did it is {:+.1f} %: the profile is what the report measured, and the "
+        "program "
+        "or the machine is not what it was, in a way that the hand-over between cores does not show",
+        100 * *checked.reported.change);
+  }
+  return fail(ErrorCode::integrity, std::move(text));
 }
 
 }  // namespace
