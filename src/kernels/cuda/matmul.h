@@ -3,7 +3,7 @@
 // defines.
 //
 // Kernels by number of tokens:
-//   1 .. most_records() (kMaxColumns; 4 on sm_90)
+//   1 .. most_records() (kMaxColumns; 8 on sm_90)
 //                      each weight is decoded once for all tokens, f16 tensor-core products with f32 sums; a
 //                      token's result has the same bits alone and beside others (the order of every sum is
 //                      fixed by the matrix's shape, not by the number of tokens or the chip)

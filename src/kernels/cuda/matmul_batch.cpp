@@ -20,8 +20,8 @@ struct Instance {
 };
 
 #ifdef FREELUNCH_SM90A
-constexpr std::array kInstances{Instance{8, 2, launch_batch_8}, Instance{16, 2, launch_batch_16},
-                                Instance{32, 2, launch_batch_32}, Instance{64, 1, launch_batch_64}};
+constexpr std::array kInstances{Instance{16, 2, launch_batch_16}, Instance{32, 2, launch_batch_32},
+                                Instance{64, 1, launch_batch_64}};
 #else
 constexpr std::array<Instance, 0> kInstances{};
 #endif

@@ -38,8 +38,9 @@ struct BatchSegment {
   uint32_t cost;        ///< of a group's superblock, in 16-byte pieces
 };
 
-/// Where this kernel overtakes the one of the steps of few tokens (docs/decisions/0078).
-inline constexpr int kLeastBatchTokens = 5;
+/// Where this kernel overtakes the one of the steps of few tokens (docs/decisions/0077); for fewer a token
+/// alone and beside others would differ (0078).
+inline constexpr int kLeastBatchTokens = 9;
 inline constexpr int kMostBatchTokens = 64;
 inline constexpr int kBatchGroupTiles =
     8;  ///< tiles of 16 rows in a group; for swiglu four of gate, four of up
@@ -96,8 +97,6 @@ class BatchProducts {
 };
 
 /// The instances, by tokens.
-void launch_batch_8(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,
-                    const BatchParams& p);
 void launch_batch_16(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,
                      const BatchParams& p);
 void launch_batch_32(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,

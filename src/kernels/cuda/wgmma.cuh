@@ -60,13 +60,11 @@ __device__ __forceinline__ void hold_sums(float (&d)[kSize]) {
   }
 }
 
-// The operands of the instruction, four or eight sums at a time.
+// The operands of the instruction, eight sums at a time.
 #define FL_D8(i)                                                                              \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
 #define FL_D32(i) FL_D8(i), FL_D8(i + 8), FL_D8(i + 16), FL_D8(i + 24)
-#define FL_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define FL_N4 "%0,%1,%2,%3"
 #define FL_N8 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define FL_N16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define FL_N32                                                                                             \
@@ -87,9 +85,7 @@ __device__ __forceinline__ void hold_sums(float (&d)[kSize]) {
 /// d += A B for N columns of B; `a`: four registers.
 template <int N>
 __device__ __forceinline__ void wgmma(float (&d)[N / 2], const uint32_t* a, uint64_t b_operand) {
-  if constexpr (N == 8) {
-    FL_WGMMA(8, FL_N4, "%4", "%5", "%6", "%7", "%8", FL_D4(0));
-  } else if constexpr (N == 16) {
+  if constexpr (N == 16) {
     FL_WGMMA(16, FL_N8, "%8", "%9", "%10", "%11", "%12", FL_D8(0));
   } else if constexpr (N == 32) {
     FL_WGMMA(32, FL_N16, "%16", "%17", "%18", "%19", "%20", FL_D8(0), FL_D8(8));
