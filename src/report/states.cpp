@@ -88,6 +88,7 @@ std::vector<Alike::State> sorted(std::span<const Repeat> then, std::span<const R
   const std::vector<MachineState> states =
       known ? states_of(readings, reads_memory) : std::vector<MachineState>(1);
   std::vector<Alike::State> out;
+  out.reserve(states.size());
   for (const MachineState& state : states) {
     out.push_back({state, "", {}, {}});
   }
@@ -104,6 +105,7 @@ std::vector<Alike::State> sorted(std::span<const Repeat> then, std::span<const R
   // States that the machine only passed through have no repeats, and need no name.
   std::erase_if(out, [](const Alike::State& state) { return state.then.empty() && state.now.empty(); });
   std::vector<MachineState> met;
+  met.reserve(out.size());
   for (const Alike::State& state : out) {
     met.push_back(state.state);
   }

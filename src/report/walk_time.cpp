@@ -28,7 +28,7 @@ constexpr double kChooseSeconds = 1;    // until what is still open is chosen an
 constexpr double kTaskSeconds = 1;      // of a task beside its answer, at most: its prompt and the sandbox
 constexpr double kCheckSeconds = 0.02;  // of a task's own two checks in the sandbox
 // Until the cells of profiles are known: so many, as large as those of the matrix are on average.
-constexpr double kAssumedProfiles = 4;
+constexpr int kAssumedProfiles = 4;
 
 bool for_time(const Cut& cut) {
   return cut.code == kCutBudget;
@@ -373,7 +373,7 @@ double Walker::profiles_seconds(double room) const {
   const int64_t more = (kMostRepeats - 1) * options_.repeats;
   double sum = 0;
   const auto add = [&](double seconds) { sum += sum + seconds <= room ? seconds : 0; };
-  double n_unknown = kAssumedProfiles;
+  int n_unknown = kAssumedProfiles;
   if (profile_cells_) {
     for (const auto& [i, depth] : *profile_cells_) {
       add(visit_seconds(sizes_[i], {depth}, more));

@@ -143,6 +143,7 @@ double handover_of(Team& team) {
     return 0;
   }
   std::vector<double> bursts;
+  bursts.reserve(kBursts);
   for (int burst = 0; burst < kBursts; ++burst) {
     bursts.push_back(team.idle(kRounds) / (2.0 * kRounds));  // there and back
   }
