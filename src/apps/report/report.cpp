@@ -102,8 +102,10 @@ void add_options(CLI::App& app, Flags& flags) {
       ->check(PositiveNumber);
   app.add_option("--peak-ops", flags.peak_ops, "Its peak in T operations/s, when it is known")
       ->check(PositiveNumber);
-  app.add_option("--check-profile", flags.check_profile,
-                 "Start that profile of a report, measure its cell again and compare: exit 9 beyond 5 %");
+  app.add_option(
+      "--check-profile", flags.check_profile,
+      "Start that profile of a report, measure its cell again and compare: exit 9 beyond 5 % in the same "
+      "state of the machine");
   app.add_option("--from", flags.from, "The report of --check-profile")->capture_default_str();
   app.add_option("--compare", flags.compare, "Two runs side by side: report.json files or ids of the history")
       ->expected(2);

@@ -471,7 +471,7 @@ const Limits& limits() {
 }
 
 // Through shared memory when there are more states than SMs take at once in registers, by blocks that stay
-// when they are more than what fits shared memory by far (docs/decisions/0064).
+// when there are more than SMs take at once there (docs/decisions/0064).
 StepForm form_of(DeltaStates where, int n_states) {
   const Limits& device = limits();
   if (!device.stages) {
