@@ -12,10 +12,8 @@
 #endif
 
 #include "base/result.h"
-#include "kernels/cpu/aligned_bytes.h"
-#include "kernels/cpu/matmul_table.h"
+#include "kernels/cpu/matmul_impl.h"
 #include "kernels/cpu/pack.h"
-#include "kernels/cpu/weight_bytes.h"
 #include "kernels/swiglu.h"
 
 namespace fl::cpu {
@@ -29,43 +27,14 @@ constexpr int64_t kItemsPerThread = 6;
 // Of a matrix so large that items of kStreamBytes would be more: each ends with a locked instruction, which
 // waits for what was written.
 constexpr int64_t kItemsOfLargeTask = 256;
-constexpr int64_t kGroupsPerItem = 32;  // of the quantisation
 /// Tiles of gate, and as many of up, in a strip of gated_matmul: what the next product quantises together.
 constexpr int64_t kPairTiles = Activations::kPartColumns / kTileRows;
 static_assert(2 * kPairTiles <= kStripTiles, "sums of a strip have room");
 // With fewer, SwiGLU between two strips would interrupt the stream of weights: it waits for the stream's end.
 constexpr int64_t kGatedAtOnceTokens = 4;
 static_assert(kMaximaRows == kTileRows);
-/// Floats from the sums of a tile to those of the next in a strip.
-constexpr int64_t kTileSums = kMaxTileTokens * kTileRows;
-constexpr int64_t kSmallInput = 2048;  // elements quantised without waking the other threads
-
-constexpr int64_t divide_up(int64_t n, int64_t by) {
-  return (n + by - 1) / by;
-}
-constexpr int64_t groups_of(int64_t cols) {
-  return divide_up(cols, kGroupCols);
-}
-constexpr int64_t units_of(int64_t n_tokens) {
-  return divide_up(n_tokens, unit_tokens(n_tokens));
-}
 
 }  // namespace
-
-struct PackedMatrix::Impl {
-  DType type = DType::f32;
-  Isa isa = Isa::portable;
-  int64_t rows = 0;
-  int64_t cols = 0;
-  int64_t tile_stride = 0;
-  WeightBytes bytes;
-
-  int64_t n_tiles() const { return divide_up(rows, kTileRows); }
-  int64_t strip_tiles = 1;  ///< of all strips but perhaps the last
-  /// Of the strip that begins at tile i.
-  const uint8_t* strip(int64_t i) const { return bytes.data() + i * tile_stride; }
-  int64_t tiles_of_strip(int64_t i) const { return std::min(strip_tiles, n_tiles() - i); }
-};
 
 PackedMatrix::PackedMatrix() = default;
 PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
@@ -162,186 +131,6 @@ void PackedMatrix::dequantize_row(int64_t row, std::span<float> out) const {
   tile_from_strip(pack_format(impl_->type), impl_->cols, impl_->strip(first), i - first,
                   impl_->tiles_of_strip(first), tile.data());
   unpack_row(impl_->type, tile.data(), row % kTileRows, out);
-}
-
-struct Activations::Impl {
-  const float* x = nullptr;
-  int64_t n_tokens = 0;
-  int64_t cols = 0;
-  int64_t stride = 0;
-  // The forms that the kernels read, made when the first product asks for them.
-  AlignedBytes quantised;
-  AlignedBytes floats;
-  bool has_quantised = false;
-  bool has_floats = false;
-  // How x is made, until it is.
-  MakeFn make = nullptr;
-  void* make_context = nullptr;
-  bool make_rows = false;
-
-  int64_t unit() const { return unit_tokens(n_tokens); }
-  int64_t quantised_stride() const { return groups_of(cols) * kTokenRecordBytes * unit(); }
-  int64_t floats_stride() const { return cols * unit() * static_cast<int64_t>(sizeof(float)); }
-  void quantise(ThreadPool& pool, const MatmulTable& kernels);
-  void interleave(ThreadPool& pool);
-  /// What products with w read, if it is not there yet.
-  void make_form_for(ThreadPool& pool, const PackedMatrix::Impl& w) {
-    FL_CHECK(w.cols == cols, "the width of the input is the width of the matrix");
-    if (pack_format(w.type).bits == 0) {
-      interleave(pool);
-    } else {
-      quantise(pool, matmul_table(w.isa));
-    }
-  }
-  // Parts of one unit: tokens [begin, end) of it, where those that x has not are zeros.
-  void quantise_part(const MatmulTable& kernels, int64_t i, int64_t begin, int64_t end, int64_t column,
-                     int64_t end_column);
-  /// The same of a group of 32 columns that lies elsewhere: from[t * kTileRows], and kTileSums behind it
-  /// the second half.
-  void quantise_sums(const MatmulTable& kernels, int64_t i, int64_t column, const float* from);
-  void interleave_part(int64_t i, int64_t begin, int64_t end, int64_t column, int64_t end_column);
-  // Set while others make the form that `parts_of` reads.
-  const PackedMatrix::Impl* parts_of = nullptr;
-};
-
-void Activations::Impl::quantise_part(const MatmulTable& kernels, int64_t i, int64_t begin, int64_t end,
-                                      int64_t column, int64_t end_column) {
-  const int64_t token = i * unit();
-  kernels.quantise(x + token * stride + column, stride, kTileRows, begin, end,
-                   std::min(unit(), n_tokens - token), column / kGroupCols, groups_of(end_column), unit(),
-                   quantised.data() + i * quantised_stride());
-}
-
-void Activations::Impl::quantise_sums(const MatmulTable& kernels, int64_t i, int64_t column,
-                                      const float* from) {
-  kernels.quantise(from, kTileRows, kTileSums, 0, unit(), std::min(unit(), n_tokens - i * unit()),
-                   column / kGroupCols, column / kGroupCols + 1, unit(),
-                   quantised.data() + i * quantised_stride());
-}
-
-void Activations::Impl::interleave_part(int64_t i, int64_t begin, int64_t end, int64_t column,
-                                        int64_t end_column) {
-  auto* out = reinterpret_cast<float*>(floats.data() + i * floats_stride());
-  const int64_t token = i * unit();
-  for (int64_t t = begin; t < end; ++t) {
-    const float* row = token + t < n_tokens ? x + (token + t) * stride : nullptr;
-    for (int64_t c = column; c < end_column; ++c) {
-      out[c * unit() + t] = row != nullptr ? row[c] : 0.0F;
-    }
-  }
-}
-
-void Activations::Impl::quantise(ThreadPool& pool, const MatmulTable& kernels) {
-  if (std::exchange(has_quantised, true)) {
-    return;
-  }
-  const int64_t groups = groups_of(cols);
-  const int64_t n_units = units_of(n_tokens);
-  FL_CHECK(static_cast<uint64_t>(n_units * quantised_stride()) <= quantised.size(),
-           "activations not reserved");
-  const int64_t groups_each = make != nullptr && make_rows ? groups : kGroupsPerItem;
-  const int64_t pieces = divide_up(groups, groups_each);
-  auto run = [&](int64_t begin, int64_t end, int) {
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t i = item / pieces;
-      const int64_t first = item % pieces * groups_each;
-      const int64_t last = std::min(first + groups_each, groups);
-      if (make != nullptr) {
-        make(make_context, i * unit(), std::min((i + 1) * unit(), n_tokens), first * kGroupCols,
-             last * kGroupCols);
-      }
-      quantise_part(kernels, i, 0, unit(), first * kGroupCols, last * kGroupCols);
-    }
-  };
-  if (n_tokens * cols <= kSmallInput) {
-    run(0, n_units * pieces, 0);
-  } else {
-    pool.parallel_for(n_units * pieces, 1, run);
-  }
-  make = nullptr;
-}
-
-void Activations::Impl::interleave(ThreadPool& pool) {
-  if (std::exchange(has_floats, true)) {
-    return;
-  }
-  const int64_t n_units = units_of(n_tokens);
-  FL_CHECK(static_cast<uint64_t>(n_units * floats_stride()) <= floats.size(), "activations not reserved");
-  pool.parallel_for(n_units, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      if (make != nullptr) {
-        make(make_context, i * unit(), std::min((i + 1) * unit(), n_tokens), 0, cols);
-      }
-      interleave_part(i, 0, unit(), 0, cols);
-    }
-  });
-  make = nullptr;
-}
-
-Activations::Activations() : impl_(std::make_unique<Impl>()) {}
-Activations::~Activations() = default;
-Activations::Activations(Activations&&) noexcept = default;
-
-namespace {
-uint64_t quantised_bytes(int64_t max_tokens, int64_t max_cols) {
-  return static_cast<uint64_t>(units_of(max_tokens) * groups_of(max_cols) * kTokenRecordBytes *
-                               unit_tokens(max_tokens));
-}
-uint64_t float_bytes(int64_t max_tokens, int64_t max_cols) {
-  return static_cast<uint64_t>(units_of(max_tokens) * unit_tokens(max_tokens) * max_cols) * sizeof(float);
-}
-}  // namespace
-
-void Activations::reserve(int64_t max_tokens, int64_t max_cols) {
-  impl_->quantised = AlignedBytes(quantised_bytes(max_tokens, max_cols));
-  impl_->floats = AlignedBytes(float_bytes(max_tokens, max_cols));
-}
-uint64_t Activations::reserved_bytes(int64_t max_tokens, int64_t max_cols) {
-  return quantised_bytes(max_tokens, max_cols) + float_bytes(max_tokens, max_cols);
-}
-uint64_t Activations::bytes() const {
-  return impl_->quantised.size() + impl_->floats.size();
-}
-
-void Activations::set_raw(const float* x, int64_t n_tokens, int64_t cols, int64_t stride, MakeFn make,
-                          void* context, bool rows) {
-  impl_->x = x;
-  impl_->n_tokens = n_tokens;
-  impl_->cols = cols;
-  impl_->stride = stride;
-  impl_->has_quantised = false;
-  impl_->has_floats = false;
-  impl_->make = make;
-  impl_->make_context = context;
-  impl_->make_rows = rows;
-  impl_->parts_of = nullptr;
-}
-
-void Activations::set_in_parts(const float* x, int64_t n_tokens, int64_t cols, int64_t stride,
-                               const PackedMatrix& w) {
-  set(x, n_tokens, cols, stride);
-  Impl& in = *impl_;
-  in.parts_of = &w.impl();
-  const bool is_float = pack_format(w.type()).bits == 0;
-  (is_float ? in.has_floats : in.has_quantised) = true;
-  const int64_t needed = units_of(n_tokens) * (is_float ? in.floats_stride() : in.quantised_stride());
-  FL_CHECK(static_cast<uint64_t>(needed) <= (is_float ? in.floats : in.quantised).size(),
-           "activations not reserved");
-}
-
-void Activations::make_part(int64_t token, int64_t end_token, int64_t column, int64_t end_column) const {
-  Impl& in = *impl_;
-  const PackedMatrix::Impl& w = *in.parts_of;
-  const int64_t unit = in.unit();
-  for (int64_t i = token / unit; i * unit < end_token; ++i) {
-    const int64_t begin = std::max<int64_t>(0, token - i * unit);
-    const int64_t end = end_token == in.n_tokens ? unit : std::min(unit, end_token - i * unit);
-    if (pack_format(w.type).bits == 0) {
-      in.interleave_part(i, begin, end, column, end_column);
-    } else {
-      in.quantise_part(matmul_table(w.isa), i, begin, end, column, end_column);
-    }
-  }
 }
 
 namespace {
