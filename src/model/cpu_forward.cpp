@@ -114,7 +114,8 @@ CpuForward::CpuForward(const CpuWeights& weights, const RunnerOptions& options, 
       delta_shape_(delta_shape(config_)),
       attention_shape_(attention_shape(config_)),
       rope_(make_rope_table(config_.rope_dims / 2, config_.rope_base, config_.rope_sections,
-                            config_.rope_scaling_factor, config_.rope_original_ctx)) {
+                            config_.rope_scaling_factor, config_.rope_original_ctx)),
+      ahead_(pool.size()) {
   const CpuMemoryPlan plan = plan_cpu_memory(config_, options, pool.size());
   kv_ = HostBuffer(plan.kv_cache);
   state_ = HostBuffer(plan.state + plan.spare_state);
@@ -180,20 +181,25 @@ void CpuForward::run(const Batch& batch) {
   plan_step(batch);
   embed(batch);
   int64_t delta_index = 0;
+  const auto next_states = [&](const CpuLayer& next) {
+    return next.kind == LayerKind::full_attention ? nullptr : states_ahead(batch, delta_index);
+  };
+  cpu::Ahead* ahead = next_states(weights_.layers.front());
   int64_t attention_index = 0;
   for (const CpuLayer& layer : weights_.layers) {
     if (layer.kind == LayerKind::full_attention) {
       attention_layer(batch, layer.attention, attention_index++);
     } else {
-      delta_layer(batch, layer.delta, delta_index++);
+      delta_layer(batch, layer.delta, delta_index++, ahead);
     }
     if (&layer != &weights_.layers.back()) {
-      feed_forward(layer.ffn, batch.n_tokens());
+      ahead = next_states((&layer)[1]);
+      feed_forward(layer.ffn, batch.n_tokens(), ahead);
     }
   }
   // Nothing after the last mixer mixes tokens: only the rows that are asked for go on.
   keep_rows();
-  feed_forward(weights_.layers.back().ffn, static_cast<int64_t>(row_tokens_.size()));
+  feed_forward(weights_.layers.back().ffn, static_cast<int64_t>(row_tokens_.size()), nullptr);
   output_rows();
 }
 
@@ -240,7 +246,29 @@ void CpuForward::embed(const Batch& batch) {
   }
 }
 
-void CpuForward::delta_layer(const Batch& batch, const CpuDeltaNet& w, int64_t delta_index) {
+cpu::Ahead* CpuForward::states_ahead(const Batch& batch, int64_t delta_index) {
+  const auto n_sequences = static_cast<int64_t>(batch.slices.size());
+  if (n_sequences < batch.n_tokens() || n_sequences < cpu::kAheadTokens) {
+    return nullptr;
+  }
+  ahead_.clear();
+  const int64_t n_heads = config_.n_value_heads;
+  const int64_t head = config_.key_dim * config_.value_dim;
+  for (int thread = 0; thread < pool_.size(); ++thread) {
+    const int64_t last = pool_.first_of(n_sequences * n_heads, thread + 1);
+    for (int64_t item = pool_.first_of(n_sequences * n_heads, thread); item < last;) {
+      const int64_t n = std::min(last, (item / n_heads + 1) * n_heads) - item;
+      const Slice& slice = batch.slices[static_cast<size_t>(item / n_heads)];
+      ahead_.add(thread, state_of(slice.state_row, delta_index) + item % n_heads * head,
+                 n * head * static_cast<int64_t>(sizeof(float)));
+      item += n;
+    }
+  }
+  return &ahead_;
+}
+
+void CpuForward::delta_layer(const Batch& batch, const CpuDeltaNet& w, int64_t delta_index,
+                             cpu::Ahead* ahead) {
   const int64_t n_tokens = batch.n_tokens();
   const int64_t channels = config_.conv_channels();
   const int64_t v_channels = config_.v_channels();
@@ -257,7 +285,7 @@ void CpuForward::delta_layer(const Batch& batch, const CpuDeltaNet& w, int64_t d
                                                {&w.gate, z, v_channels, false},
                                                {&w.alpha, alpha, n_heads, false},
                                                {&w.beta, beta, n_heads, false}}};
-  cpu::matmul(pool_, activations_, inputs);
+  cpu::matmul(pool_, activations_, inputs, ahead);
 
   const auto n_slices = static_cast<int64_t>(batch.slices.size());
   const int64_t pieces = (channels + kConvColumns - 1) / kConvColumns;
@@ -392,7 +420,7 @@ void CpuForward::attention_layer(const Batch& batch, const CpuAttention& w, int6
   cpu::matmul(pool_, activations_, output);
 }
 
-void CpuForward::feed_forward(const CpuFeedForward& w, int64_t n_tokens) {
+void CpuForward::feed_forward(const CpuFeedForward& w, int64_t n_tokens, cpu::Ahead* ahead) {
   if (n_tokens == 0) {
     return;
   }
@@ -409,14 +437,14 @@ void CpuForward::feed_forward(const CpuFeedForward& w, int64_t n_tokens) {
   };
   if (w.paired) {
     hidden_.set_in_parts(gate, n_tokens, n, n, w.down);
-    cpu::gated_matmul(pool_, activations_, w.gate_up, gate, up, hidden_);
+    cpu::gated_matmul(pool_, activations_, w.gate_up, gate, up, hidden_, ahead);
   } else {
     const std::array<cpu::MatmulTask, 2> inputs{{{&w.gate, gate, n, false}, {&w.up, up, n, false}}};
-    cpu::matmul(pool_, activations_, inputs);
+    cpu::matmul(pool_, activations_, inputs, ahead);
     hidden_.set_made(gate, n_tokens, n, n, false, product);
   }
   const std::array<cpu::MatmulTask, 1> output{{{&w.down, x_, config_.n_embd, true}}};
-  cpu::matmul(pool_, hidden_, output);
+  cpu::matmul(pool_, hidden_, output, ahead);
 }
 
 void CpuForward::output_rows() {

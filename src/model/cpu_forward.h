@@ -51,9 +51,13 @@ class CpuForward {
 
   void embed(const Batch& batch);
   void plan_step(const Batch& batch);
-  void delta_layer(const Batch& batch, const CpuDeltaNet& w, int64_t delta_index);
+  /// `ahead`: of states_ahead, or null.
+  void delta_layer(const Batch& batch, const CpuDeltaNet& w, int64_t delta_index, cpu::Ahead* ahead);
   void attention_layer(const Batch& batch, const CpuAttention& w, int64_t attention_index);
-  void feed_forward(const CpuFeedForward& w, int64_t n_tokens);
+  /// `ahead` may be null.
+  void feed_forward(const CpuFeedForward& w, int64_t n_tokens, cpu::Ahead* ahead);
+  /// What the delta rule of a layer reads, for the products before it; null where nothing is worth it.
+  cpu::Ahead* states_ahead(const Batch& batch, int64_t delta_index);
   /// x_ becomes the rows whose logits are asked for; normed_ has room, a runner's max_rows is at most its
   /// max_tokens.
   void keep_rows();
@@ -74,7 +78,8 @@ class CpuForward {
   HostBuffer buffers_;
   HostBuffer logits_;  ///< [max_rows][n_vocab], then the maxima [max_rows][.]
   cpu::Activations activations_;
-  cpu::Activations hidden_;           ///< of the feed-forward block, made while activations_ are read
+  cpu::Activations hidden_;  ///< of the feed-forward block, made while activations_ are read
+  cpu::Ahead ahead_;
   std::vector<KvCache> caches_;       ///< per full-attention layer
   std::vector<int32_t> token_slice_;  ///< per token of the step
   std::vector<Tile> tiles_;

@@ -545,6 +545,38 @@ TEST(Matmul, MaximaAreThoseOfTheProductThatTheyComeWith) {
   }
 }
 
+// What is asked for ahead is no input; kernels of several tokens go through all of it and not beyond.
+TEST(Matmul, AsksAheadToTheEndAndNoFurther) {
+  constexpr int64_t kCols = 512;
+  constexpr int64_t kRows = 128;  // 128 groups of 32 columns and 16 rows
+  constexpr int64_t kBytes = 100 * cpu::kAheadBytes;
+  const std::vector<uint8_t> later(kBytes + 100);
+  ThreadPool pool(1);
+  for (const DType type : {DType::q4_k, DType::q6_k, DType::q8_0}) {
+    const FileMatrix file(type, kRows, kCols, 4);
+    const PackedMatrix w = PackedMatrix::pack(file.view, cpu::best_isa(), pool);
+    for (const int64_t n : {1, 8, 13}) {
+      const std::vector<float> x = random_input(n * kCols, 9);
+      Activations in;
+      in.reserve(n, kCols);
+      in.set(x.data(), n, kCols, kCols);
+      cpu::Ahead ahead(1);
+      ahead.add(0, later.data(), 100);  // less than kernels take at a time
+      ahead.add(0, later.data(), kBytes + 100);
+      const cpu::Ahead::Part* part = ahead.part(0);
+      ASSERT_NE(part, nullptr);
+      EXPECT_EQ(part->end, later.data() + kBytes);
+      std::vector<float> y(static_cast<size_t>(n * kRows));
+      const MatmulTask task{&w, y.data(), kRows, false};
+      matmul(pool, in, {&task, 1}, &ahead);
+      EXPECT_EQ(y, product(pool, w, x, n)) << n;
+      const bool asks = cpu::best_isa() == Isa::avx512_vnni && n >= cpu::kAheadTokens;
+      EXPECT_EQ(part->at, asks ? part->end : later.data()) << n;
+      EXPECT_EQ(ahead.part(0), asks ? nullptr : part) << n;
+    }
+  }
+}
+
 TEST(Matmul, PackedIsAsSmallAsTheFile) {
   const auto ratio = [](DType type) {
     return static_cast<double>(PackedMatrix::packed_bytes(type, 1024, 1024, cpu::best_isa())) /

@@ -142,10 +142,11 @@ struct StripSums {
   int64_t token, n;
 };
 
-/// Tiles [first, last), whole strips, with all tokens, a block of tokens at a time: take(StripSums).
+/// Tiles [first, last), whole strips, with all tokens, a block of tokens at a time: take(StripSums). `ahead`,
+/// not null, is asked for what `thread` reads later.
 template <typename Take>
 void run_tiles(const PackedMatrix::Impl& w, const Activations::Impl& in, int64_t first, int64_t last,
-               const Take& take) {
+               Ahead* ahead, int thread, const Take& take) {
   const MatmulTable& kernels = matmul_table(w.isa);
   const bool floats = pack_format(w.type).bits == 0;
   const uint8_t* x = floats ? in.floats.data() : in.quantised.data();
@@ -162,6 +163,7 @@ void run_tiles(const PackedMatrix::Impl& w, const Activations::Impl& in, int64_t
     for (int64_t i = first; i < last; i += w.strip_tiles) {
       call.strip = w.strip(i);
       call.n_tiles = w.tiles_of_strip(i);
+      call.ahead = ahead != nullptr ? ahead->part(thread) : nullptr;
       kernel(call);
       take(StripSums{sums.data(), i, call.n_tiles, token, n});
     }
@@ -307,7 +309,7 @@ class Items {
 
 }  // namespace
 
-void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks) {
+void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks, Ahead* ahead) {
   Activations::Impl& in = x.mutable_impl();
   int64_t total_bytes = 0;
   for (const MatmulTask& task : tasks) {
@@ -319,7 +321,7 @@ void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> 
   for (const MatmulTask& task : tasks) {
     n_items += items.count(task.w->impl());
   }
-  pool.parallel_for(n_items, 1, [&](int64_t begin, int64_t end, int) {
+  pool.parallel_for(n_items, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t item = begin; item < end; ++item) {
       int64_t at = item;
       for (const MatmulTask& task : tasks) {
@@ -327,7 +329,7 @@ void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> 
         if (at < items.count(w)) {
           const int64_t first = at * items.tiles(w);
           Maxima maxima(task);
-          run_tiles(w, in, first, std::min(first + items.tiles(w), w.n_tiles()),
+          run_tiles(w, in, first, std::min(first + items.tiles(w), w.n_tiles()), ahead, thread,
                     [&](const StripSums& strip) { put_sums(task, strip, maxima); });
           if (task.maxima != nullptr) {
             maxima.put();
@@ -342,7 +344,7 @@ void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> 
 }
 
 void gated_matmul(ThreadPool& pool, const Activations& x, const PackedMatrix& gate_up, float* h, float* up,
-                  const Activations& next) {
+                  const Activations& next, Ahead* ahead) {
   Activations::Impl& in = x.mutable_impl();
   const PackedMatrix::Impl& w = gate_up.impl();
   const int64_t rows = w.rows / 2;
@@ -358,7 +360,7 @@ void gated_matmul(ThreadPool& pool, const Activations& x, const PackedMatrix& ga
     }
     next.make_part(0, in.n_tokens, first, last);
   };
-  pool.parallel_items(items.count(w), 1, [&](ThreadPool::Items& work, int) {
+  pool.parallel_items(items.count(w), 1, [&](ThreadPool::Items& work, int thread) {
     // Tiles whose sums wait for SwiGLU: what this thread did last, one range.
     int64_t waiting = 0;
     int64_t done = 0;
@@ -371,7 +373,7 @@ void gated_matmul(ThreadPool& pool, const Activations& x, const PackedMatrix& ga
         waiting = first;
       }
       done = std::min(end * items.tiles(w), w.n_tiles());
-      run_tiles(w, in, first, done, [&](const StripSums& strip) {
+      run_tiles(w, in, first, done, ahead, thread, [&](const StripSums& strip) {
         if (at_once) {
           put_gated(w.isa, strip, h, rows, next);
         } else {

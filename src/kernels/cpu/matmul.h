@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "kernels/cpu/ahead.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace fl::cpu {
@@ -112,12 +113,14 @@ struct MatmulTask {
 };
 inline constexpr int64_t kMaximaRows = 16;
 
-/// Several matrices on the same input in one parallel region.
-void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks);
+/// Several matrices on the same input in one parallel region. `ahead`, in both products: null, or what the
+/// threads read later.
+void matmul(ThreadPool& pool, const Activations& x, std::span<const MatmulTask> tasks,
+            Ahead* ahead = nullptr);
 /// h[t, r] = silu(sum_c x[t, c] gate[r, c]) * sum_c x[t, c] up[r, c], made as the form of it that `next`
 /// holds then: `next` has been set_in_parts to h, and the threads that make h make the parts. h
 /// [n_tokens][rows of one] and `up` of the same size are room; what they hold then is not said.
 void gated_matmul(ThreadPool& pool, const Activations& x, const PackedMatrix& gate_up, float* h, float* up,
-                  const Activations& next);
+                  const Activations& next, Ahead* ahead = nullptr);
 
 }  // namespace fl::cpu

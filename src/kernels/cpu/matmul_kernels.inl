@@ -34,9 +34,14 @@ constexpr int64_t kScalesAt = 32;
 constexpr int64_t kSumsAt = 36;
 constexpr int64_t kMinusSumsAt = 40;
 // With few tokens the loads themselves run far enough ahead and prefetching costs a third of the bandwidth;
-// with more, the arithmetic between two lines keeps them too near (docs/decisions/0030).
+// with more, the arithmetic between two lines keeps them too near (docs/decisions/0030). Then each line is
+// asked for twice, first into the second-level cache: the first level's few outstanding misses, waiting for
+// memory, were what held the products up (docs/decisions/0035).
 constexpr int kPrefetchTokens = 6;
 constexpr int64_t kPrefetchBytes = 4096;
+constexpr int64_t kFarPrefetchBytes = 8192;
+/// Of __builtin_prefetch: prefetcht1.
+constexpr int kSecondLevel = 2;
 constexpr int64_t kFloatChunk = 32;  // columns of one partial sum of the float types
 
 /// Bits by which codes are moved up, so that every offset becomes 2^kOffsetShift and the sums that it needs
@@ -136,6 +141,10 @@ FL_INLINE void quantised_chunk(const TileCall& call, const uint8_t* tile, int64_
       }
     }
   }
+  const Ahead::Part nothing{nullptr, nullptr};
+  const Ahead::Part* part_ahead = T >= kAheadTokens && call.ahead != nullptr ? call.ahead : &nothing;
+  const uint8_t* ahead = part_ahead->at;
+  const uint8_t* const ahead_end = part_ahead->end;
   for (int64_t i = first; i < last; ++i) {
     const uint8_t* half = tile + halves_at(f, i) + part * 2;
     const uint8_t* block = tile + block_at(f, i) + part * 4;
@@ -155,7 +164,16 @@ FL_INLINE void quantised_chunk(const TileCall& call, const uint8_t* tile, int64_
     for (int64_t g = 0; g < kGroups; ++g, group += kGroupBytes) {
       if constexpr (T >= kPrefetchTokens) {
         for (int64_t line = 0; line < kGroupBytes; line += kLineBytes) {
+          __builtin_prefetch(group + line + kFarPrefetchBytes, 0, kSecondLevel);
           __builtin_prefetch(group + line + kPrefetchBytes);
+        }
+      }
+      if constexpr (T >= kAheadTokens) {
+        if (ahead != ahead_end) {
+          for (int64_t line = 0; line < kAheadBytes; line += kLineBytes) {
+            __builtin_prefetch(ahead + line, 0, kSecondLevel);
+          }
+          ahead += kAheadBytes;
         }
       }
       Scaled scaled[T];
@@ -236,6 +254,9 @@ FL_INLINE void quantised_chunk(const TileCall& call, const uint8_t* tile, int64_
         acc[t] = vf{};
       }
     }
+  }
+  if (T >= kAheadTokens && call.ahead != nullptr) {
+    call.ahead->at = ahead;
   }
   if constexpr (!kIntegerScales) {
 #pragma GCC unroll 12

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "kernels/cpu/ahead.h"
 
 namespace fl::cpu {
 
@@ -32,6 +33,7 @@ struct TileCall {
   int64_t unit_stride;  ///< bytes from unit to unit
   float* out;           ///< [n_tiles][tokens][16], 64-byte aligned
   int64_t tile_stride;  ///< floats from tile to tile of out
+  Ahead::Part* ahead;   ///< may be null
 };
 using TileFn = void (*)(const TileCall&);
 

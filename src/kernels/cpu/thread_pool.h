@@ -17,6 +17,9 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const;
+  /// The first of n items that parallel_for gives to a thread; the last is the one before the next thread's
+  /// first, unless others helped.
+  int64_t first_of(int64_t items, int thread) const { return items * thread / size(); }
   /// Physical cores that this process may use.
   static int default_size();
   /// Runs body(thread) on every thread, thread in [0, size()); returns when all are done. Exceptions are a
