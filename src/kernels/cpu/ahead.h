@@ -12,7 +12,7 @@ namespace fl::cpu {
 /// Products of fewer tokens ask for nothing: they wait for memory themselves.
 inline constexpr int kAheadTokens = 6;
 /// Asked for at each group of 32 columns and 16 rows, whose 8 tokens take some 90 cycles.
-inline constexpr int64_t kAheadBytes = 256;
+inline constexpr int64_t kAheadBytes = 192;
 
 class Ahead {
  public:
