@@ -166,20 +166,44 @@ void attention(Bench& bench, bool overlap, DType type) {
   constexpr int64_t kTokens = 2048;
   Array<float> q = random_array(kTokens * 24 * 512, -1.0F, 1.0F);
   const AttentionQueries queries{q.data(), 24 * 512};
+  constexpr int kPairs = 32;
+  Array<float> kv = random_array(kTokens * 4 * 256, -1.0F, 1.0F);
+  Array<float> norm = random_array(256, 0.5F, 2.0F);
+  Array<float> angles = random_array(kTokens * 2 * kPairs, -0.7F, 0.7F);
+  PrepareAttention in;
+  in.queries = queries;
+  in.k = kv.data();
+  in.v = kv.data();
+  in.kv_stride = 4 * 256;
+  in.q_norm = norm.data();
+  in.k_norm = norm.data();
+  in.eps = 1e-6F;
+  in.cos_sin = angles.data();
+  in.pairs = kPairs;
   Array<std::byte> out(static_cast<int64_t>(activation_bytes(kTokens, 24 * 256)));
-  Array<float> partial(attention_partial_floats(kAttention, 8));
-  Array<int32_t> arrived(int64_t{8} * 4);
+  Array<float> partial(attention_partial_floats(kAttention, 32));
+  Array<int32_t> arrived(int64_t{32} * 4);
   const auto cache = [&](int i) {
     const int64_t at = (i % kCaches) * int64_t{kBlocks} * 4 * head_bytes;
     return KvCache{keys.data() + at, values.data() + at, type, type};
   };
-  for (const int n : {64, 1024, 4096, 32768, 122880}) {
-    Array<AttentionTile> tile(std::vector<AttentionTile>{{0, 1, n - 1, 0}});
-    const double bytes = static_cast<double>(n / 64) * 4 * 2 * static_cast<double>(head_bytes);
-    bench.line("attention_decode " + name, n, bytes, 24.0 * 256 * 4 * n, [&](int i) {
-      attention_decode(queue, kAttention, cache(i), queries, tile.data(), 1, d_blocks.data(),
-                       {partial.data(), arrived.data()}, {out.data(), 1, 24 * 256});
-    });
+  for (const int n_chats : {1, 4, 32}) {
+    for (const int n : {64, 1024, 4096, 32768, 122880}) {
+      if (n_chats > 1 && int64_t{n} * n_chats > kLongest) {
+        continue;
+      }
+      std::vector<AttentionTile> tiles;
+      for (int chat = 0; chat < n_chats; ++chat) {
+        tiles.push_back({chat, 1, n - 1, chat * (n / 64)});
+      }
+      Array<AttentionTile> d_tiles(tiles);
+      const double bytes = n_chats * static_cast<double>(n / 64) * 4 * 2 * static_cast<double>(head_bytes);
+      bench.line("attention_decode " + name + " x " + std::to_string(n_chats), n, bytes,
+                 n_chats * 24.0 * 256 * 4 * n, [&](int i) {
+                   attention_decode(queue, kAttention, cache(i), in, d_tiles.data(), n_chats, d_blocks.data(),
+                                    {partial.data(), arrived.data()}, {out.data(), n_chats, 24 * 256});
+                 });
+    }
   }
   for (const auto& [n, depth] :
        {std::pair<int32_t, int64_t>{2048, 0}, {1024, 3072}, {1024, 7168}, {2048, 30720}}) {

@@ -226,6 +226,7 @@ CudaForward::CudaForward(const CudaWeights& weights, const RunnerOptions& option
     next += block_heads * kv_head_bytes(cache.type_v, config_.head_dim);
     caches_.push_back(cache);
   }
+  decode_stores_ = !caches_.empty() && cuda::attention_fuses(attention_shape_, caches_.front());
   for (int i = 0; i < kCudaInFlight; ++i) {
     done_.emplace_back();
   }
@@ -259,7 +260,7 @@ void CudaForward::enqueue(const Batch& batch, int slot) {
   const StepCounts counts = count_step(batch, chunked_, bucket);
   std::byte* const host = host_tables_.data() + static_cast<uint64_t>(slot) * table_stride_;
   uint64_t bytes = 0;
-  fill_step(batch, chunked_, bucket, counts, StepTable::at(host, counts, &bytes));
+  fill_step(batch, chunked_, decode_stores_, bucket, counts, StepTable::at(host, counts, &bytes));
   check(cudaMemcpyAsync(tables_.data(), host, bytes, cudaMemcpyHostToDevice, stream_),
         "copy of the step's table");
   state_.begin_step(batch.slices);
@@ -453,8 +454,10 @@ void CudaForward::attention_layer(const CudaAttention& w, int64_t index, const N
   prepare.pairs = config_.rope_dims / 2;
   prepare.tokens = table.tokens;
   prepare.n_tokens = counts.n_tokens;
-  cuda::prepare_attention(queue, attention_shape_, cache, prepare);
-  if (!cuda::attention_fuses(attention_shape_, cache)) {
+  if (!decode_stores_ || counts.n_runs > 0) {
+    cuda::prepare_attention(queue, attention_shape_, cache, prepare);
+  }
+  if (!decode_stores_) {
     float* const attended = floats(work_->attended);
     cuda::attention_general(queue, attention_shape_, cache, queries, table.decode_tiles, counts.n_decode,
                             table.blocks, attended);
@@ -467,7 +470,7 @@ void CudaForward::attention_layer(const CudaAttention& w, int64_t index, const N
   const cuda::AttentionScratch scratch{
       reinterpret_cast<float*>(workspace_.data() + sizes.products),
       reinterpret_cast<int32_t*>(workspace_.data() + sizes.products + sizes.partial)};
-  cuda::attention_decode(queue, attention_shape_, cache, queries, table.decode_tiles, counts.n_decode,
+  cuda::attention_decode(queue, attention_shape_, cache, prepare, table.decode_tiles, counts.n_decode,
                          table.blocks, scratch, out);
   cuda::attention_prefill(queue, attention_shape_, cache, queries, table.tiles, counts.n_tiles, table.blocks,
                           out);

@@ -96,6 +96,7 @@ class CudaForward {
   const DeltaShape delta_shape_;
   const AttentionShape attention_shape_;
   const bool chunked_;
+  bool decode_stores_ = false;  ///< fill_step
   RopeTable rope_;
   bool overlap_ = false;
 

@@ -111,7 +111,7 @@ StepCounts count_step(const Batch& batch, bool chunked, int32_t bucket) {
   return c;
 }
 
-void fill_step(const Batch& batch, bool chunked, int32_t bucket, const StepCounts& counts,
+void fill_step(const Batch& batch, bool chunked, bool decode_stores, int32_t bucket, const StepCounts& counts,
                const StepTable& table) {
   const int32_t n = batch.n_tokens();
   for (int32_t i = 0; i < n; ++i) {
@@ -141,8 +141,10 @@ void fill_step(const Batch& batch, bool chunked, int32_t bucket, const StepCount
     std::copy_n(slice.blocks.begin(), n_blocks, table.blocks + block);
     for (int32_t i = 0; i < slice.n_tokens; ++i) {
       const int32_t index = slice.n_cached + i;
-      table.tokens[slice.first + i].slot =
+      const int32_t slot =
           slice.blocks[static_cast<size_t>(index / kBlockTokens)] * kBlockTokens + index % kBlockTokens;
+      table.tokens[slice.first + i] =
+          decode_stores && slice.n_tokens == 1 ? cuda::AttentionToken{} : cuda::AttentionToken{slot};
     }
     const auto piece = [&](int32_t begin, int32_t end) {
       return cuda::DeltaRun{slice.first + begin, end - begin, slice.n_cached + begin, slice.state_row};

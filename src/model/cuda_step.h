@@ -52,8 +52,9 @@ uint64_t max_table_bytes(int32_t max_tokens, int32_t max_slices, int32_t max_row
 /// `chunked`: the model's delta rule has the chunked form; otherwise runs are all head. `bucket` > 0: the
 /// step is a decode step of that many tokens, the last ones padding, and all tokens get logits.
 StepCounts count_step(const Batch& batch, bool chunked, int32_t bucket);
-/// Fills the table of these counts.
-void fill_step(const Batch& batch, bool chunked, int32_t bucket, const StepCounts& counts,
+/// Fills the table of these counts. `decode_stores`: attention of a slice of one token stores the token
+/// itself (cuda::attention_fuses), so that its entry of `tokens` stays padding.
+void fill_step(const Batch& batch, bool chunked, bool decode_stores, int32_t bucket, const StepCounts& counts,
                const StepTable& table);
 
 }  // namespace fl::model

@@ -93,6 +93,7 @@ struct World {
         cache_k(n_blocks * shape.n_kv_heads * kv_head_bytes(c.type_k, shape.head_dim)),
         cache_v(n_blocks * shape.n_kv_heads * kv_head_bytes(c.type_v, shape.head_dim)),
         d_q(q),
+        d_raw_q(q),
         d_k(k),
         d_v(v),
         d_q_norm(q_norm),
@@ -104,16 +105,19 @@ struct World {
     std::iota(blocks.begin(), blocks.end(), 0);
     std::shuffle(blocks.begin(), blocks.end(), random);
     d_blocks.upload(blocks);
-    prepare();
+    prepare(n_tokens);
+    stored_k = cache_k.download();
+    stored_v = cache_v.download();
     reference();
   }
 
-  void prepare() {
+  // The first n tokens; the others are padding.
+  void prepare(int32_t n) {
     std::vector<int32_t> positions;
     std::vector<AttentionToken> tokens;
     for (int32_t i = 0; i < n_tokens; ++i) {
       positions.insert(positions.end(), 3, i);
-      tokens.push_back({blocks[static_cast<size_t>(i / 64)] * 64 + i % 64});
+      tokens.push_back({i < n ? blocks[static_cast<size_t>(i / 64)] * 64 + i % 64 : -1});
     }
     DeviceArray<int32_t> d_positions(positions);
     DeviceArray<AttentionToken> d_tokens(tokens);
@@ -121,8 +125,19 @@ struct World {
     DeviceArray<uint8_t> axis(rope.axis);
     cuda::rope_angles({}, frequency.data(), axis.data(), rope.magnitude, static_cast<int>(rope.pairs()),
                       d_positions.data(), n_tokens, angles.data());
-    cuda::PrepareAttention in;
+    cuda::PrepareAttention in = projections();
     in.queries = {d_q.data(), q_width};
+    in.tokens = d_tokens.data();
+    in.n_tokens = n_tokens;
+    cuda::prepare_attention({}, shape, cache, in);
+    cuda::check(cudaDeviceSynchronize(), "prepare_attention");
+    EXPECT_TRUE(cache_k.intact() && cache_v.intact() && d_q.intact() && angles.intact());
+  }
+
+  // As the products leave them: what attention_decode takes.
+  cuda::PrepareAttention projections() const {
+    cuda::PrepareAttention in;
+    in.queries = {d_raw_q.data(), q_width};
     in.k = d_k.data();
     in.v = d_v.data();
     in.kv_stride = kv_width;
@@ -131,12 +146,17 @@ struct World {
     in.eps = kEps;
     in.cos_sin = angles.data();
     in.pairs = static_cast<int>(rope.pairs());
-    in.tokens = d_tokens.data();
-    in.n_tokens = n_tokens;
-    cuda::prepare_attention({}, shape, cache, in);
-    cuda::check(cudaDeviceSynchronize(), "prepare_attention");
-    EXPECT_TRUE(cache_k.intact() && cache_v.intact() && d_q.intact() && angles.intact());
+    return in;
   }
+
+  // The cache as it is before a step whose new token is the last one.
+  void forget_last() {
+    cache_k.poison();
+    cache_v.poison();
+    d_q.upload(q);
+    prepare(n_tokens - 1);
+  }
+  bool stored_as_prepared() const { return cache_k.download() == stored_k && cache_v.download() == stored_v; }
 
   std::vector<double> turned(const std::vector<float>& x, int64_t at, const std::vector<float>& w,
                              int32_t position) const {
@@ -150,8 +170,6 @@ struct World {
 
   void reference() {
     const int64_t hd = shape.head_dim;
-    const std::vector<std::byte> stored_k = cache_k.download();
-    const std::vector<std::byte> stored_v = cache_v.download();
     std::vector<double> qs, gates, ks, vs, exact_k;
     for (int32_t t = 0; t < n_tokens; ++t) {
       for (int64_t h = 0; h < shape.n_heads; ++h) {
@@ -193,10 +211,11 @@ struct World {
   RopeTable rope;
   int32_t n_blocks;
   DeviceArray<std::byte> cache_k, cache_v;
-  DeviceArray<float> d_q, d_k, d_v, d_q_norm, d_k_norm;
+  DeviceArray<float> d_q, d_raw_q, d_k, d_v, d_q_norm, d_k_norm;
   DeviceArray<int32_t> d_blocks;
   DeviceArray<float> angles;
   std::vector<int32_t> blocks;
+  std::vector<std::byte> stored_k, stored_v;  ///< the cache with all tokens
   KvCache cache;
   int32_t n_checked = 0;
   std::vector<double> want;
@@ -256,13 +275,18 @@ TEST_F(CudaAttention, AgreesWithTheReference) {
         DeviceArray<int32_t> arrived(
             std::vector<int32_t>(static_cast<size_t>(n_singles * c.shape.n_kv_heads), 0));
         for (int repeat = 0; repeat < 2; ++repeat) {  // the counters are left as they were found
+          // Tiles before the last store again what is there.
+          w.forget_last();
           DeviceActivations steps(n, static_cast<int32_t>(w.width()));
-          cuda::attention_decode({}, c.shape, w.cache, queries, d_single.data(), n_singles, w.d_blocks.data(),
-                                 {partial.data(), arrived.data()}, steps.value());
+          cuda::attention_decode({}, c.shape, w.cache, w.projections(), d_single.data(), n_singles,
+                                 w.d_blocks.data(), {partial.data(), arrived.data()}, steps.value());
           compare(steps.download(), n_single, "decode");
-          EXPECT_TRUE(steps.intact() && partial.intact());
+          EXPECT_TRUE(steps.intact() && partial.intact() && w.cache_k.intact() && w.cache_v.intact());
+          EXPECT_TRUE(w.stored_as_prepared()) << where;
         }
       }
+      w.d_q.upload(w.q);
+      w.prepare(n);
       DeviceArray<float> general(n * w.width());
       cuda::attention_general({}, c.shape, w.cache, queries, d_tiles.data(), n_tiles, w.d_blocks.data(),
                               general.data());
@@ -282,8 +306,8 @@ TEST_F(CudaAttention, LongContextsAreCutAndJoined) {
   DeviceArray<int32_t> arrived(std::vector<int32_t>(2, 0));
   DeviceActivations out(6500, static_cast<int32_t>(w.width()));
   const auto step = [&](int n) {
-    cuda::attention_decode({}, c.shape, w.cache, {w.d_q.data(), w.q_width}, tiles.data(), n,
-                           w.d_blocks.data(), {partial.data(), arrived.data()}, out.value());
+    cuda::attention_decode({}, c.shape, w.cache, w.projections(), tiles.data(), n, w.d_blocks.data(),
+                           {partial.data(), arrived.data()}, out.value());
     return out.download();
   };
   const std::vector<float> both = step(2);
@@ -296,6 +320,45 @@ TEST_F(CudaAttention, LongContextsAreCutAndJoined) {
   const std::vector<float> alone = step(1);
   EXPECT_TRUE(std::equal(alone.begin() + 6499 * w.width(), alone.end(), both.begin() + 6499 * w.width()))
       << "a sequence's bits depend on its neighbour";
+}
+
+TEST_F(CudaAttention, MoreSequencesThanTheGridHasBlocks) {
+  // 80 short ones and a long one, of 4 KV heads: every block takes several items, some of padding between.
+  const Case c{shape_of(24, 4, 256), DType::q8_0, DType::q8_0};
+  World w(c, 900, 5);
+  std::vector<AttentionTile> single;
+  for (int32_t i = 0; i < 80; ++i) {
+    single.push_back({11 * i + 3, 1, 11 * i + 3, 0});
+    if (i % 7 == 0) {
+      single.push_back({});
+    }
+  }
+  single.push_back({899, 1, 899, 0});
+  const auto n = static_cast<int>(single.size());
+  DeviceArray<AttentionTile> tiles(single);
+  DeviceArray<float> partial(cuda::attention_partial_floats(c.shape, n));
+  DeviceArray<int32_t> arrived(std::vector<int32_t>(static_cast<size_t>(n * c.shape.n_kv_heads), 0));
+  const auto step = [&](const AttentionTile* first, int count) {
+    DeviceActivations out(900, static_cast<int32_t>(w.width()));
+    cuda::attention_decode({}, c.shape, w.cache, w.projections(), first, count, w.d_blocks.data(),
+                           {partial.data(), arrived.data()}, out.value());
+    EXPECT_TRUE(out.intact() && partial.intact());
+    return out.download();
+  };
+  w.forget_last();
+  const std::vector<float> together = step(tiles.data(), n);
+  EXPECT_TRUE(w.stored_as_prepared());
+  for (int i = 0; i < n; ++i) {
+    if (single[static_cast<size_t>(i)].n_tokens > 0) {
+      const int64_t at = single[static_cast<size_t>(i)].first * w.width();
+      const std::vector<float> alone = step(tiles.data() + i, 1);
+      EXPECT_TRUE(std::equal(alone.begin() + at, alone.begin() + at + w.width(), together.begin() + at)) << i;
+    }
+  }
+  EXPECT_EQ(arrived.download(), std::vector<int32_t>(arrived.size(), 0));
+  const std::vector<float> last(together.begin() + 899 * w.width(), together.begin() + 900 * w.width());
+  const std::vector<double> want(w.want.end() - w.width(), w.want.end());
+  EXPECT_LT(test::relative_error(last, want, w.width()), kTolerance);
 }
 
 TEST_F(CudaAttention, AQueryDoesNotDependOnItsTile) {

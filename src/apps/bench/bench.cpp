@@ -35,7 +35,8 @@ Examples:
 
 A line prints its share of the limit: for generation, the bytes a token must move over the read bandwidth measured in the
 same run (on the CPU between every eight steps: medians of both); for a prompt, the operations of the matrices over the peak of the machine's dot products (int8 on the CPU, 16-bit
-matrix products on the GPU). Equal token hashes mean equal results.)";
+matrix products on the GPU). Equal token hashes mean equal results; repetitions that choose other tokens than the
+first are counted (n_differing) and told on stderr.)";
 
 struct BenchOptions {
   std::vector<std::string> models;
@@ -173,6 +174,10 @@ Status bench_model(const BenchOptions& options, const std::string& path, const s
     line.measured = bench::measure(*runner, test, options.repetitions, options.seed);
     fmt::print(out, "{}", writer.line(line));
     std::fflush(out);
+    if (line.measured.n_differing > 0) {
+      fmt::print(stderr, "freelunch bench: {}: {} of {} repetitions chose other tokens than the first\n",
+                 test.name(), line.measured.n_differing, options.repetitions);
+    }
   }
   return {};
 }

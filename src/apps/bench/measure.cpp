@@ -96,6 +96,7 @@ class Session {
   }
 
   void rewind() {
+    piece_hash_ = 0;
     for (size_t i = 0; i < sequences_.size(); ++i) {
       Sequence& sequence = sequences_[i];
       sequence.n_cached = test_.n_depth;
@@ -153,6 +154,8 @@ class Session {
   }
 
   uint64_t hash() const { return hash_; }
+  /// Of the tokens since the last rewind.
+  uint64_t piece_hash() const { return piece_hash_; }
 
  private:
   void add_slice(Sequence& sequence, std::span<const int32_t> tokens, bool logits) {
@@ -217,6 +220,7 @@ class Session {
       }
       chosen[i]->last = token;
       hash_ = XXH3_64bits_withSeed(&token, sizeof token, hash_);
+      piece_hash_ = XXH3_64bits_withSeed(&token, sizeof token, piece_hash_);
     }
   }
 
@@ -232,6 +236,7 @@ class Session {
   std::vector<Sequence*> chosen_;              ///< whose rows the batch being made has
   std::deque<std::vector<Sequence*>> flying_;  ///< of the submitted steps, oldest first
   uint64_t hash_ = 0;
+  uint64_t piece_hash_ = 0;
 };
 
 double seconds_since(Clock::time_point start) {
@@ -323,6 +328,7 @@ Measured measure(model::Runner& runner, const Test& test, int repetitions, uint3
   Measured measured;
   const double n_tokens = double(test.n_prompt + test.n_gen) * test.n_parallel;
   const bool reads = test.n_prompt == 0 && test.n_gen > 0 && runner.read_memory().bytes > 0;
+  uint64_t first_hash = 0;
   for (int i = 0; i < repetitions; ++i) {
     const Clock::time_point start = Clock::now();
     double seconds = 0;
@@ -332,6 +338,8 @@ Measured measure(model::Runner& runner, const Test& test, int repetitions, uint3
       once(test.n_gen);
       seconds = seconds_since(start);
     }
+    first_hash = i == 0 ? session.piece_hash() : first_hash;
+    measured.n_differing += session.piece_hash() != first_hash ? 1 : 0;
     measured.seconds.push_back(seconds);
     measured.rates.push_back(n_tokens / seconds);
   }

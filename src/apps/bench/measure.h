@@ -15,6 +15,9 @@ struct Measured {
   std::vector<double> seconds;  ///< of each repetition
   std::vector<double> rates;    ///< tokens/s of all sequences together, of each repetition
   uint64_t tokens_hash = 0;     ///< of every token that the model chose; equal for equal results
+  /// Repetitions whose tokens are not those of the first: they start alike, so any is an error of a kernel or
+  /// of the machine.
+  int n_differing = 0;
   /// Where the runner reads memory between the steps of a pure generation test: the rate of each read,
   /// bytes/s, and of each stretch of steps its steps a second over the mean rate of the reads before and
   /// behind it.

@@ -64,6 +64,7 @@ Json columns(const Line& line) {
   json["limit_share"] = line.limit_share();
   json["memory_bytes"] = line.memory_bytes;
   json["tokens_hash"] = fmt::format("{:016x}", measured.tokens_hash);
+  json["n_differing"] = measured.n_differing;
   return json;
 }
 

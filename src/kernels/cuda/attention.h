@@ -40,8 +40,8 @@ struct AttentionQueries {
   int64_t stride = 0;
 };
 
-/// Queries are normed and rotated in place; keys [n_tokens][kv_stride] likewise and stored with the values.
-/// cos_sin [n_tokens][2 * pairs]; q_norm, k_norm [head_dim].
+/// Projections of a step's tokens. Queries are normed and rotated in place; keys [n_tokens][kv_stride]
+/// likewise and stored with the values. cos_sin [n_tokens][2 * pairs]; q_norm, k_norm [head_dim].
 struct PrepareAttention {
   AttentionQueries queries;
   const float* k = nullptr;
@@ -67,10 +67,12 @@ int64_t attention_partial_floats(const AttentionShape& shape, int n);
 /// True for the shapes and types that attention_decode and attention_prefill take (heads of 256, at most
 /// kMaxGroup queries a KV head, f16 and q8_0); others run attention_general.
 bool attention_fuses(const AttentionShape& shape, const KvCache& cache);
-/// One query token of each tile; `out` holds the step's tokens, n_heads * head_dim wide, gated. How a
-/// sequence is cut depends on its length alone.
+/// One query token of each tile, the sequence's newest, from its projections in `in` on: prepare_attention
+/// must have left it out (slot -1), since this norms, rotates and stores itself, by the same arithmetic
+/// (in.tokens and n_tokens are not used, and queries not written). `out` holds the step's tokens, n_heads *
+/// head_dim wide, gated. How a sequence is cut depends on its length alone.
 void attention_decode(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
-                      const AttentionQueries& queries, const AttentionTile* tiles, int n_tiles,
+                      const PrepareAttention& in, const AttentionTile* tiles, int n_tiles,
                       const int32_t* blocks, const AttentionScratch& scratch, const Activations& out);
 /// Any number of query tokens; a query's arithmetic does not depend on its tile.
 void attention_prefill(const Queue& queue, const AttentionShape& shape, const KvCache& cache,
