@@ -105,6 +105,7 @@ struct Stretch {
       }
       sum += __shfl_sync(0xFFFFFFFFU, up_to, kWarp - 1);
     }
+    __syncwarp();  // advance() reads what another lane has written
   }
   /// Goes on to the share's next stretch; n is 0 after the last.
   __device__ __forceinline__ void advance(const Args& a) {
