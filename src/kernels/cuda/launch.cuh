@@ -3,10 +3,10 @@
 //
 // The rule for every kernel launched with `launch`: call let_next_start() first of all, and call
 // wait_for_previous() before it reads or writes anything that an earlier kernel of the stream touches
-// (activations, scratch, counters, outputs). Before it may be read what no kernel of this step writes: weights,
-// the step's tables and the cache of earlier steps, since a kernel begins after all blocks of the one before
-// have begun, and the first one after the tables' copy has ended. A kernel that breaks it reads stale values,
-// now and then.
+// (activations, scratch, counters, outputs). Before it may be read what no kernel of this step writes:
+// weights, the step's tables and the cache of earlier steps, since a kernel begins after all blocks of the
+// one before have begun, and the first one after the tables' copy has ended. A kernel that breaks it reads
+// stale values, now and then.
 #pragma once
 
 #include <cuda_runtime.h>
