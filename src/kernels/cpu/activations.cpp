@@ -1,5 +1,7 @@
 // An input of products: its quantised and its interleaved form, and who makes them.
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <utility>
 
 #include "base/result.h"
@@ -23,9 +25,18 @@ void Activations::Impl::quantise_part(const MatmulTable& kernels, int64_t i, int
 
 void Activations::Impl::quantise_sums(const MatmulTable& kernels, int64_t i, int64_t column,
                                       const float* from) {
-  kernels.quantise(from, kTileRows, kTileSums, 0, unit(), std::min(unit(), n_tokens - i * unit()),
-                   column / kGroupCols, column / kGroupCols + 1, unit(),
-                   quantised.data() + i * quantised_stride());
+  alignas(64) std::array<uint8_t, kMaxUnit * kTokenRecordBytes> record;
+  kernels.quantise(from, kTileRows, kTileSums, 0, unit(), std::min(unit(), n_tokens - i * unit()), 0, 1,
+                   unit(), record.data());
+  const int64_t bytes = unit() * kTokenRecordBytes;
+  uint8_t* to = quantised.data() + i * quantised_stride() + column / kGroupCols * bytes;
+  static_assert(kLineBytes == kTileRows * sizeof(float));
+  if (bytes % kLineBytes == 0) {
+    kernels.put(reinterpret_cast<const float*>(record.data()), bytes / kLineBytes,
+                reinterpret_cast<float*>(to), kTileRows, false);
+  } else {
+    std::memcpy(to, record.data(), static_cast<size_t>(bytes));
+  }
 }
 
 void Activations::Impl::interleave_part(int64_t i, int64_t begin, int64_t end, int64_t column,

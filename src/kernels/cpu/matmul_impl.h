@@ -73,7 +73,8 @@ struct Activations::Impl {
   void quantise_part(const MatmulTable& kernels, int64_t i, int64_t begin, int64_t end, int64_t column,
                      int64_t end_column);
   /// The same of a group of 32 columns that lies elsewhere: from[t * kTileRows], and kTileSums behind it
-  /// the second half.
+  /// the second half. Its record goes out in whole lines: they come from the other threads, which read them,
+  /// and many small stores to them would fill the store buffer.
   void quantise_sums(const MatmulTable& kernels, int64_t i, int64_t column, const float* from);
   void interleave_part(int64_t i, int64_t begin, int64_t end, int64_t column, int64_t end_column);
   // Set while others make the form that `parts_of` reads.
