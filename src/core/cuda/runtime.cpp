@@ -18,12 +18,7 @@ constexpr unsigned kTouchThreads = 8;
 
 // Whether kernels find memory that was locked later under the host's address, as they do the driver's own.
 bool kernels_read_registered_memory() {
-  int device = 0;
-  int can = 0;
-  check(cudaGetDevice(&device), "current device");
-  check(cudaDeviceGetAttribute(&can, cudaDevAttrCanUseHostPointerForRegisteredMem, device),
-        "access to registered memory");
-  return can != 0;
+  return device_attribute(cudaDevAttrCanUseHostPointerForRegisteredMem, "access to registered memory") != 0;
 }
 
 // Gives every page its memory, from several threads: clearing pages is what costs.
@@ -93,6 +88,19 @@ int device_count() {
     usable += 10 * major + minor >= kMinArch ? 1 : 0;
   }
   return usable;
+}
+
+int device_attribute(cudaDeviceAttr attribute, const char* name) {
+  int device = 0;
+  int value = 0;
+  check(cudaGetDevice(&device), "current device");
+  check(cudaDeviceGetAttribute(&value, attribute, device), name);
+  return value;
+}
+
+int device_arch() {
+  return 10 * device_attribute(cudaDevAttrComputeCapabilityMajor, "compute capability") +
+         device_attribute(cudaDevAttrComputeCapabilityMinor, "compute capability");
 }
 
 DeviceInfo use_device(int device) {

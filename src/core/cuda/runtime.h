@@ -46,6 +46,10 @@ struct DeviceInfo {
   int max_shared_per_sm = 0;
 };
 
+/// Of the current device, such as cudaDevAttrMultiProcessorCount.
+int device_attribute(cudaDeviceAttr attribute, const char* name);
+/// Compute capability of the current device, like DeviceInfo::arch.
+int device_arch();
 /// Devices that this program can use (a driver, compute capability 8.0 or more); 0 without a driver.
 int device_count();
 /// Makes `device` the current one of this thread and describes it.

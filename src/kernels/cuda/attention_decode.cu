@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/activations.cuh"
 #include "kernels/cuda/attention_decode.cuh"
+#include "kernels/cuda/attention_head.cuh"
 #include "kernels/cuda/attention_stretch.cuh"
 
 namespace fl::cuda {
@@ -35,8 +36,8 @@ struct DecodeShared {
   Stretch stretch;
 };
 
-// The warp's head of the step's token, as kernels/attention.h says, in the order of attention_prepare.cu:
-// queries to shared memory; the key and the value to the cache, by the block that has the token's place.
+// The warp's head of the step's token, normed and rotated: queries to shared memory; the key and the value to
+// the cache, by the block that has the token's place.
 template <DType kTypeK, DType kTypeV>
 __device__ __forceinline__ void prepare_heads(const Args& a, const Stretch& of, bool stores,
                                               int64_t block_head, DecodeShared& shared, int unit, int lane) {
@@ -53,58 +54,11 @@ __device__ __forceinline__ void prepare_heads(const Args& a, const Stretch& of, 
                                            (static_cast<int64_t>(of.kv_head) * group + unit) * 2 * kHeadDim
                             : is_value ? in.v + of_kv
                                        : in.k + of_kv;
-  const float* const norm = is_query ? in.q_norm : in.k_norm;
-  float* const row = shared.rows[unit];
+  const float* const norm = is_value ? nullptr : is_query ? in.q_norm : in.k_norm;
   constexpr int kPerLane = kHeadDim / kWarp;
-  constexpr int kPairsPerLane = kPerLane / 2;
   float x[kPerLane];
-  float weight[kPerLane];
-  float cosine[kPairsPerLane];
-  float sine[kPairsPerLane];
-  const float* const turns = in.cos_sin + token * 2 * in.pairs;
-  // All loads together: each is a trip to L2.
-#pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
-    x[i] = from[kWarp * i + lane];
-  }
-  if (!is_value) {
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      weight[i] = norm[kWarp * i + lane];
-    }
-#pragma unroll
-    for (int i = 0; i < kPairsPerLane; ++i) {
-      const int pair = kWarp * i + lane;
-      cosine[i] = pair < in.pairs ? turns[pair] : 0.0F;
-      sine[i] = pair < in.pairs ? turns[in.pairs + pair] : 0.0F;
-    }
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      sum += x[i] * x[i];
-    }
-    const float scale = rsqrtf(warp_sum(sum) / static_cast<float>(kHeadDim) + in.eps);
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      row[kWarp * i + lane] = x[i] * (scale * weight[i]);
-    }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < kPairsPerLane; ++i) {
-      const int pair = kWarp * i + lane;
-      if (pair < in.pairs) {
-        const float u = row[pair];
-        const float w = row[pair + in.pairs];
-        row[pair] = u * cosine[i] - w * sine[i];
-        row[pair + in.pairs] = w * cosine[i] + u * sine[i];
-      }
-    }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      x[i] = row[kWarp * i + lane];
-    }
-  }
+  load_head(from, norm, in.cos_sin + token * 2 * in.pairs, in.pairs, in.eps, kHeadDim, shared.rows[unit],
+            lane, x);
   const int at = (of.n_keys - 1) % kBlock;
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
@@ -470,11 +424,8 @@ void attention_decode(const Queue& queue, const AttentionShape& shape, const KvC
                   scratch.partial,
                   scratch.arrived,
                   writer(out)};
-  int device = 0;
-  int n_sms = 0;
-  check(cudaGetDevice(&device), "device of attention");
-  check(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device), "number of SMs");
   // One block an SM is all that its registers hold.
+  const int n_sms = device_attribute(cudaDevAttrMultiProcessorCount, "number of SMs");
   const int most = kMaxSplits * args.kv_heads * n_tiles;
   const dim3 grid(static_cast<unsigned>(std::min(most, n_sms)));
   const bool quantised_k = cache.type_k == DType::q8_0;

@@ -1,4 +1,5 @@
 // Angles, norm and rotation of queries and keys, and the write into the cache.
+#include "kernels/cuda/attention_head.cuh"
 #include "kernels/cuda/kv_layout.cuh"
 
 namespace fl::cuda {
@@ -12,7 +13,8 @@ struct Shape {
 };
 
 // A warp takes one head of one token: the queries' heads first, then keys, then values. Grid: tokens, tiles
-// of heads.
+// of heads. Heads have at most 32 kPerLane dims.
+template <int kPerLane>
 __global__ void __launch_bounds__(kWarps* kWarp)
     prepare(const Shape shape, const KvCache cache, const PrepareAttention in) {
   extern __shared__ float rows[];
@@ -33,35 +35,20 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   float* const query = in.queries.q + token * in.queries.stride + static_cast<int64_t>(head) * 2 * hd;
   const float* const from =
       is_query ? query : (is_key ? in.k : in.v) + token * in.kv_stride + static_cast<int64_t>(head) * hd;
-  float* const x = rows + warp * hd;
-
-  float sum = 0;
-  for (int d = lane; d < hd; d += kWarp) {
-    x[d] = from[d];
-    sum += x[d] * x[d];
-  }
-  if (is_query || is_key) {
-    const float scale = rsqrtf(warp_sum(sum) / static_cast<float>(hd) + in.eps);
-    const float* const norm = is_query ? in.q_norm : in.k_norm;
-    for (int d = lane; d < hd; d += kWarp) {
-      x[d] *= scale * norm[d];
-    }
-    __syncwarp();
-    const float* const cosine = in.cos_sin + static_cast<int64_t>(token) * 2 * in.pairs;
-    for (int i = lane; i < in.pairs; i += kWarp) {
-      const float u = x[i];
-      const float w = x[i + in.pairs];
-      x[i] = u * cosine[i] - w * cosine[in.pairs + i];
-      x[i + in.pairs] = w * cosine[i] + u * cosine[in.pairs + i];
-    }
-  }
-  __syncwarp();
+  const float* const norm = is_query ? in.q_norm : is_key ? in.k_norm : nullptr;
+  float x[kPerLane];
+  load_head(from, norm, in.cos_sin + static_cast<int64_t>(token) * 2 * in.pairs, in.pairs, in.eps, hd,
+            rows + warp * hd, lane, x);
   const int64_t block_head = static_cast<int64_t>(slot / kBlock) * shape.kv_heads + head;
   const int at = slot % kBlock;
-  for (int d0 = 0; d0 < hd; d0 += kWarp) {
-    const int d = d0 + lane;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    const int d = kWarp * i + lane;
     const bool active = d < hd;
-    const float value = active ? x[d] : 0.0F;
+    const float value = x[i];
+    if (kWarp * i >= hd) {
+      break;
+    }
     if (is_query) {
       if (active) {
         query[d] = value;
@@ -104,7 +91,8 @@ void prepare_attention(const Queue& queue, const AttentionShape& shape, const Kv
   const Shape s{static_cast<int>(shape.n_heads), static_cast<int>(shape.n_kv_heads),
                 static_cast<int>(shape.head_dim)};
   const int units = s.heads + 2 * s.kv_heads;
-  launch(queue, prepare,
+  constexpr int kFew = 8;
+  launch(queue, s.head_dim <= kFew * kWarp ? prepare<kFew> : prepare<kMaxHeadDim / kWarp>,
          dim3(static_cast<unsigned>(in.n_tokens), static_cast<unsigned>((units + kWarps - 1) / kWarps)),
          kWarps * kWarp, static_cast<size_t>(kWarps * s.head_dim) * sizeof(float), "prepare_attention", s,
          cache, in);

@@ -209,11 +209,7 @@ void allow_shared(Kernel kernel, size_t bytes) {
 
 // Chunks that the scan holds in shared memory: one in work and one on its way where a block may have so much.
 int choose_stages() {
-  int device = 0;
-  int most = 0;
-  check(cudaGetDevice(&device), "device of the delta rule's scan");
-  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "shared memory of a block");
+  const int most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, "shared memory of a block");
   if (static_cast<size_t>(most) >= 2 * sizeof(ScanStage)) {
     allow_shared(scan_chunks<2>, 2 * sizeof(ScanStage));
     return 2;

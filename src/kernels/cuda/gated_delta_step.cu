@@ -458,13 +458,9 @@ struct Limits {
 };
 const Limits& limits() {
   static const Limits of_device = [] {
-    int device = 0;
-    int per_sm = 0;
-    int n_sms = 0;
-    check(cudaGetDevice(&device), "device of a kernel");
-    check(cudaDeviceGetAttribute(&per_sm, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
-          "shared memory of an SM");
-    check(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device), "SMs");
+    const int per_sm =
+        device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, "shared memory of an SM");
+    const int n_sms = device_attribute(cudaDevAttrMultiProcessorCount, "number of SMs");
     return Limits{n_sms, device_arch() >= 90 && per_sm >= kStagedBlocks * (kStateBytes + kStagedBeside)};
   }();
   return of_device;

@@ -40,17 +40,6 @@ void prepare_shared(Kernel kernel, int shared_bytes, const char* name) {
         name);
 }
 
-/// Compute capability of the current device, like DeviceInfo::arch.
-inline int device_arch() {
-  int device = 0;
-  int major = 0;
-  int minor = 0;
-  check(cudaGetDevice(&device), "device of a kernel");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
-  return 10 * major + minor;
-}
-
 struct LaunchShape {
   dim3 grid;
   dim3 block;

@@ -16,13 +16,6 @@ namespace {
 constexpr bool rations_f16(int arch) {
   return arch == 86 || arch == 87 || arch == 89 || arch >= 120;
 }
-int arch_of(int device) {
-  int major = 0;
-  int minor = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "compute capability");
-  return 10 * major + minor;
-}
 
 }  // namespace
 
@@ -51,11 +44,8 @@ uint64_t parts_of_groups_bytes(int arch, int n_sms) {
 
 uint64_t Matmul::workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_t max_cols,
                                  const MatmulOptions& options) {
-  int device = 0;
-  int n_sms = 0;
-  check(cudaGetDevice(&device), "current device");
-  check(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device), "number of SMs");
-  const int arch = arch_of(device);
+  const int n_sms = device_attribute(cudaDevAttrMultiProcessorCount, "number of SMs");
+  const int arch = device_arch();
   const int32_t in_records = records_of(options, arch);
   const bool prompt = options.prompt_kernel && has_prompt_kernel(arch) && max_tokens > in_records;
   const int32_t columns = std::min(max_tokens, in_records);
