@@ -34,6 +34,8 @@ struct Sorted {
   std::map<ConfigKey, ConfigPlan> plans;
   std::vector<const Batch*> batches;
   std::optional<QualityRecord> quality;
+  ChosenCells chosen;
+  int64_t n_visits = 0;  // for profiles, after everything else
   double start_seconds = 0;
 };
 
@@ -50,6 +52,7 @@ Sorted sort_records(const std::vector<Record>& records) {
       out.starts[{start->ctx, start->chats}] = *start;
       out.lost.erase({start->ctx, start->chats});
       out.start_seconds += start->startup_seconds;
+      out.n_visits += out.chosen.empty() ? 0 : 1;
     } else if (const auto* lost = std::get_if<Lost>(&record)) {
       out.lost[{lost->ctx, lost->chats}] = *lost;
     } else if (const auto* plan = std::get_if<ConfigPlan>(&record)) {
@@ -58,6 +61,10 @@ Sorted sort_records(const std::vector<Record>& records) {
       const bool once = batch->kind == "measure";
       if (!once || seen.insert({batch->ctx, batch->chats, batch->depth, batch->repeat, batch->part}).second) {
         out.batches.push_back(batch);
+      }
+    } else if (const auto* visits = std::get_if<ProfileVisits>(&record)) {
+      for (const ChosenCell& each : visits->chosen) {
+        out.chosen[each.profile] = each.cell;
       }
     } else if (const auto* quality = std::get_if<QualityRecord>(&record)) {
       out.quality = *quality;
@@ -512,15 +519,8 @@ void describe_run(Document& document, const Manifest& manifest, const Sorted& so
     plan.estimated_seconds += config.estimated_seconds;
   }
   plan.decisions = left_out(sorted, document.depths.size(), plan.budget_seconds);
-  if (const int64_t walks = count_walks(sorted.batches); walks > 0 && document.configurations.size() > 1) {
-    plan.walks = walks;
-    plan.decisions.push_back(
-        walks > 1
-            ? fmt::format("interleaved: the repeats of every cell come from {} walks through the matrix",
-                          walks)
-            : "the repeats of a cell follow one another within a configuration: there was no time to walk "
-              "the matrix several times");
-  }
+  describe_repeats(plan, document.configurations.size() > 1 ? count_walks(sorted.batches) : 0,
+                   sorted.n_visits);
   const Model& model = document.model;
   if (model.ctx_train && *model.ctx_train < kUsualContext && !document.ctx.empty() &&
       document.ctx.back() <= *model.ctx_train) {
@@ -582,13 +582,13 @@ Document assemble(const Manifest& manifest, const std::vector<Record>& records,
     document.quality = none;
   }
   document.definitions = definitions(document);
-  conclude(document);
+  conclude(document, sorted.chosen);
   return document;
 }
 
-void conclude(Document& document) {
+void conclude(Document& document, const ChosenCells& chosen) {
   document.findings = find_findings(document);
-  document.recommendation = recommend(document);
+  document.recommendation = recommend(document, chosen);
   document.headline = summarize(document);
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "report/document.h"
+#include "report/profiles.h"
 #include "report/records.h"
 
 namespace fl::report {
@@ -22,7 +23,7 @@ Document assemble(const Manifest& manifest, const std::vector<Record>& records,
                   const std::string& stop_reason);
 
 /// Fills findings, recommendation and headline from the cells. Part of assemble.
-void conclude(Document& document);
+void conclude(Document& document, const ChosenCells& chosen = {});
 
 /// Of rates over the same number of tokens each.
 class HarmonicMean {
@@ -49,6 +50,10 @@ std::vector<double> repeat_rates(const std::vector<Record>& records, int64_t ctx
 /// several repeats. 0: there is no such cell.
 int64_t count_walks(const std::vector<const Batch*>& batches);
 
+/// Says in the plan how the repeats lie: what count_walks counted, and how often a server was started for the
+/// profiles after everything else.
+void describe_repeats(Plan& plan, int64_t walks, int64_t n_visits);
+
 /// The anchors against the cell that they repeat; nullopt: there are none.
 std::optional<Drift> drift_of(const std::vector<Record>& records);
 
@@ -57,7 +62,7 @@ std::vector<Definition> definitions(const Document& document);
 
 /// The parts of conclude, each in a file of its own.
 std::vector<Finding> find_findings(const Document& document);
-Recommendation recommend(const Document& document);
+Recommendation recommend(const Document& document, const ChosenCells& chosen);
 Headline summarize(const Document& document);
 
 /// "16k", "8000".

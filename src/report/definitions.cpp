@@ -27,8 +27,9 @@ std::vector<Definition> definitions(const Document& document) {
        "as many batches (one request of each chat, sent together) as write for a second where time and "
        "window allow, taken as one: the tokens of all of them by the time of all of them. Where time allows "
        "the whole matrix is walked once for each part of the repeats, so that those of one cell lie far "
-       "apart, and the cells that profiles rest on get twice as many; otherwise a cell whose repeats spread "
-       "gets up to twice as many"},
+       "apart, and at the end the cells that profiles rest on are measured again in turn, at least twice as "
+       "often "
+       "where time allows; otherwise a cell whose repeats spread gets up to twice as many"},
       {"spread",
        "coefficient of variation over repeats: sample standard deviation / mean; over 5 % is flagged: of "
        "decode tok/s, of prefill tok/s, and of joules per token where they are measured"},

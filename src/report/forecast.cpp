@@ -15,6 +15,10 @@ constexpr double kPaceShare = 0.05;
 // The model counts as so many steps when the error of a kind is taken.
 constexpr double kKindSteps = 4;
 constexpr double kMostCorrection = 2;
+// Of the run, over which the end that is said follows a new estimate, and of what is left, at most: one slow
+// answer moves the estimate of everything; later it has been forgotten, near the end sooner.
+constexpr double kSteadyShare = 0.05;
+constexpr double kSteadyLeft = 0.1;
 // Before cells have repeats to compare, they are taken to want half of the room; that counts as so many
 // cells.
 constexpr double kAssumedShare = 0.5;
@@ -88,6 +92,36 @@ double Forecast::correction() const {
     modelled += kind.modelled;
   }
   return modelled > 0 ? std::clamp(taken / modelled, 1 / kMostCorrection, kMostCorrection) : 1;
+}
+
+void Scatter::add(const StepPlace& place, double value) {
+  if (value <= 0) {
+    return;
+  }
+  const double x = std::log(value);
+  Values& values = places_[place];
+  const double before = x - values.mean;
+  freedom_ += values.n > 0 ? 1 : 0;
+  ++values.n;
+  values.mean += before / values.n;
+  squares_ += before * (x - values.mean);
+}
+
+double Scatter::pooled() const {
+  return freedom_ > 0 ? std::sqrt(squares_ / freedom_) : 0;
+}
+
+double Promise::end(double now, double least, double wanted, double most) {
+  const double target = std::clamp(std::clamp(wanted, earliest_, latest_), least, std::max(least, most));
+  const double span = std::min(kSteadyShare * target, kSteadyLeft * (target - now));
+  const double since = said_ > 0 && span > 0 ? (now - at_) / span : 1;
+  said_ += std::min(1.0, since) * (target - said_);
+  at_ = now;
+  if (now >= kFrom * said_) {
+    earliest_ = std::min(said_, std::max(earliest_, (said_ + kTolerance * now) / (1 + kTolerance)));
+    latest_ = std::max(said_, std::min(latest_, (said_ - kTolerance * now) / (1 - kTolerance)));
+  }
+  return said_;
 }
 
 void Extra::add(const Batch& batch, int64_t n_asked) {

@@ -2,8 +2,10 @@
 // are, what the model of cost says, corrected by how it errs for steps of their kind.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <string>
 #include <tuple>
@@ -41,10 +43,14 @@ class Forecast {
   /// What the last steps took for each second of their forecasts, half way to 1: a machine that is slower now
   /// may stay so or not.
   double pace() const;
+  /// Of steps that were forecast to take `seconds`: the next ones at the pace of the last ones.
+  double paced(double seconds) const { return seconds + (pace() - 1) * std::min(seconds, kPaced * span_); }
   /// What all steps so far took for each second of the model.
   double correction() const;
 
  private:
+  // Spans of the pace for which it goes on.
+  static constexpr double kPaced = 2;
   struct Seen {
     double n = 0;
     double taken = 0;
@@ -57,6 +63,44 @@ class Forecast {
   double span_ = 0;
   std::map<StepPlace, Seen> places_;
   std::map<std::string, Seen> kinds_;
+};
+
+/// How far apart values of one place are, over all places: the standard deviation of their logarithms.
+class Scatter {
+ public:
+  void add(const StepPlace& place, double value);
+  double pooled() const;  ///< 0: no place has two
+
+ private:
+  struct Values {
+    double n = 0;
+    double mean = 0;
+  };
+  std::map<StepPlace, Values> places_;
+  double squares_ = 0;
+  double freedom_ = 0;
+};
+
+/// The end of a run whose last phase may be shorter or longer. Each time left that is said, from a tenth of
+/// the run on, is kept: the end stays where none of them was wrong by more than kTolerance, as long as the
+/// last phase can be as short or long as that takes. Seconds since the run's begin.
+class Promise {
+ public:
+  static constexpr double kFrom = 0.1;
+  static constexpr double kTolerance = 0.18;
+
+  /// The end as said at `now`, when it is expected at `wanted` and can be between `least` and `most`.
+  double end(double now, double least, double wanted, double most);
+  double said() const { return said_; }  ///< 0: nothing yet
+  /// Later than this one of the times left that were said is wrong.
+  double latest() const { return latest_; }
+
+ private:
+  double said_ = 0;
+  double at_ = 0;
+  // Where every time left that was said is right.
+  double earliest_ = 0;
+  double latest_ = std::numeric_limits<double>::infinity();
 };
 
 /// Cells whose repeats spread get more of them. On a busy machine that would be every cell: together they

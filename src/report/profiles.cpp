@@ -134,7 +134,8 @@ std::string filling_of(const Document& document, const Cell& cell) {
 
 }  // namespace
 
-std::vector<Profile> choose_profiles(const Document& document, const Recommendation& recommendation) {
+std::vector<Profile> choose_profiles(const Document& document, const Recommendation& recommendation,
+                                     const ChosenCells& chosen) {
   std::vector<Profile> out;
   if (document.chats.empty()) {
     return out;
@@ -162,12 +163,25 @@ std::vector<Profile> choose_profiles(const Document& document, const Recommendat
       largest = full;
     }
   }
+  const auto settle = [&](const char* name, const Cell*& cell) {
+    const auto before = chosen.find(name);
+    if (before == chosen.end()) {
+      return;
+    }
+    const auto same = std::find_if(document.cells.begin(), document.cells.end(),
+                                   [&](const Cell& each) { return each.id == before->second; });
+    cell = same != document.cells.end() && measured(&*same) ? &*same : cell;
+  };
+  settle("chat", chat);
+  settle("long-files", lengthy);
+  settle("coding", largest);
   if (chat != nullptr) {
+    const double share = chat->decode_per_chat->mean / best;
     out.push_back(make_profile(
         document, "chat", "One person", *chat,
-        fmt::format("the largest context in which one chat keeps {} of its best speed: {} tok/s {}",
-                    chat->decode_per_chat->mean >= kChatShare * best ? "90 %" : "most",
-                    rate(chat->decode_per_chat->mean), filling_of(document, *chat))));
+        fmt::format("the largest context in which one chat keeps {} of its best speed: {} tok/s {}, {:.0f} %",
+                    share >= kChatShare ? "90 %" : "most", rate(chat->decode_per_chat->mean),
+                    filling_of(document, *chat), 100 * share)));
   }
   if (lengthy != nullptr) {
     out.push_back(make_profile(
@@ -195,6 +209,7 @@ std::vector<Profile> choose_profiles(const Document& document, const Recommendat
       agents = cell;
     }
   }
+  settle("agents", agents);
   if (agents != nullptr) {
     out.push_back(
         make_profile(document, "agents", "Many agents", *agents,

@@ -156,7 +156,7 @@ std::optional<LargestContext> largest_of(const Document& document, int64_t chats
 
 }  // namespace
 
-Recommendation recommend(const Document& document) {
+Recommendation recommend(const Document& document, const ChosenCells& chosen) {
   Recommendation out;
   for (const int64_t ctx : document.ctx) {
     for (const std::string& depth : document.depths) {
@@ -170,7 +170,7 @@ Recommendation recommend(const Document& document) {
       out.largest.push_back(std::move(*largest));
     }
   }
-  out.profiles = choose_profiles(document, out);
+  out.profiles = choose_profiles(document, out, chosen);
   return out;
 }
 

@@ -23,6 +23,7 @@ template <> constexpr const char* kType<ConfigPlan> = "plan";
 template <> constexpr const char* kType<Batch> = "batch";
 template <> constexpr const char* kType<AnswerRecord> = "answer";
 template <> constexpr const char* kType<QualityRecord> = "quality";
+template <> constexpr const char* kType<ProfileVisits> = "profile_visits";
 template <> constexpr const char* kType<EndRecord> = "end";
 // clang-format on
 

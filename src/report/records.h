@@ -40,7 +40,7 @@ struct Options {
 };
 
 /// Of the records' meaning: a run that was begun with another one is not continued.
-inline constexpr int64_t kJournalVersion = 4;
+inline constexpr int64_t kJournalVersion = 5;
 
 /// The first record's text: what must be the same when a run goes on.
 struct Manifest {
@@ -160,6 +160,20 @@ struct QualityRecord {
   double seconds = 0;
 };
 
+struct ChosenCell {
+  std::string profile;
+  std::string cell;  ///< id
+};
+
+/// More repeats of the cells that profiles rest on, the last thing that a run does.
+struct ProfileVisits {
+  double seconds = 0;  ///< that they may take, decided when they begin
+  bool done = false;
+  /// Chosen when all cells had as many repeats. It stays: what was measured more often would otherwise win or
+  /// lose by it.
+  std::vector<ChosenCell> chosen;
+};
+
 struct EndRecord {
   std::string at;
 };
@@ -211,11 +225,14 @@ FL_FIELDS(Batch, "",
   f("handover_seconds", &T::handover_seconds, "");)
 FL_FIELDS(AnswerRecord, "", f("line", &T::line, "");)
 FL_FIELDS(QualityRecord, "", f("quality", &T::quality, ""); f("seconds", &T::seconds, "");)
+FL_FIELDS(ChosenCell, "", f("profile", &T::profile, ""); f("cell", &T::cell, "");)
+FL_FIELDS(ProfileVisits, "",
+  f("seconds", &T::seconds, ""); f("done", &T::done, ""); f("chosen", &T::chosen, "");)
 FL_FIELDS(EndRecord, "", f("at", &T::at, "");)
 // clang-format on
 
-using Record =
-    std::variant<RunRecord, Facts, Start, Lost, ConfigPlan, Batch, AnswerRecord, QualityRecord, EndRecord>;
+using Record = std::variant<RunRecord, Facts, Start, Lost, ConfigPlan, Batch, AnswerRecord, QualityRecord,
+                            ProfileVisits, EndRecord>;
 
 /// One line: {"type": "batch", ...}.
 std::string to_line(const Record& record);

@@ -74,6 +74,24 @@ int64_t count_walks(const std::vector<const Batch*>& batches) {
   return least;
 }
 
+void describe_repeats(Plan& plan, int64_t walks, int64_t n_visits) {
+  if (walks > 0) {
+    plan.walks = walks;
+    plan.decisions.push_back(
+        walks > 1
+            ? fmt::format("interleaved: the repeats of every cell come from {} walks through the matrix",
+                          walks)
+            : "the repeats of a cell follow one another within a configuration: there was no time to walk "
+              "the matrix several times");
+  }
+  if (n_visits > 0) {
+    plan.decisions.push_back(fmt::format(
+        "the profiles' cells were chosen by the repeats of the walks and measured again at the end, in "
+        "{} {}",
+        n_visits, n_visits == 1 ? "visit" : "visits"));
+  }
+}
+
 std::optional<Drift> drift_of(const std::vector<Record>& records) {
   std::map<int64_t, std::map<int64_t, HarmonicMean>> anchors;
   Drift out;

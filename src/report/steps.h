@@ -19,6 +19,7 @@ struct Step {
   int64_t only = -1;        ///< of a filling: the chat
   bool after_half = false;  ///< of a filling: half of it was read just before
   int64_t part = 1;         ///< of the repeat
+  bool closes = false;      ///< the repeat ends with this part, before it has all of them
 };
 
 /// (ctx, chats, depth, repeat, part) of the measured batches that are in the journal.

@@ -1,4 +1,4 @@
-// What is asked when the matrix is walked: the profiles' cells and the anchor again, and the coding tasks.
+// What is asked when the matrix is walked: the anchor again, and the coding tasks.
 #include <algorithm>
 
 #include <fmt/format.h>
@@ -12,56 +12,6 @@ namespace {
 constexpr int64_t kQualityWindow = 4096;  // tokens of a chat that solves tasks
 
 }  // namespace
-
-std::vector<std::pair<size_t, std::string>> Walker::profile_cells(const Document& so_far) const {
-  std::vector<std::pair<size_t, std::string>> out;
-  for (const Profile& profile : so_far.recommendation.profiles) {
-    for (size_t i = 0; i < sizes_.size(); ++i) {
-      for (const std::string& depth : options_.depths) {
-        const bool same = profile.cell == fmt::format("{}x{} {}", sizes_[i].ctx, sizes_[i].chats, depth);
-        const bool known = std::find(out.begin(), out.end(), std::pair(i, depth)) != out.end();
-        if (same && !known && !profile_steps(i, depth).empty()) {
-          out.emplace_back(i, depth);
-        }
-      }
-    }
-  }
-  return out;
-}
-
-std::vector<Step> Walker::profile_steps(size_t i, const std::string& depth) const {
-  const auto known = plans_.find({sizes_[i].ctx, sizes_[i].chats});
-  if (known == plans_.end() || ended_.contains(known->first)) {
-    return {};
-  }
-  ConfigPlan plan = known->second;
-  plan.depths = {depth};
-  plan.repeats = kMostRepeats * options_.repeats;
-  return steps_of(plan, done_);
-}
-
-Status Walker::walk_profiles() {
-  if (options_.quick || !comes_back() || options_.sample_seconds <= 0 || !has_every_cell()) {
-    profile_cells_.emplace();
-    return {};
-  }
-  // More repeats may choose another cell for a profile, once.
-  constexpr int kRounds = 2;
-  for (int round = 0; round < kRounds; ++round) {
-    profile_cells_ = profile_cells(assemble(job_.manifest, open_.records, ""));
-    while (!profile_cells_->empty()) {
-      const auto [i, depth] = profile_cells_->front();
-      const double seconds = visit_seconds(sizes_[i], {depth}, (kMostRepeats - 1) * options_.repeats);
-      profile_cells_->erase(profile_cells_->begin());
-      if (options_.budget_seconds <= 0 || seconds + anchor_seconds() <= budget_left()) {
-        profile_depth_ = depth;
-        FL_TRY(visit(i));
-      }
-    }
-  }
-  profile_depth_.reset();
-  return {};
-}
 
 std::optional<ConfigSize> Walker::anchor_size(bool measured) const {
   for (const size_t i : order_) {
@@ -166,16 +116,8 @@ Status Walker::walk_quality() {
       asked = tools_.now();
       n_known = done;
     }
-    if (job_.on_progress) {
-      RunProgress progress;
-      progress.cells_total = static_cast<int64_t>(sizes_.size() * options_.depths.size());
-      progress.cells_done = progress.cells_total;
-      progress.now = fmt::format("coding tasks, {} of {}", done, total);
-      progress.seconds_done = spent();
-      progress.seconds_left =
-          quality_seconds(static_cast<double>(total - done), done - n_known, tools_.now() - *asked);
-      job_.on_progress(progress);
-    }
+    show_end(quality_seconds(static_cast<double>(total - done), done - n_known, tools_.now() - *asked),
+             fmt::format("coding tasks, {} of {}", done, total));
   };
   job.cancel = job_.cancel;
   FL_ASSIGN(record.quality, tools_.score(job));

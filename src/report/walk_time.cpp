@@ -22,13 +22,14 @@ constexpr double kQualitySeconds = 300;
 // interleaving is only given up when half as much again would not do.
 constexpr size_t kSpanningVisits = 3;
 constexpr double kUnsureShare = 1.5;
-constexpr double kSteadyShare = 0.05;   // of the run, over which the time left follows a new estimate
-constexpr double kSteadyLeft = 0.1;     // of what is left, at most
 constexpr double kChooseSeconds = 1;    // until what is still open is chosen anew
 constexpr double kTaskSeconds = 1;      // of a task beside its answer, at most: its prompt and the sandbox
 constexpr double kCheckSeconds = 0.02;  // of a task's own two checks in the sandbox
-// Until the cells of profiles are known: so many, as large as those of the matrix are on average.
-constexpr int kAssumedProfiles = 4;
+// The share of the run that visits for profiles take, for each part by which the machine's speeds scatter,
+// at most, and how much more they may take to end when it was said.
+constexpr double kVisitsPerScatter = 4;
+constexpr double kVisitsShare = 0.22;
+constexpr double kLongestVisits = 1.5;
 
 bool for_time(const Cut& cut) {
   return cut.code == kCutBudget;
@@ -106,7 +107,8 @@ bool Walker::interleave(size_t i) {
   }
   const bool unsure = sizes_.size() >= kLongRun && plans_.size() < kSpanningVisits;
   const double share = unsure ? kUnsureShare : kUsableShare;
-  const double total = spent() + quality_reserve() + (left + extra_seconds(left)) / share;
+  const double total =
+      spent() + quality_reserve() + (left + extra_seconds(left) + due_seconds(HUGE_VAL)) / share;
   may_interleave_ = options_.budget_seconds <= 0 || total <= options_.budget_seconds;
   return may_interleave_ && n_others > 0;
 }
@@ -284,56 +286,65 @@ double Walker::seconds_left(size_t i, const std::vector<Step>& steps, size_t at)
 }
 
 void Walker::show(size_t i, const std::vector<Step>& steps, size_t at) {
-  if (!job_.on_progress) {
-    return;
-  }
   if (tools_.now() - chosen_at_ >= kChooseSeconds) {
     choose();  // what was learned since decides about the configurations to come
   }
   forecast_.compare([this](const StepPlace& place) { return modelled_seconds(place); });
-  const double left = forecast_.pace() * seconds_left(i, steps, at);
+  // A visit for a profile ends when the time is over.
+  const bool must = !profile_ || n_due(*profile_) > 0;
+  const double left = must ? forecast_.paced(seconds_left(i, steps, at)) : 0;
   std::string now;
   if (at < steps.size()) {
     now = fmt::format("{}, {}, {}{}", short_tokens(sizes_[i].ctx), format_chats(sizes_[i].chats),
                       steps[at].depth,
                       steps[at].kind == "fill" ? ", reading"
-                      : profile_depth_         ? ", again"
+                      : profile_               ? ", again"
                                                : "");
   }
   show_left(left + extra_seconds(left) + left_out_seconds(left), std::move(now));
 }
 
 void Walker::show_anchor(const ConfigSize& size, const std::vector<Step>& steps, size_t at) {
-  if (!job_.on_progress) {
-    return;
-  }
   double left = seconds_left(sizes_.size(), {}, 0);
   for (size_t s = at; s < steps.size(); ++s) {
     left += step_seconds(size, steps[s]);
   }
-  left *= forecast_.pace();
+  left = forecast_.paced(left);
   show_left(
       left + extra_seconds(left) + left_out_seconds(left),
       fmt::format("{}, {}, {}, again", short_tokens(size.ctx), format_chats(size.chats), steps[at].depth));
 }
 
 void Walker::show_left(double matrix_left, std::string now) {
-  RunProgress out;
-  out.seconds_left = matrix_left;
+  double left = matrix_left;
   if (!quality_done_ && options_.tasks != "none") {
     const double check = options_.quick ? 0 : kCheckSeconds * n_tasks();
-    out.seconds_left += start_seconds(quality_size()) + check +
-                        quality_seconds(n_tasks() - static_cast<double>(answers_.size()), 0, 0);
+    left += start_seconds(quality_size()) + check +
+            quality_seconds(n_tasks() - static_cast<double>(answers_.size()), 0, 0);
   }
+  show_end(left, std::move(now));
+}
+
+void Walker::show_end(double left, std::string now) {
+  RunProgress out;
   out.seconds_done = spent();
-  // One slow answer moves the estimate of everything; a twentieth of the run later it has been forgotten,
-  // near the end sooner.
-  const double total = out.seconds_done + out.seconds_left;
-  const double span = std::min(kSteadyShare * total, kSteadyLeft * out.seconds_left);
-  const double since = shown_total_ > 0 && span > 0 ? (out.seconds_done - shown_at_) / span : 1;
-  shown_total_ += std::min(1.0, since) * (total - shown_total_);
-  shown_at_ = out.seconds_done;
-  out.seconds_left = std::max(0.0, shown_total_ - out.seconds_done);
+  left += write_seconds_;
+  double least = 0;
+  double wanted = 0;
+  double most = 0;
+  if (has_profile_visits()) {
+    const double room = options_.budget_seconds > 0 ? std::max(0.0, budget_left() - left) : HUGE_VAL;
+    least = due_seconds(room);
+    const double share = std::min(kVisitsShare, kVisitsPerScatter * scatter_.pooled());
+    wanted = std::max(least, share / (1 - share) * (out.seconds_done + left));
+    most = std::max(least, std::min(kLongestVisits * wanted, room));
+    wanted = std::min(wanted, most);
+  }
+  const double now_left = out.seconds_done + left;
+  const double end = visits_ ? visits_end_ + write_seconds_ : now_left + wanted;
+  out.seconds_left = std::max(0.0, promise_.end(out.seconds_done, now_left + least, end,
+                                                visits_ ? std::max(end, now_left) : now_left + most) -
+                                       out.seconds_done);
   out.cells_total = static_cast<int64_t>(sizes_.size() * options_.depths.size());
   // Of this walk.
   const int64_t repeat = interleaved_ ? repeats_after(walk_) : options_.repeats;
@@ -349,7 +360,9 @@ void Walker::show_left(double matrix_left, std::string now) {
   }
   out.now = std::move(now);
   out.total_rate = rate_;
-  job_.on_progress(out);
+  if (job_.on_progress) {
+    job_.on_progress(out);
+  }
 }
 
 std::vector<double> Walker::rates_of(const ConfigSize& size, const std::string& depth) const {
@@ -366,40 +379,12 @@ bool Walker::comes_back() const {
   return sizes_.size() > 1 && may_interleave_ && repeats_after(1) < options_.repeats;
 }
 
-double Walker::profiles_seconds(double room) const {
-  if (options_.quick) {
-    return 0;
-  }
-  const int64_t more = (kMostRepeats - 1) * options_.repeats;
-  double sum = 0;
-  const auto add = [&](double seconds) { sum += sum + seconds <= room ? seconds : 0; };
-  int n_unknown = kAssumedProfiles;
-  if (profile_cells_) {
-    for (const auto& [i, depth] : *profile_cells_) {
-      add(visit_seconds(sizes_[i], {depth}, more));
-      --n_unknown;
-    }
-  }
-  if (walk_ > 1 || n_unknown <= 0) {
-    return sum;
-  }
-  // Those of many chats are chosen when most of the matrix is known.
-  double mean = 0;
-  for (const ConfigSize& size : sizes_) {
-    mean += visit_seconds(size, {options_.depths.back()}, more) / static_cast<double>(sizes_.size());
-  }
-  for (; n_unknown > 0; --n_unknown) {
-    add(mean);
-  }
-  return sum;
-}
-
 double Walker::extra_seconds(double left) const {
   if (options_.sample_seconds <= 0 || sizes_.size() == 1 || past_end_ || !has_every_cell()) {
     return 0;
   }
   if (comes_back()) {
-    return profiles_seconds(options_.budget_seconds > 0 ? budget_left() - left : HUGE_VAL);
+    return 0;
   }
   // A cell whose repeats so far spread may still end without, and the other way round: its own word counts
   // the more the nearer it is to the end of what was asked, that of all cells the rest.
@@ -504,7 +489,7 @@ bool Walker::wants_more(size_t i, const std::vector<Step>& steps, size_t at) con
   // Repeats that follow at once meet the machine as it is: in several walks those of profiles come later. A
   // run of one configuration has them in its plan.
   if (options_.sample_seconds <= 0 || sizes_.size() == 1 || comes_back() ||
-      step.repeat >= kMostRepeats * options_.repeats) {
+      step.repeat >= kMoreRepeats * options_.repeats) {
     return false;
   }
   const double more = static_cast<double>(size.parts) * step_seconds(size, step);

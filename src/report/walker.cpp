@@ -49,8 +49,9 @@ Status Walker::walk() {
   }
   FL_ASSIGN(sizes_, sizes());
   if (sizes_.size() == 1 && options_.sample_seconds > 0) {
-    options_.repeats *= kMostRepeats;
+    options_.repeats *= kMoreRepeats;
   }
+  n_more_ = (kMoreRepeats - 1) * options_.repeats;
   chosen_.assign(sizes_.size(), options_.depths);
   FL_TRY(cut_beyond_training());
   for (const Record& record : open_.records) {
@@ -73,10 +74,10 @@ Status Walker::walk() {
   walk_ = kWalks;
   interleaved_ = false;
   FL_TRY(walk_left_out());
-  FL_TRY(walk_profiles());
   past_end_ = true;
   FL_TRY(walk_anchor(sizes_.size()));
-  return walk_quality();
+  FL_TRY(walk_quality());
+  return walk_profiles();
 }
 
 void Walker::learn(const Record& record) {
@@ -90,6 +91,7 @@ void Walker::learn(const Record& record) {
     cost_.learn(*start);
     ++n_starts_;
     spent_before_ += start->startup_seconds;
+    visits_before_ += visits_ ? start->startup_seconds : 0;
     if (!start->started) {
       ended_.insert({start->ctx, start->chats});
     }
@@ -101,10 +103,12 @@ void Walker::learn(const Record& record) {
     cost_.learn(*batch);
     extra_.add(*batch, options_.repeats);
     spent_before_ += batch->seconds;
+    visits_before_ += visits_ ? batch->seconds : 0;
     if (batch->kind == "measure") {
       done_.insert({batch->ctx, batch->chats, batch->depth, batch->repeat, batch->part});
       if (batch->decode_total) {
         rates_[{batch->ctx, batch->chats, batch->depth}][batch->repeat].add(*batch->decode_total);
+        scatter_.add({batch->ctx, batch->chats, batch->depth, batch->kind}, *batch->decode_total);
       }
     } else if (batch->kind == "anchor") {
       anchored_.insert({batch->anchor, batch->repeat, batch->part});
@@ -113,6 +117,8 @@ void Walker::learn(const Record& record) {
     answers_.push_back(answer->line);
   } else if (std::holds_alternative<QualityRecord>(record)) {
     quality_done_ = true;
+  } else if (const auto* visits = std::get_if<ProfileVisits>(&record)) {
+    visits_ = *visits;
   }
 }
 
@@ -235,12 +241,14 @@ Status Walker::write_so_far() {
   if (written_ && tools_.now() - *written_ < kWriteSeconds) {
     return {};
   }
+  const double begun = tools_.now();
   const Document so_far = assemble(job_.manifest, open_.records, "");
   FL_TRY(job_.write(so_far));
-  if (!profile_depth_) {
+  if (!visits_) {
     profile_cells_ = profile_cells(so_far);
   }
   written_ = tools_.now();
+  write_seconds_ = *written_ - begun;
   return {};
 }
 
@@ -303,8 +311,8 @@ Status Walker::walk_configuration(size_t i) {
     return cut_all(size, std::move(*cut));
   }
   FL_ASSIGN(const ConfigPlan plan, plan_for(i));
-  if (profile_depth_) {
-    return walk_steps(i, profile_steps(i, *profile_depth_), session);
+  if (profile_) {
+    return walk_steps(i, profile_steps(*profile_), session);
   }
   interleaved_ = interleave(i);
   return walk_steps(i, steps_up_to(plan, interleaved_ ? repeats_after(walk_) : plan.repeats), session);
@@ -349,16 +357,25 @@ Status Walker::walk_steps(size_t i, std::vector<Step> steps, Session& session) {
     if (lost) {
       return {};
     }
-    if (step.kind == "measure" && step.repeat >= options_.repeats && step.part == size.parts &&
-        wants_more(i, steps, s)) {
-      for (int64_t part = 1; part <= size.parts; ++part) {
-        steps.insert(steps.begin() + static_cast<std::ptrdiff_t>(s) + part,
-                     {step.depth, "measure", step.repeat + 1, -1, false, part});
-      }
+    if (step.kind == "measure") {
+      go_on(i, steps, s);
     }
   }
   show(i, steps, steps.size());
   return {};
+}
+
+void Walker::go_on(size_t i, std::vector<Step>& steps, size_t at) {
+  const int64_t parts = sizes_[i].parts;
+  const Step step = steps[at];
+  if (profile_) {
+    go_on_with_profile(*profile_, steps, at);
+  } else if (step.repeat >= options_.repeats && step.part == parts && wants_more(i, steps, at)) {
+    for (int64_t part = 1; part <= parts; ++part) {
+      steps.insert(steps.begin() + static_cast<std::ptrdiff_t>(at) + part,
+                   {step.depth, "measure", step.repeat + 1, -1, false, part});
+    }
+  }
 }
 
 Status Walker::walk_step(const ConfigSize& size, const Step& step, int64_t anchor, Session& session,
@@ -369,7 +386,7 @@ Status Walker::walk_step(const ConfigSize& size, const Step& step, int64_t ancho
                        step.kind, step.repeat, step.part,
                        anchor,    step.only,   shape_for(size, step),
                        run_id_,   n_starts_};
-  auto batch = measure_beside(tools_, session, *facts_, spec, size.parts);
+  auto batch = measure_beside(tools_, session, *facts_, spec, step.closes ? step.part : size.parts);
   if (!batch && batch.error().code == ErrorCode::network && options_.kind != "url") {
     lost = true;
     return lose(size, session, batch.error());
@@ -389,7 +406,7 @@ Status Walker::walk_step(const ConfigSize& size, const Step& step, int64_t ancho
   // Texts are counted by the server and kept on disk: that takes time, too.
   const double taken = tools_.now() - begun;
   in_steps_ += taken;
-  forecast_.add(place_of(size.ctx, size.chats, step), taken, forecast, shown_total_);
+  forecast_.add(place_of(size.ctx, size.chats, step), taken, forecast, promise_.said());
   if (n_failed_ >= kMaxFailedBatches) {
     return fail(ErrorCode::network,
                 fmt::format("{} repeats in a row had no good answer; the last one: {}", n_failed_, error));

@@ -25,8 +25,11 @@ inline constexpr size_t kLongRun = 6;
 // it.
 inline constexpr int64_t kWalks = 3;
 
-// Times the asked repeats: of cells that spread or that a profile rests on.
-inline constexpr int64_t kMostRepeats = 2;
+// Times the asked repeats: at least of cells that a profile rests on, at most of others that spread.
+inline constexpr int64_t kMoreRepeats = 2;
+
+// A cell of the matrix: configuration and depth.
+using ProfileCell = std::pair<size_t, std::string>;
 
 class Walker {
  public:
@@ -87,6 +90,9 @@ class Walker {
   void show_anchor(const ConfigSize& size, const std::vector<Step>& steps, size_t at);
   // The rest of the matrix takes `matrix_left` more; what comes after it is added.
   void show_left(double matrix_left, std::string now);
+  // All that must be done takes `left` more; the visits for profiles are as long as the end that was said
+  // asks for.
+  void show_end(double left, std::string now);
   double n_tasks() const;
   // Of `n_left` tasks when `n_seen` took `taken`.
   double quality_seconds(double n_left, int64_t n_seen, double taken) const;
@@ -114,17 +120,32 @@ class Walker {
   Status walk_steps(size_t i, std::vector<Step> steps, Session& session);
   // Sends one batch and keeps it. `lost`: the server failed, which is kept.
   Status walk_step(const ConfigSize& size, const Step& step, int64_t anchor, Session& session, bool& lost);
+  // Adds to the steps, or shortens them, when step `at` was done.
+  void go_on(size_t i, std::vector<Step>& steps, size_t at);
   // A cell whose repeats spread gets more of them, up to twice as many, while the time has room.
   bool wants_more(size_t i, const std::vector<Step>& steps, size_t at) const;
   // Is the matrix walked several times, as far as is known?
   bool comes_back() const;
-  // The cells that the profiles rest on, with what was measured so far: configuration and depth.
-  std::vector<std::pair<size_t, std::string>> profile_cells(const Document& so_far) const;
-  // These cells get as many repeats again, in a start of their own.
+  // The cells that the profiles rest on, with what was measured so far.
+  std::vector<ProfileCell> profile_cells(const Document& so_far) const;
+  // The run ends with them: each gets as many repeats again in a start of its own, and more, in turn, until
+  // the end that was said.
   Status walk_profiles();
-  std::vector<Step> profile_steps(size_t i, const std::string& depth) const;
-  // What that will take, as far as it fits into `room`.
-  double profiles_seconds(double room) const;
+  // Are there such visits, as far as is known?
+  bool has_profile_visits() const;
+  // The next one: of the cell with the fewest repeats, the widest interval; nullopt: the time is over.
+  std::optional<ProfileCell> next_profile_visit();
+  // The first steps of a visit, with one repeat.
+  std::vector<Step> profile_steps(const ProfileCell& cell) const;
+  void go_on_with_profile(const ProfileCell& cell, std::vector<Step>& steps, size_t at);
+  // Repeats that it has; the one after them may have some of its parts.
+  int64_t n_repeats(const ProfileCell& cell) const;
+  // That it must get, whatever the end.
+  int64_t n_due(const ProfileCell& cell) const;
+  // As many as was planned, or as the time allows, at least one.
+  void choose_n_more();
+  // Of what the cells beside that of this visit must get, as far as it fits into `room`.
+  double due_seconds(double room) const;
   // The first configuration that was measured, again: a machine that became slower or faster shows.
   // `measured`: it has all its repeats; otherwise the one that will be taken.
   std::optional<ConfigSize> anchor_size(bool measured) const;
@@ -162,8 +183,9 @@ class Walker {
   Forecast forecast_;
   Extra extra_;
   std::map<std::tuple<int64_t, int64_t, std::string>, std::map<int64_t, HarmonicMean>> rates_;
-  double shown_total_ = 0;  // seconds of the whole run as last shown, and when that was
-  double shown_at_ = 0;
+  Scatter scatter_;  // of the speeds of batches
+  Promise promise_;
+  double write_seconds_ = 0;  // of the report so far
   double chosen_at_ = 0;
   std::vector<ConfigSize> sizes_;
   std::vector<size_t> order_;  // in which they are visited
@@ -173,8 +195,13 @@ class Walker {
   DoneBatches done_;
   std::set<std::tuple<int64_t, int64_t, int64_t>> anchored_;  // after so many configurations, repeat, part
   // Cells of profiles that are still to come, as they would be chosen now; nullopt: nothing is known yet.
-  std::optional<std::vector<std::pair<size_t, std::string>>> profile_cells_;
-  std::optional<std::string> profile_depth_;  // of the visit that is for a profile
+  std::optional<std::vector<ProfileCell>> profile_cells_;
+  std::optional<ProfileCell> profile_;   // of this visit
+  int64_t n_visited_ = 0;                // repeats of this visit
+  std::optional<ProfileVisits> visits_;  // as begun or done
+  double visits_before_ = 0;             // seconds of them that another process spent
+  double visits_end_ = 0;                // by spent()
+  int64_t n_more_ = 0;                   // repeats that each cell gets, at least
   bool past_middle_ = false;
   bool past_end_ = false;
   double rate_ = 0;

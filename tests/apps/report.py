@@ -170,6 +170,35 @@ class Report(unittest.TestCase):
         self.assertEqual(shape(resumed), shape(straight))
         self.assertTrue(resumed["run"]["complete"])
 
+    def test_profiles_are_measured_again_at_the_end(self):
+        arguments = ["0.1" if argument == "0" else argument for argument in SMALL]  # seconds of a repeat
+        with FakeServer() as server:
+            done = self.run_report("--url", server.url, *arguments)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            straight = self.document()
+            n_walks = 3 * 4  # repeats x cells
+            kept = [record for record in self.batches() if record[3] <= 3]
+            self.assertEqual(len(set(kept)), n_walks)
+            # Killed in the last phase: it goes on with what is left of it.
+            journal = self.out / "journal.jsonl"
+            lines = journal.read_text().splitlines(keepends=True)
+            begun = [i for i, line in enumerate(lines) if '"profile_visits"' in line]
+            self.assertEqual(len(begun), 2)
+            torn = (begun[0] + begun[1]) // 2
+            journal.write_text("".join(lines[:torn]) + lines[torn][:9])
+            done = self.run_report("--url", server.url, *arguments)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual("".join(lines[:torn]), "".join(journal.read_text().splitlines(keepends=True)[:torn]))
+        for document in (straight, self.document()):
+            self.assertTrue(document["run"]["complete"])
+            profiles = {profile["cell"] for profile in document["recommendation"]["profiles"]}
+            for cell in document["cells"]:
+                self.assertGreaterEqual(cell["n_repeats"], 4 if cell["id"] in profiles else 3, cell["id"])
+            self.assertIn("measured again at the end", json.dumps(document["run"]["plan"]["decisions"]))
+        profiles = [[profile["cell"] for profile in document["recommendation"]["profiles"]]
+                    for document in (straight, self.document())]
+        self.assertEqual(*profiles)
+
     def test_killed_before_the_report_was_written(self):
         with FakeServer() as server:
             self.assertEqual(self.run_report("--url", server.url, *SMALL).returncode, 0)

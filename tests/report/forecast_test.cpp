@@ -1,32 +1,20 @@
 // The time left, as shown at every step of whole runs against what was then really left.
-#include <fstream>
-#include <map>
-#include <sstream>
-#include <tuple>
+#include <algorithm>
 
 #include <gtest/gtest.h>
 
 #include "report/assemble.h"
 #include "report/forecast.h"
-#include "tests/report/replay.h"
+#include "tests/report/demo.h"
 
 namespace fl::report {
 namespace {
 
 using test::Forecasts;
+using test::machine;
+using test::matrix;
+using test::recorded;
 using test::ReplayedMachine;
-
-Options matrix(std::vector<int64_t> ctx, std::vector<int64_t> chats, double budget) {
-  Options out;
-  out.kind = "model";
-  out.command_template = "serve --port {port}";
-  out.ctx = std::move(ctx);
-  out.chats = std::move(chats);
-  out.depths = {"empty", "half", "full"};
-  out.budget_seconds = budget;
-  out.tasks = "none";
-  return out;
-}
 
 // After a tenth of the run within 20 % of what is left; in the last tenth, where seconds are many per cent,
 // within the same time as at its beginning.
@@ -46,72 +34,6 @@ void expect_right(const Forecasts& run) {
 int64_t n_measured(const Forecasts& run) {
   return std::count_if(run.document.cells.begin(), run.document.cells.end(),
                        [](const Cell& cell) { return cell.status == "ok"; });
-}
-
-// A server that reports its usage and has llama-server's tokenizer route; rates of its calibration in tok/s.
-ReplayedMachine machine(double tokens_per_byte, double prefill, double decode) {
-  ReplayedMachine out;
-  out.facts.token_counts = "usage";
-  out.facts.tokenizer = "llama-server";
-  out.facts.tokens_per_byte = tokens_per_byte;
-  out.facts.overhead_tokens = 10;
-  out.facts.calibration_prefill = prefill;
-  out.facts.calibration_decode = decode;
-  return out;
-}
-
-// `freelunch report` on the demo model, two idle cores of an AMD EPYC: each row is the mean of the batches of
-// one repeat. Repeats that were not recorded take as long as those that were, in turn.
-ReplayedMachine recorded(const std::string& name = "demo_matrix.csv") {
-  struct Row {
-    double seconds = 0;
-    double rate = 0;
-    Sample sample;
-  };
-  using Place = std::tuple<int64_t, int64_t, std::string, std::string>;
-  auto rows = std::make_shared<std::map<Place, std::map<int64_t, Row>>>();
-  std::ifstream file(std::string(FL_SOURCE_DIR) + "/tests/report/data/" + name);
-  std::string line;
-  std::getline(file, line);
-  while (std::getline(file, line)) {
-    std::vector<std::string> cells;
-    std::istringstream in(line);
-    for (std::string cell; std::getline(in, cell, ',');) {
-      cells.push_back(cell);
-    }
-    Row row;
-    row.seconds = std::stod(cells.at(5));
-    row.rate = std::stod(cells.at(6));
-    row.sample.prompt_tokens = std::stoll(cells.at(7));
-    row.sample.cached_tokens = std::stoll(cells.at(8));
-    row.sample.ttft_seconds = std::stod(cells.at(9));
-    (*rows)[{std::stoll(cells.at(0)), std::stoll(cells.at(1)), cells.at(2), cells.at(3)}]
-           [std::stoll(cells.at(4))] = row;
-  }
-  EXPECT_EQ(rows->size(), 45 * 2 + 30 + 15);
-  ReplayedMachine out = machine(0.257, 14463, 4008);
-  out.facts.name = "freelunch";
-  out.start_seconds = [rows](const ConfigSize& size) {
-    constexpr double kAsking = 0.13;
-    return kAsking + rows->at({size.ctx, size.chats, "", "start"}).at(0).seconds;
-  };
-  out.batch = [rows](const BatchSpec& spec) {
-    const std::string kind = spec.kind == "anchor" ? "measure" : spec.kind;
-    const auto& repeats = rows->at({spec.ctx, spec.chats, spec.depth, kind});
-    const auto known = repeats.find(spec.repeat);
-    const Row& row = known != repeats.end()
-                         ? known->second
-                         : std::next(repeats.begin(), spec.repeat % std::ssize(repeats))->second;
-    Batch batch;
-    batch.seconds = row.seconds;
-    if (row.rate > 0) {
-      batch.decode_total = row.rate;
-    }
-    batch.samples = {row.sample};
-    return batch;
-  };
-  out.noise = 0.1;
-  return out;
 }
 
 // A GPU with a model of 27B or so: reading and writing as formulas of the tokens in the windows.
@@ -164,23 +86,6 @@ TEST(Forecast, HoldsWhereTheMachineBecomesSlower) {
   expect_right(test::replay(machine, options));
 }
 
-// The cells of profiles are measured twice as often, in a visit after the walks; no others are.
-TEST(Forecast, KnowsTheVisitsForProfiles) {
-  const Forecasts run = test::replay(recorded(), matrix({1024, 2048, 4096, 6144, 8192}, {1, 2, 4}, 1200));
-  const auto& profiles = run.document.recommendation.profiles;
-  EXPECT_EQ(profiles.size(), 4U);
-  int n_more = 0;
-  for (const Cell& cell : run.document.cells) {
-    EXPECT_TRUE(cell.n_repeats == 3 || cell.n_repeats == 6) << cell.id;
-    n_more += cell.n_repeats > 3 ? 1 : 0;
-  }
-  EXPECT_GE(n_more, 2);
-  EXPECT_LE(n_more, 4);
-  const auto again = std::count_if(run.all.begin(), run.all.end(),
-                                   [](const Forecasts::One& one) { return one.now.ends_with(", again"); });
-  EXPECT_GT(again, n_more);
-}
-
 // The last lines come down to zero: nothing long is done that was not said.
 TEST(Forecast, EndsAtZero) {
   Options options = matrix({1024, 2048, 4096, 6144, 8192}, {1, 2, 4}, 1200);
@@ -221,6 +126,13 @@ TEST(Forecast, HoldsWhenSamplesMustBeShort) {
 TEST(Forecast, HoldsForAGpuInThreeWalks) {
   const Forecasts run = test::replay(gpu(), matrix(kGpuContexts, {1, 2, 4}, 1800));
   expect_right(run);
+  // Repeats agree: those that profiles rest on are twice as many, and that is nearly all.
+  for (const Profile& profile : run.document.recommendation.profiles) {
+    const auto cell = std::find_if(run.document.cells.begin(), run.document.cells.end(),
+                                   [&](const Cell& each) { return each.id == profile.cell; });
+    EXPECT_GE(cell->n_repeats, 6) << cell->id;
+    EXPECT_LE(cell->n_repeats, 8) << cell->id;  // less than a visit is left over
+  }
   EXPECT_EQ(n_measured(run), 45);
   EXPECT_EQ(run.document.run.plan.walks, 3);
 }

@@ -50,7 +50,7 @@ TEST_F(JournalOfAnotherVersion, IsNotContinued) {
   ASSERT_FALSE(opened);
   EXPECT_EQ(opened.error().code, ErrorCode::invalid_argument);
   EXPECT_THAT(opened.error().message, HasSubstr("another version of this program"));
-  EXPECT_THAT(opened.error().message, HasSubstr("journal is 2, that of this one 4"));
+  EXPECT_THAT(opened.error().message, HasSubstr("journal is 2, that of this one 5"));
   EXPECT_FALSE(set_aside());
 }
 

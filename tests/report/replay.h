@@ -26,10 +26,11 @@ struct ReplayedMachine {
   std::function<Batch(const BatchSpec&)> batch;
   /// The machine itself at a time of the run; none: no yardstick.
   std::function<Yardstick(double now)> yardstick;
-  /// How much longer than `batch` says a batch takes that begins then.
+  /// How much longer everything takes that begins then.
   std::function<double(double now)> slowness;
   double between_batches = 0.005;  // texts, the journal
   double task_seconds = 0.06;
+  const std::atomic<bool>* cancel = nullptr;
   double noise = 0;  // batches take up to so much more or less
 };
 
@@ -42,7 +43,7 @@ class Replay final : public Instruments {
   Status open(const ConfigSize& size, const std::vector<std::string>& /*more*/, Session& session) override {
     machine_.facts.window = size.window;
     machine_.facts.n_slots = size.chats;
-    session.startup_seconds = machine_.start_seconds(size);
+    session.startup_seconds = slowness() * machine_.start_seconds(size);
     now_ += session.startup_seconds;
     return {};
   }
@@ -51,11 +52,13 @@ class Replay final : public Instruments {
   Result<Facts> describe(const Session& /*session*/) override { return machine_.facts; }
 
   Result<Batch> measure(const Session& /*session*/, const Facts& /*facts*/, const BatchSpec& spec) override {
+    if (machine_.cancel != nullptr && machine_.cancel->load()) {
+      return fail(ErrorCode::unavailable, "interrupted");
+    }
     Batch out = machine_.batch(spec);
     // The same disturbance each time that the test runs.
     const double share = static_cast<double>(XXH3_64bits_withSeed(&n_batches_, sizeof n_batches_, 0) % 2001);
-    const double slowness = machine_.slowness ? machine_.slowness(now_) : 1;
-    const double factor = slowness * (1 + machine_.noise * (share / 1000 - 1));
+    const double factor = slowness() * (1 + machine_.noise * (share / 1000 - 1));
     ++n_batches_;
     out.ctx = spec.ctx;
     out.chats = spec.chats;
@@ -95,12 +98,14 @@ class Replay final : public Instruments {
     constexpr int64_t kTasks = 20;
     for (int64_t done = 0; done < kTasks; ++done) {
       job.on_progress(done, kTasks);
-      now_ += machine_.task_seconds;
+      now_ += slowness() * machine_.task_seconds;
     }
     return Quality();
   }
 
  private:
+  double slowness() const { return machine_.slowness ? machine_.slowness(now_) : 1; }
+
   ReplayedMachine machine_;
   double now_ = 0;
   uint64_t n_batches_ = 0;
