@@ -1,6 +1,6 @@
 #include "report/again.h"
 
-#include <algorithm>
+#include <cmath>
 
 #include <fmt/format.h>
 
@@ -12,15 +12,8 @@ namespace {
 
 constexpr int64_t kRepeats = 3;      // of a visit
 constexpr int64_t kSlowRepeats = 5;  // of one that took long to come to them
-constexpr int kLeastTurns = 2;       // without yardsticks, or when a turn takes long
+constexpr int kLeastTurns = 2;       // when a turn takes long
 constexpr int kUsualTurns = 4;       // states of a machine last some ten seconds
-constexpr size_t kLeastThen = 2;     // repeats in states that were met both times
-constexpr size_t kLeastNow = 3;
-
-bool has_yardsticks(const std::vector<Repeat>& repeats) {
-  return std::any_of(repeats.begin(), repeats.end(), [](const Repeat& each) { return !each.beside.empty(); });
-}
-
 }  // namespace
 
 CellAgain::CellAgain(const RunJob& job, Instruments& tools, const std::string& name)
@@ -119,24 +112,33 @@ Result<Checked> check_cell(const Cell& cell, bool reads_memory, CellAgain& profi
                                             : std::string("nothing was measured"));
     }
     out.change = measured->decode_total->mean / cell.decode_total->mean - 1;
-    out.report = compare_alike(then, again, reads_memory);
-    out.reported = compare_alike(then, reference.repeats(), reads_memory);
-    out.start = compare_alike(reference.repeats(), again, reads_memory);
+    const std::vector<Repeat> as_reported = reference.repeats();
+    out.report = compare_alike(then, again, reads_memory, as_reported);
+    out.reported = compare_alike(then, as_reported, reads_memory, again);
+    out.start = compare_alike(as_reported, again, reads_memory, then);
+    out.n_turns = turn;
+    out.seconds = now() - begun;
     on_turn(out);
-    const double spent = now() - begun;
-    const bool known = has_yardsticks(then) && has_yardsticks(again);
-    const bool met = !known || (2 * out.report.n_then >= then.size() && like_for_like(out));
-    const bool slow = !known || spent * kUsualTurns / turn > most_seconds;
-    const bool over = spent + spent / turn > most_seconds;
-    if (over || (met && turn >= (slow ? kLeastTurns : kUsualTurns))) {
+    const double mean = out.seconds / turn;
+    const bool over = out.seconds + mean > most_seconds;
+    const bool slow = mean * kUsualTurns > most_seconds;
+    const bool known = judge(out.report) != Judgement::unknown;
+    if (over || (known && turn >= (slow ? kLeastTurns : kUsualTurns))) {
       return out;
     }
   }
 }
 
-std::optional<double> like_for_like(const Checked& checked) {
-  return checked.report.n_then >= kLeastThen && checked.report.n_now >= kLeastNow ? checked.report.change
-                                                                                  : std::nullopt;
+Judgement judge(const Alike& report) {
+  if (!report.change) {
+    return Judgement::unknown;
+  }
+  const double off = std::abs(*report.change);
+  const bool known = report.error <= kProfileTolerance;
+  if (off > kProfileTolerance) {
+    return known || off - report.error > kProfileTolerance ? Judgement::differs : Judgement::unknown;
+  }
+  return known ? Judgement::holds : Judgement::unknown;
 }
 
 }  // namespace fl::report

@@ -52,17 +52,23 @@ struct Checked {
   Alike report;       ///< the profile now against the report's repeats
   Alike reported;     ///< the reference now against them
   Alike start;        ///< the profile against the reference, both now
+  int n_turns = 0;
+  double seconds = 0;
 };
 
-/// Takes turns, four or, where they are slow, two, and more until the profile's repeats have met the states
-/// of at least half of the report's; ends before a turn that would end after `most_seconds`. `cell` is the
-/// report's, `now` a clock. Errors: those of CellAgain::visit; integrity when no repeat has a number.
+/// What a profile may differ by from its report.
+inline constexpr double kProfileTolerance = 0.05;
+
+/// Takes turns, four or, where they are slow, two, and more until judge() says something; ends before a turn
+/// that would end after `most_seconds`. `cell` is the report's, `now` a clock. Errors: those of
+/// CellAgain::visit; integrity when no repeat has a number.
 Result<Checked> check_cell(const Cell& cell, bool reads_memory, CellAgain& profile, CellAgain& reference,
                            double most_seconds, const std::function<double()>& now,
                            const std::function<void(const Checked&)>& on_turn);
 
-/// Of the profile against the report: from repeats in the same state of the machine. nullopt: the states that
-/// the machine was in both times hold too few repeats.
-std::optional<double> like_for_like(const Checked& checked);
+enum class Judgement { holds, differs, unknown };
+/// Of the profile against the report. It holds when it differs by at most kProfileTolerance and that is known
+/// as well; it differs when it differs by more, and that is known as well or the whole interval lies beyond.
+Judgement judge(const Alike& report);
 
 }  // namespace fl::report

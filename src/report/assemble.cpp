@@ -33,6 +33,8 @@ struct Sorted {
   std::map<ConfigKey, Lost> lost;
   std::map<ConfigKey, ConfigPlan> plans;
   std::vector<const Batch*> batches;
+  std::map<const Batch*, int64_t> start_of;  // counted from 1
+  int64_t n_starts = 0;                      // before visits
   std::optional<QualityRecord> quality;
   ChosenCells chosen;
   int64_t n_visits = 0;  // for profiles, after everything else
@@ -52,7 +54,7 @@ Sorted sort_records(const std::vector<Record>& records) {
       out.starts[{start->ctx, start->chats}] = *start;
       out.lost.erase({start->ctx, start->chats});
       out.start_seconds += start->startup_seconds;
-      out.n_visits += out.chosen.empty() ? 0 : 1;
+      ++(out.chosen.empty() ? out.n_starts : out.n_visits);
     } else if (const auto* lost = std::get_if<Lost>(&record)) {
       out.lost[{lost->ctx, lost->chats}] = *lost;
     } else if (const auto* plan = std::get_if<ConfigPlan>(&record)) {
@@ -61,6 +63,7 @@ Sorted sort_records(const std::vector<Record>& records) {
       const bool once = batch->kind == "measure";
       if (!once || seen.insert({batch->ctx, batch->chats, batch->depth, batch->repeat, batch->part}).second) {
         out.batches.push_back(batch);
+        out.start_of[batch] = out.n_starts + out.n_visits;
       }
     } else if (const auto* visits = std::get_if<ProfileVisits>(&record)) {
       for (const ChosenCell& each : visits->chosen) {
@@ -91,6 +94,7 @@ void merge_memory(Memory& into, const Batch& batch) {
 
 // What the parts of one repeat are together.
 struct RepeatSums {
+  int64_t start = 0;  // of its first part
   HarmonicMean total;
   HarmonicMean per_chat;
   HarmonicMean prefill;
@@ -149,7 +153,7 @@ void judge_spread(Cell& cell) {
 }
 
 // The measured batches of one cell to its figures.
-void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
+void fill_cell(Cell& cell, const std::vector<const Batch*>& batches, const Sorted& sorted) {
   std::vector<double> per_chat;
   std::vector<double> total;
   std::vector<double> prefill;
@@ -162,6 +166,7 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
   std::map<int64_t, RepeatSums> repeats;
   for (const Batch* batch : batches) {
     RepeatSums& repeat = repeats[batch->repeat];
+    repeat.start = repeat.start == 0 ? sorted.start_of.at(batch) : repeat.start;
     repeat.seconds += batch->seconds;
     repeat.foreign_seconds += batch->foreign_cpu * batch->seconds;
     std::vector<double> rates;
@@ -218,7 +223,7 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches) {
       // Over a short time the kernel's ticks say nothing.
       const bool long_enough = repeat.seconds >= kLeastLoadSeconds;
       cell.repeats->push_back({n, *rate, long_enough ? repeat.foreign_seconds / repeat.seconds : 0,
-                               repeat.handovers, repeat.beside});
+                               repeat.handovers, repeat.beside, repeat.start});
     }
     keep(per_chat, repeat.per_chat.value());
     keep(prefill, repeat.prefill.value());
@@ -306,7 +311,7 @@ void add_cells(Document& document, const Sorted& sorted) {
         if (batches.empty()) {
           explain(cell, sorted);
         } else {
-          fill_cell(cell, batches);
+          fill_cell(cell, batches, sorted);
         }
         document.integrity.n_cells_flagged += cell.flags.empty() ? 0 : 1;
         document.cells.push_back(std::move(cell));

@@ -180,6 +180,7 @@ struct Repeat {
   double foreign_cpu = 0;         ///< share of the machine's CPU time that other programs used
   std::vector<double> handovers;  ///< seconds, as in Yardstick, between its batches
   std::vector<Yardstick> beside;  ///< before and after it; empty: not measured (on a GPU, at a URL)
+  std::optional<int64_t> start;   ///< of the server, counted over the run: others have the same one
 };
 
 /// One configuration at one filling of the window.

@@ -153,7 +153,8 @@ FL_FIELDS(Repeat, "one repeat of a cell",
   f("decode_tokens_per_second_total", &T::decode_total, "");
   f("foreign_cpu", &T::foreign_cpu, "share of the machine's CPU time that other programs used");
   f("handover_seconds", &T::handovers, "between its batches");
-  f("beside", &T::beside, "the machine before and after it; empty: not measured (on a GPU, at a URL)");)
+  f("beside", &T::beside, "the machine before and after it; empty: not measured (on a GPU, at a URL)");
+  f("start", &T::start, "of the server, counted over the run");)
 
 FL_FIELDS(Cell, "one configuration at one filling of the window",
   f("id", &T::id, "");

@@ -1,6 +1,7 @@
 #include "report/states.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <tuple>
 #include <utility>
@@ -21,9 +22,14 @@ constexpr double kMultiplyGap = 1.15;
 constexpr double kReadGap = 1.1;
 // Of a run's repeats, which a state has to be worth a word.
 constexpr double kLeastStateShare = 0.05;
-// Where too few repeats share a state to tell their scatter: it counts as so many degrees of freedom.
+// Where too few repeats tell their scatter: it counts as so many degrees of freedom.
 constexpr double kAssumedScatter = 0.03;
 constexpr double kAssumedFreedom = 2;
+// Times the usual hand-over: below, both threads lie on one real core; above, far from each other.
+constexpr double kOneCore = 0.6;
+constexpr double kFarApart = 2;
+// A condition of the machine that varies less than this over all repeats explains nothing.
+constexpr double kLeastVariation = 1e-3;
 
 // Sorts, and cuts where neighbours are farther apart than `gap`.
 std::vector<std::vector<Yardstick>> groups_of(std::vector<Yardstick> readings, double gap,
@@ -58,23 +64,6 @@ void add_readings(std::vector<Yardstick>& into, std::span<const Repeat> repeats)
   for (const Repeat& repeat : repeats) {
     into.insert(into.end(), repeat.beside.begin(), repeat.beside.end());
   }
-}
-
-double mean_log(const std::vector<double>& values) {
-  double sum = 0;
-  for (const double value : values) {
-    sum += std::log(value);
-  }
-  return sum / static_cast<double>(values.size());
-}
-
-double squares(const std::vector<double>& values) {
-  const double mean = mean_log(values);
-  double sum = 0;
-  for (const double value : values) {
-    sum += (std::log(value) - mean) * (std::log(value) - mean);
-  }
-  return sum;
 }
 
 // The repeats of both times, by state. Without yardsticks on either side they are one.
@@ -126,9 +115,91 @@ std::string states_text(const std::vector<Repeat>& repeats, bool reads_memory) {
   return states.size() > 1 ? out : "";
 }
 
-// The 97.5 % point of Student's t, by the first terms of its expansion (Abramowitz and Stegun 26.7.5).
-double student(double freedom) {
-  return 1.96 + 2.37 / freedom + 2.82 / (freedom * freedom);
+bool has_yardsticks(std::span<const Repeat> repeats) {
+  return std::any_of(repeats.begin(), repeats.end(), [](const Repeat& each) { return !each.beside.empty(); });
+}
+
+std::vector<double> handovers_of(const Repeat& repeat) {
+  std::vector<double> out = repeat.handovers;
+  for (const Yardstick& reading : repeat.beside) {
+    out.push_back(reading.handover_seconds);
+  }
+  return out;
+}
+
+double usual_handover(std::span<const std::span<const Repeat>> times) {
+  std::vector<double> all;
+  for (const std::span<const Repeat> repeats : times) {
+    for (const Repeat& repeat : repeats) {
+      const std::vector<double> handovers = handovers_of(repeat);
+      all.insert(all.end(), handovers.begin(), handovers.end());
+    }
+  }
+  return all.empty() ? 0 : median(std::move(all));
+}
+
+// What the yardstick says of the machine during a repeat: shares of it, and logarithms.
+std::vector<double> conditions_of(const Repeat& repeat, double usual) {
+  const std::vector<double> handovers = handovers_of(repeat);
+  const auto share = [&](auto&& is) {
+    return static_cast<double>(std::count_if(handovers.begin(), handovers.end(), is)) /
+           static_cast<double>(handovers.size());
+  };
+  const auto mean_log = [&](double Yardstick::*member) {
+    double sum = 0;
+    for (const Yardstick& reading : repeat.beside) {
+      sum += std::log(std::max(reading.*member, 1.0));
+    }
+    return sum / static_cast<double>(repeat.beside.size());
+  };
+  return {share([&](double seconds) { return seconds < kOneCore * usual; }),
+          share([&](double seconds) { return seconds > kFarApart * usual; }),
+          mean_log(&Yardstick::multiplies_per_second), mean_log(&Yardstick::read_bytes_per_second)};
+}
+
+// By how much the variance of a mean is larger than of as many independent values, since those of one start
+// of a server resemble each other: 1 + (m - 1) rho (Kish 1965) with m of them and their correlation.
+double alike_in_a_start(const std::vector<std::pair<size_t, int64_t>>& starts,
+                        const std::vector<double>& left) {
+  double products = 0;
+  double n_pairs = 0;
+  double squares = 0;
+  for (size_t i = 0; i < left.size(); ++i) {
+    squares += left[i] * left[i];
+    for (size_t k = i + 1; k < left.size(); ++k) {
+      if (starts[i] == starts[k]) {
+        products += left[i] * left[k];
+        ++n_pairs;
+      }
+    }
+  }
+  const auto n = static_cast<double>(left.size());
+  if (n_pairs == 0 || squares <= 0) {
+    return 1;
+  }
+  // The pairs of a start, both ways, by its values: the mean of m - 1.
+  return 1 + std::max(0.0, 2 * n_pairs / n * (products / n_pairs) / (squares / n));
+}
+
+// Of all columns but the first; one that hardly varies becomes 0.
+void take_out_means(std::vector<std::vector<double>>& rows) {
+  const auto n = static_cast<double>(rows.size());
+  for (size_t column = 1; column < rows.front().size(); ++column) {
+    double mean = 0;
+    double squares = 0;
+    for (const std::vector<double>& row : rows) {
+      mean += row[column] / n;
+    }
+    for (std::vector<double>& row : rows) {
+      row[column] -= mean;
+      squares += row[column] * row[column];
+    }
+    if (squares < kLeastVariation * kLeastVariation * n) {
+      for (std::vector<double>& row : rows) {
+        row[column] = 0;
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -213,29 +284,47 @@ std::string state_text(const std::vector<MachineState>& states, size_t i) {
   return out;
 }
 
-Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, bool reads_memory) {
+Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, bool reads_memory,
+                    std::span<const Repeat> beside) {
   Alike out;
   out.states = sorted(then, now, reads_memory);
-  double sum = 0;
-  double weights = 0;
-  double scatter = kAssumedFreedom * kAssumedScatter * kAssumedScatter;
-  double freedom = kAssumedFreedom;
-  for (const Alike::State& state : out.states) {
-    if (state.then.empty() || state.now.empty()) {
-      continue;
+  const std::array<std::span<const Repeat>, 3> times{then, now, beside};
+  const bool known = has_yardsticks(then) && has_yardsticks(now);
+  const double usual = known ? usual_handover(times) : 0;
+  std::vector<std::vector<double>> rows;
+  std::vector<double> logarithms;
+  std::vector<std::pair<size_t, int64_t>> starts;
+  for (size_t time = 0; time < times.size(); ++time) {
+    for (const Repeat& repeat : times[time]) {
+      const bool busy = known && (repeat.beside.empty() || repeat.foreign_cpu > kMaxForeignCpu);
+      if (busy || repeat.decode_total <= 0) {
+        continue;
+      }
+      // What the conditions explain alone is not the program's: the time comes last.
+      std::vector<double> row{1, time == 2 ? 1.0 : 0.0};
+      if (known) {
+        const std::vector<double> conditions = conditions_of(repeat, usual);
+        row.insert(row.end(), conditions.begin(), conditions.end());
+      }
+      row.push_back(time == 1 ? 1 : 0);
+      rows.push_back(std::move(row));
+      logarithms.push_back(std::log(repeat.decode_total));
+      starts.emplace_back(time, repeat.start.value_or(-repeat.repeat));
+      out.n_then += time == 0 ? 1 : 0;
+      out.n_now += time == 1 ? 1 : 0;
     }
-    const auto n = static_cast<double>(state.then.size());
-    const auto m = static_cast<double>(state.now.size());
-    sum += n * m / (n + m) * (mean_log(state.now) - mean_log(state.then));
-    weights += n * m / (n + m);
-    scatter += squares(state.then) + squares(state.now);
-    freedom += n + m - 2;
-    out.n_then += state.then.size();
-    out.n_now += state.now.size();
   }
-  if (weights > 0) {
-    out.change = std::exp(sum / weights) - 1;
-    out.error = student(freedom) * std::sqrt(scatter / freedom / weights);
+  if (out.n_then == 0 || out.n_now == 0) {
+    return out;
+  }
+  take_out_means(rows);
+  const Fit fit = fit_columns(rows, logarithms);
+  if (std::isfinite(fit.variances.back()) && fit.freedom >= 0) {
+    const double freedom = kAssumedFreedom + fit.freedom;
+    const double scatter = (kAssumedFreedom * kAssumedScatter * kAssumedScatter + fit.squares) / freedom;
+    out.change = std::exp(fit.factors.back()) - 1;
+    out.error =
+        student(freedom) * std::sqrt(scatter * fit.variances.back() * alike_in_a_start(starts, fit.left));
   }
   return out;
 }

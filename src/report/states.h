@@ -44,15 +44,19 @@ struct Alike {
     std::vector<double> now;
   };
   std::vector<State> states;
-  size_t n_then = 0;  ///< of the repeats that lie in a state which was seen both times
+  size_t n_then = 0;  ///< repeats that were compared: not those beside which others were at work
   size_t n_now = 0;
-  /// Of the speed, from repeats in the same state: the states' differences of mean logarithms, weighted by
-  /// what they know, n m / (n + m). nullopt: no state was seen both times.
+  /// Of the speed, beside what the machine's conditions explain. nullopt: they cannot be told apart, since
+  /// the machine was never alike at both times.
   std::optional<double> change;
-  double error = 0;  ///< half of the 95 % interval, from the scatter within states
+  double error = 0;  ///< half of the 95 % interval
 };
-/// Without yardsticks on either side everything is one state.
-Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, bool reads_memory);
+/// Logarithms of speeds by least squares: one level for each time, and a factor for each condition of the
+/// machine during a repeat: the share of hand-overs within one real core, that of those far apart, the clock
+/// (multiplications) and what is read from memory. `beside`, measured at the same times as `now`, helps to
+/// know the factors. Without yardsticks on either side there are none. `reads_memory` is of the states.
+Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, bool reads_memory,
+                    std::span<const Repeat> beside = {});
 
 /// Adds to the flag "spread" of cells whose repeats met several states what each of them wrote.
 void explain_spread(std::vector<Cell>& cells, bool reads_memory);

@@ -132,4 +132,68 @@ Line fit_robust_line(std::span<const double> x, std::span<const double> y) {
   return out;
 }
 
+double student(double freedom) {
+  // By the first terms of its expansion (Abramowitz and Stegun 26.7.5).
+  return 1.96 + 2.37 / freedom + 2.82 / (freedom * freedom);
+}
+
+Fit fit_columns(const std::vector<std::vector<double>>& rows, std::span<const double> y) {
+  const size_t n = rows.empty() ? 0 : rows.front().size();
+  // The normal equations beside a unit matrix, which becomes the inverse (Gauss and Jordan).
+  constexpr double kLeastPivot = 1e-9;  // of what the column was
+  std::vector<std::vector<double>> a(n, std::vector<double>(2 * n));
+  std::vector<double> products(n);
+  for (size_t i = 0; i < n; ++i) {
+    a[i][n + i] = 1;
+    for (size_t r = 0; r < rows.size(); ++r) {
+      products[i] += rows[r][i] * y[r];
+      for (size_t j = 0; j < n; ++j) {
+        a[i][j] += rows[r][i] * rows[r][j];
+      }
+    }
+  }
+  // What the columns before leave of one is its pivot: none, and it adds nothing.
+  std::vector<bool> used(n);
+  for (size_t i = 0; i < n; ++i) {
+    double before = 0;
+    for (const std::vector<double>& row : rows) {
+      before += row[i] * row[i];
+    }
+    const double pivot = a[i][i];
+    used[i] = before > 0 && pivot > kLeastPivot * before;
+    if (!used[i]) {
+      continue;
+    }
+    for (double& value : a[i]) {
+      value /= pivot;
+    }
+    for (size_t k = 0; k < n; ++k) {
+      const double factor = a[k][i];
+      for (size_t j = 0; k != i && j < 2 * n; ++j) {
+        a[k][j] -= factor * a[i][j];
+      }
+    }
+  }
+  Fit out;
+  for (size_t i = 0; i < n; ++i) {
+    double factor = 0;
+    for (size_t j = 0; used[i] && j < n; ++j) {
+      factor += used[j] ? a[i][n + j] * products[j] : 0;
+    }
+    out.factors.push_back(factor);
+    out.variances.push_back(used[i] ? a[i][n + i] : HUGE_VAL);
+  }
+  for (size_t r = 0; r < rows.size(); ++r) {
+    double left = y[r];
+    for (size_t i = 0; i < n; ++i) {
+      left -= out.factors[i] * rows[r][i];
+    }
+    out.left.push_back(left);
+    out.squares += left * left;
+  }
+  out.freedom =
+      static_cast<double>(rows.size()) - static_cast<double>(std::count(used.begin(), used.end(), true));
+  return out;
+}
+
 }  // namespace fl::report

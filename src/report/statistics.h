@@ -24,6 +24,20 @@ Distribution distribution_of(std::vector<double> values);
 /// Bins of equal ratio from 0.1 ms to 100 s, cut to those between the first and the last that hold a value.
 Histogram histogram_of(std::span<const double> seconds);
 
+/// Half of the 95 % interval, in standard errors.
+double student(double freedom);
+
+/// y as a sum of columns of x, by least squares.
+struct Fit {
+  std::vector<double> factors;    ///< of the columns; 0 of one that the columns before it explain
+  std::vector<double> variances;  ///< of the factors, where that of a value is 1; infinite of such a one
+  std::vector<double> left;       ///< of y, not explained
+  double squares = 0;             ///< of what is left
+  double freedom = 0;             ///< rows less the other columns
+};
+/// `rows` have as many columns each; one value of `y` a row.
+Fit fit_columns(const std::vector<std::vector<double>>& rows, std::span<const double> y);
+
 /// A straight line by least squares.
 struct Line {
   double at_zero = 0;

@@ -106,9 +106,9 @@ std::optional<ProfileCell> Walker::next_profile_visit() {
     return interval_of(rates_of(sizes_[cell.first], cell.second));
   };
   std::stable_sort(cells.begin(), cells.end(), [&](const ProfileCell& a, const ProfileCell& b) {
-    const int64_t n_a = n_repeats(a);
-    const int64_t n_b = n_repeats(b);
-    return n_a != n_b ? n_a < n_b : interval(a) > interval(b);
+    const int64_t due_a = n_due(a);
+    const int64_t due_b = n_due(b);
+    return due_a != due_b ? due_a > due_b : interval(a) > interval(b);
   });
   const double left = visits_end_ - spent();
   for (const ProfileCell& cell : cells) {

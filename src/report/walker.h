@@ -133,7 +133,7 @@ class Walker {
   Status walk_profiles();
   // Are there such visits, as far as is known?
   bool has_profile_visits() const;
-  // The next one: of the cell with the fewest repeats, the widest interval; nullopt: the time is over.
+  // The next one: of a cell that must get more, of the widest interval; nullopt: the time is over.
   std::optional<ProfileCell> next_profile_visit();
   // The first steps of a visit, with one repeat.
   std::vector<Step> profile_steps(const ProfileCell& cell) const;

@@ -66,6 +66,40 @@ TEST(Statistics, LineThroughPoints) {
   EXPECT_NEAR(fit_robust_line(more_x, spoilt).at_zero, 10, 1e-9);
 }
 
+TEST(Statistics, ColumnsByLeastSquares) {
+  // y = 2 + 3 a - b, with a deviation that no column explains.
+  const std::vector<std::vector<double>> rows{{1, 0, 0}, {1, 1, 0}, {1, 0, 1},
+                                              {1, 1, 1}, {1, 2, 5}, {1, 4, 3}};
+  std::vector<double> y;
+  for (const auto& row : rows) {
+    y.push_back(2 * row[0] + 3 * row[1] - row[2]);
+  }
+  Fit fit = fit_columns(rows, y);
+  EXPECT_NEAR(fit.factors[0], 2, 1e-9);
+  EXPECT_NEAR(fit.factors[1], 3, 1e-9);
+  EXPECT_NEAR(fit.factors[2], -1, 1e-9);
+  EXPECT_NEAR(fit.squares, 0, 1e-12);
+  EXPECT_EQ(fit.freedom, 3);
+  // A mean: its variance is 1 / n of a value's.
+  fit = fit_columns({{1}, {1}, {1}, {1}}, std::vector<double>{1, 2, 3, 4});
+  EXPECT_DOUBLE_EQ(fit.factors[0], 2.5);
+  EXPECT_DOUBLE_EQ(fit.variances[0], 0.25);
+  EXPECT_DOUBLE_EQ(fit.squares, 5);
+  // The second column is twice the first, and the third one nothing.
+  fit = fit_columns({{1, 2, 0}, {2, 4, 0}, {3, 6, 0}}, std::vector<double>{2, 4, 6});
+  EXPECT_DOUBLE_EQ(fit.factors[0], 2);
+  EXPECT_EQ(fit.factors[1], 0);
+  EXPECT_EQ(fit.variances[1], HUGE_VAL);
+  EXPECT_EQ(fit.variances[2], HUGE_VAL);
+  EXPECT_EQ(fit.freedom, 2);
+}
+
+TEST(Statistics, StudentsInterval) {
+  EXPECT_NEAR(student(4), 2.776, 0.06);
+  EXPECT_NEAR(student(10), 2.228, 0.01);
+  EXPECT_NEAR(student(60), 2.000, 0.002);
+}
+
 TEST(Prompts, AreNewFromTheFirstWordsAndGrowAtTheirEnd) {
   const std::string small = make_text(7, 1000);
   const std::string large = make_text(7, 100000);

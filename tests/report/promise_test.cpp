@@ -66,15 +66,6 @@ TEST_P(ChangingMachine, EndsWhenItWasSaid) {
         test::recorded(seed % 2 == 0 ? "demo_matrix.csv" : "demo_matrix_slower_later.csv");
     machine.slowness = changing(seed, GetParam());
     const Forecasts run = test::replay(machine, demo(1200));
-    if (getenv("TRACE")) {
-      std::string was;
-      for (const auto& o : run.all) {
-        if (o.now.ends_with("again") && o.now != was)
-          printf("%llu %.1f end %.1f total %.1f %s\n", (unsigned long long)seed, o.at, o.at + o.left,
-                 run.total, o.now.c_str());
-        was = o.now;
-      }
-    }
     for (const Forecasts::One& one : run.all) {
       const double left = run.total - one.at;
       if (one.at >= 0.1 * run.total) {

@@ -91,7 +91,8 @@ void print_states(const rep::Checked& checked) {
     fmt::print("  the machine:     no measurement of it then or now, so all repeats are compared\n");
     return;
   }
-  fmt::print("  the machine, by what a word takes between its cores: tok/s (repeats)\n");
+  fmt::print(
+      "  the machine, by what a word takes between its cores: tok/s (repeats that were in it throughout)\n");
   fmt::print("    {:<20} {:>14} {:>14}\n", "", "the report", "again");
   for (const rep::Alike::State& state : checked.report.states) {
     fmt::print("    {:<20} {:>14} {:>14}\n", state.text, mean_text(state.then), mean_text(state.now));
@@ -100,7 +101,7 @@ void print_states(const rep::Checked& checked) {
 
 std::string change_text(const rep::Alike& alike) {
   return alike.change ? fmt::format("{:+.1f} % (+- {:.1f})", 100 * *alike.change, 100 * alike.error)
-                      : std::string("not known: no state of the machine was met by both");
+                      : std::string("not known: the machine was never alike");
 }
 
 void print_result(const rep::Profile& profile, const rep::Cell& cell, const rep::Checked& checked) {
@@ -111,37 +112,52 @@ void print_result(const rep::Profile& profile, const rep::Cell& cell, const rep:
   fmt::print("  as the report started it: {}\n",
              rate_text(reference != nullptr ? reference->decode_total : std::nullopt));
   print_states(checked);
-  fmt::print("  in the same state of the machine: {} against the report, {} against the report's start now\n",
-             change_text(checked.report), change_text(checked.start));
+  fmt::print(
+      "  in {} turns, {:.0f} s; beside what the machine's state explains: {} against the report, {} against "
+      "the "
+      "report's start now\n",
+      checked.n_turns, checked.seconds, change_text(checked.report), change_text(checked.start));
   for (const rep::Flag& flag : again->flags) {
     fmt::print("  {}: {}\n", flag.code, rep::one_line(flag.text));
   }
 }
 
 Result<int> verdict(const rep::Profile& profile, const rep::Cell& cell, const rep::Checked& checked) {
-  // A report of an earlier version has no repeats to choose from.
-  const std::optional<double> left =
-      cell.repeats ? rep::like_for_like(checked) : std::optional(checked.change);
-  if (!left) {
-    return fail(
-        ErrorCode::integrity,
-        fmt::format("the profile '{}' cannot be judged: the machine was hardly in a state now in which "
-                    "the report met it; measured again it is {:+.1f} %",
-                    profile.name, 100 * checked.change));
+  rep::Alike report = checked.report;
+  if (!cell.repeats) {  // a report of an earlier version has no repeats to compare
+    report.change = checked.change;
+    report.error = 0;
   }
-  if (std::abs(*left) <= kProfileTolerance) {
+  const rep::Judgement judgement = rep::judge(report);
+  if (judgement == rep::Judgement::holds) {
     return kOk;
   }
+  if (judgement == rep::Judgement::unknown) {
+    return fail(
+        ErrorCode::integrity,
+        report.change
+            ? fmt::format(
+                  "the profile '{}' cannot be judged: it differs by {:+.1f} %, and the {} repeats of the "
+                  "report and {} now tell that to {:.1f} %; {:.0f} % are allowed",
+                  profile.name, 100 * *report.change, report.n_then, report.n_now, 100 * report.error,
+                  100 * rep::kProfileTolerance)
+            : fmt::format(
+                  "the profile '{}' cannot be judged: the machine was never now as it was beside the report; "
+                  "measured again it is {:+.1f} %",
+                  profile.name, 100 * checked.change));
+  }
   std::string text = fmt::format(
-      "the profile '{}' is {:.1f} % {} than its report says, in the same state of the machine; {:.0f} % are "
+      "the profile '{}' is {:.1f} % {} than its report says, beside what the machine's state explains; "
+      "{:.0f} % are "
       "allowed",
-      profile.name, 100 * std::abs(*left), *left < 0 ? "slower" : "faster", 100 * kProfileTolerance);
+      profile.name, 100 * std::abs(*report.change), *report.change < 0 ? "slower" : "faster",
+      100 * rep::kProfileTolerance);
   if (checked.reported.change && checked.start.change &&
-      std::abs(*checked.start.change) <= kProfileTolerance) {
+      std::abs(*checked.start.change) <= rep::kProfileTolerance) {
     text += fmt::format(
         ". Started as the report did it is {:+.1f} %: the profile is what the report measured, and the "
         "program "
-        "or the machine is not what it was, in a way that the hand-over between cores does not show",
+        "or the machine is not what it was, in a way that the machine's measurement does not show",
         100 * *checked.reported.change);
   }
   return fail(ErrorCode::integrity, std::move(text));

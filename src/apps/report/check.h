@@ -9,17 +9,14 @@
 
 namespace fl::apps::report {
 
-/// A profile measured again may be off by this share of what its report says.
-inline constexpr double kProfileTolerance = 0.05;
-
 /// Starts `serve --profile NAME --from REPORT` as its user would, in turn with the cell's own configuration
 /// as the report started it, measures the cell again and prints what the report says, what is measured now,
-/// how much the machine itself moved between, and what is left of the difference when only repeats in the
-/// same state of the machine are compared (report/states.h). `job` brings cancel and the words for people;
-/// the profile's report is written into `job.out_dir`, the other one into its folder "as-reported". The exit
-/// code: 0 when what is left is within kProfileTolerance, 9 beyond, without a result, or when the machine was
-/// in no state both times. Errors: those of reading the report; invalid_argument (no such profile, a report
-/// of another server); bad_file (another model).
+/// how much the machine itself moved between, and what is left of the difference beside what that explains
+/// (report/states.h). `job` brings cancel and the words for people; the profile's report is written into
+/// `job.out_dir`, the other one into its folder "as-reported". The exit code: 0 when the profile holds
+/// (report/again.h), 9 when it differs, without a result, or when that is not known well enough. Errors:
+/// those of reading the report; invalid_argument (no such profile, a report of another server); bad_file
+/// (another model).
 Result<int> check_profile(const Flags& flags, const std::string& program, fl::report::RunJob job);
 
 }  // namespace fl::apps::report
