@@ -100,7 +100,7 @@ struct RepeatSums {
   HarmonicMean prefill;
   std::vector<double> joules;
   std::vector<Yardstick> beside;
-  std::vector<double> handovers;
+  std::vector<Glance> glances;
   double seconds = 0;
   double foreign_seconds = 0;
 };
@@ -199,8 +199,8 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches, const Sorte
       repeat.prefill.add(*batch->prefill_total);
     }
     repeat.beside.insert(repeat.beside.end(), batch->beside.begin(), batch->beside.end());
-    if (batch->handover_seconds) {
-      repeat.handovers.push_back(*batch->handover_seconds);
+    if (batch->glance) {
+      repeat.glances.push_back(*batch->glance);
     }
     if (batch->joules) {
       repeat.joules.push_back(*batch->joules);
@@ -222,8 +222,8 @@ void fill_cell(Cell& cell, const std::vector<const Batch*>& batches, const Sorte
     if (const auto rate = repeat.total.value()) {
       // Over a short time the kernel's ticks say nothing.
       const bool long_enough = repeat.seconds >= kLeastLoadSeconds;
-      cell.repeats->push_back({n, *rate, long_enough ? repeat.foreign_seconds / repeat.seconds : 0,
-                               repeat.handovers, repeat.beside, repeat.start});
+      cell.repeats->push_back(repeat_of(n, *rate, long_enough ? repeat.foreign_seconds / repeat.seconds : 0,
+                                        repeat.beside, repeat.glances, repeat.start));
     }
     keep(per_chat, repeat.per_chat.value());
     keep(prefill, repeat.prefill.value());

@@ -54,6 +54,9 @@ int64_t count_walks(const std::vector<const Batch*>& batches);
 /// profiles after everything else.
 void describe_repeats(Plan& plan, int64_t walks, int64_t n_visits);
 
+Repeat repeat_of(int64_t n, double rate, double foreign_cpu, const std::vector<Yardstick>& beside,
+                 const std::vector<Glance>& glances, int64_t start);
+
 /// The anchors against the cell that they repeat; nullopt: there are none.
 std::optional<Drift> drift_of(const std::vector<Record>& records);
 

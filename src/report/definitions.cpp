@@ -39,7 +39,8 @@ std::vector<Definition> definitions(const Document& document) {
        "more than 5 % is flagged"},
       {"state of the machine",
        "beside each repeat, while the server is idle: how long a word takes from one core to all others and "
-       "back, halved; what all cores read from memory and multiply. Readings that lie together are a state; "
+       "back, halved; what all cores read from memory and the last cache, and multiply. Readings that lie "
+       "together are a state; "
        "memory counts where the model is larger than the last cache. Not on a machine with a GPU, nor for a "
        "server at a URL"},
       {"context", "--ctx-size: tokens of all chats together; one chat's window is context / chats"},

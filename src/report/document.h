@@ -170,7 +170,15 @@ struct Flag {
 struct Yardstick {
   double handover_seconds = 0;  ///< until a word is seen by every other core, and back, halved
   double read_bytes_per_second = 0;
-  double multiplies_per_second = 0;  ///< of 64-bit integers
+  double multiplies_per_second = 0;               ///< of 64-bit integers
+  std::optional<double> cached_bytes_per_second;  ///< read again, of what the last cache keeps
+};
+
+/// Without what comes from memory: the caches keep what they hold.
+struct Glance {
+  double handover_seconds = 0;
+  double multiplies_per_second = 0;
+  double cached_bytes_per_second = 0;
 };
 
 /// One repeat of a cell.
@@ -180,7 +188,9 @@ struct Repeat {
   double foreign_cpu = 0;         ///< share of the machine's CPU time that other programs used
   std::vector<double> handovers;  ///< seconds, as in Yardstick, between its batches
   std::vector<Yardstick> beside;  ///< before and after it; empty: not measured (on a GPU, at a URL)
-  std::optional<int64_t> start;   ///< of the server, counted over the run: others have the same one
+  std::optional<std::vector<double>> multiplies;  ///< a second, between its batches
+  std::optional<std::vector<double>> cached;      ///< bytes a second, between its batches
+  std::optional<int64_t> start;  ///< of the server, counted over the run: others have the same one
 };
 
 /// One configuration at one filling of the window.

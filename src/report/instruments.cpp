@@ -13,18 +13,18 @@ Result<Batch> measure_beside(Instruments& tools, const Session& session, const F
       beside.push_back(*reading);
     }
   };
-  std::optional<double> handover;
+  std::optional<Glance> glance;
   if (timed && spec.part == 1) {
     look();
   } else if (timed) {
-    handover = tools.handover_seconds();
+    glance = tools.glance();
   }
   FL_ASSIGN(Batch batch, tools.measure(session, facts, spec));
   if (timed && spec.part == n_parts) {
     look();
   }
   batch.beside = std::move(beside);
-  batch.handover_seconds = handover;
+  batch.glance = glance;
   return batch;
 }
 
@@ -68,9 +68,9 @@ std::optional<Yardstick> RealInstruments::yardstick() {
   return known != nullptr ? std::optional(known->measure()) : std::nullopt;
 }
 
-std::optional<double> RealInstruments::handover_seconds() {
+std::optional<Glance> RealInstruments::glance() {
   YardstickMeter* known = meter();
-  return known != nullptr ? std::optional(known->handover_seconds()) : std::nullopt;
+  return known != nullptr ? std::optional(known->glance()) : std::nullopt;
 }
 
 Result<Quality> RealInstruments::score(const QualityJob& job) {

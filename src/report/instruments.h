@@ -37,14 +37,14 @@ class Instruments {
   virtual Result<Batch> measure(const Session& session, const Facts& facts, const BatchSpec& spec) = 0;
   /// The machine itself, while the server has nothing to do; nullopt: it says nothing about this server.
   virtual std::optional<Yardstick> yardstick() = 0;
-  /// Its hand-over alone.
-  virtual std::optional<double> handover_seconds() = 0;
+  /// In less than a millisecond.
+  virtual std::optional<Glance> glance() = 0;
   /// measure_quality()
   virtual Result<Quality> score(const QualityJob& job) = 0;
 };
 
-/// measure(), with the yardstick before the first part of a timed repeat and after its last one, and its
-/// hand-over before the others.
+/// measure(), with the yardstick before the first part of a timed repeat and after its last one, and a
+/// glance before the others.
 Result<Batch> measure_beside(Instruments& tools, const Session& session, const Facts& facts,
                              const BatchSpec& spec, int64_t n_parts);
 
@@ -59,7 +59,7 @@ class RealInstruments final : public Instruments {
   Result<Facts> describe(const Session& session) override;
   Result<Batch> measure(const Session& session, const Facts& facts, const BatchSpec& spec) override;
   std::optional<Yardstick> yardstick() override;
-  std::optional<double> handover_seconds() override;
+  std::optional<Glance> glance() override;
   Result<Quality> score(const QualityJob& job) override;
 
  private:

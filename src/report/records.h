@@ -147,8 +147,8 @@ struct Batch {
   std::string memory_basis;
   std::string memory_reason;
   std::vector<Flag> flags;
-  std::vector<Yardstick> beside;           ///< before the first part of a repeat, after the last one
-  std::optional<double> handover_seconds;  ///< before another part
+  std::vector<Yardstick> beside;  ///< before the first part of a repeat, after the last one
+  std::optional<Glance> glance;   ///< before another part
 };
 
 struct AnswerRecord {
@@ -222,7 +222,7 @@ FL_FIELDS(Batch, "",
   f("n_foreign_gpu", &T::n_foreign_gpu, ""); f("throttled", &T::throttled, "");
   f("memory_bytes", &T::memory_bytes, ""); f("memory_basis", &T::memory_basis, "");
   f("memory_reason", &T::memory_reason, ""); f("flags", &T::flags, ""); f("beside", &T::beside, "");
-  f("handover_seconds", &T::handover_seconds, "");)
+  f("glance", &T::glance, "");)
 FL_FIELDS(AnswerRecord, "", f("line", &T::line, "");)
 FL_FIELDS(QualityRecord, "", f("quality", &T::quality, ""); f("seconds", &T::seconds, "");)
 FL_FIELDS(ChosenCell, "", f("profile", &T::profile, ""); f("cell", &T::cell, "");)

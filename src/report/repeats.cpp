@@ -74,6 +74,22 @@ int64_t count_walks(const std::vector<const Batch*>& batches) {
   return least;
 }
 
+Repeat repeat_of(int64_t n, double rate, double foreign_cpu, const std::vector<Yardstick>& beside,
+                 const std::vector<Glance>& glances, int64_t start) {
+  Repeat out{n, rate, foreign_cpu, {}, beside};
+  out.start = start;
+  for (const Glance& glance : glances) {
+    out.handovers.push_back(glance.handover_seconds);
+    if (!out.multiplies) {
+      out.multiplies.emplace();
+      out.cached.emplace();
+    }
+    out.multiplies->push_back(glance.multiplies_per_second);
+    out.cached->push_back(glance.cached_bytes_per_second);
+  }
+  return out;
+}
+
 void describe_repeats(Plan& plan, int64_t walks, int64_t n_visits) {
   if (walks > 0) {
     plan.walks = walks;

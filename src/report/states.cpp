@@ -138,23 +138,36 @@ double usual_handover(std::span<const std::span<const Repeat>> times) {
   return all.empty() ? 0 : median(std::move(all));
 }
 
-// What the yardstick says of the machine during a repeat: shares of it, and logarithms.
-std::vector<double> conditions_of(const Repeat& repeat, double usual) {
+double mean_log(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) {
+    sum += std::log(std::max(value, 1.0));
+  }
+  return values.empty() ? 0 : sum / static_cast<double>(values.size());
+}
+
+std::vector<double> values_of(const std::vector<Yardstick>& readings, double Yardstick::*member) {
+  std::vector<double> out;
+  for (const Yardstick& reading : readings) {
+    out.push_back(reading.*member);
+  }
+  return out;
+}
+
+// What the yardstick says of the machine during a repeat: shares of it, and logarithms. `glances`: all
+// repeats have them between their batches, otherwise the clock is that before and after.
+std::vector<double> conditions_of(const Repeat& repeat, double usual, bool glances) {
   const std::vector<double> handovers = handovers_of(repeat);
   const auto share = [&](auto&& is) {
     return static_cast<double>(std::count_if(handovers.begin(), handovers.end(), is)) /
            static_cast<double>(handovers.size());
   };
-  const auto mean_log = [&](double Yardstick::*member) {
-    double sum = 0;
-    for (const Yardstick& reading : repeat.beside) {
-      sum += std::log(std::max(reading.*member, 1.0));
-    }
-    return sum / static_cast<double>(repeat.beside.size());
-  };
-  return {share([&](double seconds) { return seconds < kOneCore * usual; }),
-          share([&](double seconds) { return seconds > kFarApart * usual; }),
-          mean_log(&Yardstick::multiplies_per_second), mean_log(&Yardstick::read_bytes_per_second)};
+  return {
+      share([&](double seconds) { return seconds < kOneCore * usual; }),
+      share([&](double seconds) { return seconds > kFarApart * usual; }),
+      mean_log(glances ? *repeat.multiplies : values_of(repeat.beside, &Yardstick::multiplies_per_second)),
+      glances ? mean_log(*repeat.cached) : 0,
+      mean_log(values_of(repeat.beside, &Yardstick::read_bytes_per_second))};
 }
 
 // By how much the variance of a mean is larger than of as many independent values, since those of one start
@@ -291,6 +304,10 @@ Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, b
   const std::array<std::span<const Repeat>, 3> times{then, now, beside};
   const bool known = has_yardsticks(then) && has_yardsticks(now);
   const double usual = known ? usual_handover(times) : 0;
+  const bool glances = std::all_of(times.begin(), times.end(), [](std::span<const Repeat> repeats) {
+    return std::all_of(repeats.begin(), repeats.end(),
+                       [](const Repeat& each) { return each.multiplies && each.cached; });
+  });
   std::vector<std::vector<double>> rows;
   std::vector<double> logarithms;
   std::vector<std::pair<size_t, int64_t>> starts;
@@ -303,7 +320,7 @@ Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, b
       // What the conditions explain alone is not the program's: the time comes last.
       std::vector<double> row{1, time == 2 ? 1.0 : 0.0};
       if (known) {
-        const std::vector<double> conditions = conditions_of(repeat, usual);
+        const std::vector<double> conditions = conditions_of(repeat, usual, glances);
         row.insert(row.end(), conditions.begin(), conditions.end());
       }
       row.push_back(time == 1 ? 1 : 0);

@@ -53,8 +53,9 @@ struct Alike {
 };
 /// Logarithms of speeds by least squares: one level for each time, and a factor for each condition of the
 /// machine during a repeat: the share of hand-overs within one real core, that of those far apart, the clock
-/// (multiplications) and what is read from memory. `beside`, measured at the same times as `now`, helps to
-/// know the factors. Without yardsticks on either side there are none. `reads_memory` is of the states.
+/// (multiplications) and what is read from the last cache and from memory. `beside`, measured at the same
+/// times as `now`, helps to know the factors. Without yardsticks on either side there are none.
+/// `reads_memory` is of the states.
 Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, bool reads_memory,
                     std::span<const Repeat> beside = {});
 

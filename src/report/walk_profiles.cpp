@@ -24,7 +24,8 @@ double interval_of(const std::vector<double>& rates) {
 }  // namespace
 
 bool Walker::has_profile_visits() const {
-  return !options_.quick && options_.sample_seconds > 0 && comes_back() && has_every_cell();
+  return !options_.quick && options_.sample_seconds > 0 && (comes_back() || sizes_.size() == 1) &&
+         has_every_cell();
 }
 
 std::vector<ProfileCell> Walker::profile_cells(const Document& so_far) const {
@@ -57,8 +58,13 @@ int64_t Walker::n_due(const ProfileCell& cell) const {
   return std::clamp<int64_t>(options_.repeats + n_more_ - n_repeats(cell), 0, n_more_);
 }
 
+int64_t Walker::most_more() const {
+  // One configuration has them in its plan.
+  return sizes_.size() > 1 ? (kMoreRepeats - 1) * options_.repeats : 0;
+}
+
 void Walker::choose_n_more() {
-  n_more_ = (kMoreRepeats - 1) * options_.repeats;
+  n_more_ = most_more();
   while (n_more_ > 1 && spent() + due_seconds(HUGE_VAL) > visits_end_) {
     --n_more_;
   }
@@ -83,8 +89,7 @@ double Walker::due_seconds(double room) const {
   // Those of many chats are chosen when most of the matrix is known.
   double mean = 0;
   for (const ConfigSize& size : sizes_) {
-    mean += visit_seconds(size, {options_.depths.back()}, (kMoreRepeats - 1) * options_.repeats) /
-            static_cast<double>(sizes_.size());
+    mean += visit_seconds(size, {options_.depths.back()}, n_more_) / static_cast<double>(sizes_.size());
   }
   for (; n_unknown > 0; --n_unknown) {
     add(mean);
@@ -142,7 +147,7 @@ void Walker::go_on_with_profile(const ProfileCell& cell, std::vector<Step>& step
   }
   ++n_visited_;
   const double repeat = static_cast<double>(size.parts) * part;
-  bool another = due || (left > repeat / 2 && n_visited_ < options_.repeats);
+  bool another = due || (left > repeat / 2 && n_visited_ < job_.manifest.options.repeats);
   if (!another && left > repeat / 2) {
     // The rest of the time, when no other visit fits.
     another = std::none_of(profile_cells_->begin(), profile_cells_->end(), [&](const ProfileCell& other) {

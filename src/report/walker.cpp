@@ -51,7 +51,7 @@ Status Walker::walk() {
   if (sizes_.size() == 1 && options_.sample_seconds > 0) {
     options_.repeats *= kMoreRepeats;
   }
-  n_more_ = (kMoreRepeats - 1) * options_.repeats;
+  n_more_ = most_more();
   chosen_.assign(sizes_.size(), options_.depths);
   FL_TRY(cut_beyond_training());
   for (const Record& record : open_.records) {

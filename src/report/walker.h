@@ -144,6 +144,7 @@ class Walker {
   int64_t n_due(const ProfileCell& cell) const;
   // As many as was planned, or as the time allows, at least one.
   void choose_n_more();
+  int64_t most_more() const;
   // Of what the cells beside that of this visit must get, as far as it fits into `room`.
   double due_seconds(double room) const;
   // The first configuration that was measured, again: a machine that became slower or faster shows.

@@ -18,8 +18,8 @@ class YardstickMeter {
   YardstickMeter();
   /// A few milliseconds on all cores that this process may use; only while the server has nothing to do.
   Yardstick measure();
-  /// Its hand-over alone: some tenths of a millisecond, and the caches keep what they hold.
-  double handover_seconds();
+  /// Less than a millisecond, and the last cache keeps most of what it holds.
+  Glance glance();
 
  private:
   std::vector<int> cores_;

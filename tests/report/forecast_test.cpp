@@ -109,7 +109,7 @@ TEST(Forecast, HoldsForOneConfiguration) {
     const Forecasts run = test::replay(recorded(), matrix({8192}, {chats}, 1200));
     expect_right(run);
     for (const Cell& cell : run.document.cells) {
-      EXPECT_EQ(cell.n_repeats, 6) << cell.id;
+      EXPECT_GE(cell.n_repeats, 6) << cell.id;
     }
   }
 }

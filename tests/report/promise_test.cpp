@@ -29,6 +29,10 @@ struct Changes {
   double last_from = 1e9;
 };
 
+void PrintTo(const Changes& changes, std::ostream* out) {
+  *out << changes.name;
+}
+
 std::function<double(double)> changing(uint64_t seed, const Changes& changes) {
   struct Piece {
     double end;

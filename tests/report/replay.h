@@ -89,9 +89,11 @@ class Replay final : public Instruments {
     return machine_.yardstick ? std::optional(machine_.yardstick(now_)) : std::nullopt;
   }
 
-  std::optional<double> handover_seconds() override {
+  std::optional<Glance> glance() override {
     const auto reading = yardstick();
-    return reading ? std::optional(reading->handover_seconds) : std::nullopt;
+    return reading ? std::optional(Glance{reading->handover_seconds, reading->multiplies_per_second,
+                                          reading->cached_bytes_per_second.value_or(0)})
+                   : std::nullopt;
   }
 
   Result<Quality> score(const QualityJob& job) override {

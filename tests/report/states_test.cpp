@@ -199,6 +199,11 @@ TEST(YardstickMeter, ReadsThisMachine) {
   EXPECT_LT(reading.handover_seconds, 1);
   EXPECT_GT(reading.read_bytes_per_second, 1e6);
   EXPECT_GT(reading.multiplies_per_second, 1e6);
+  EXPECT_GT(reading.cached_bytes_per_second.value_or(0), 1e6);
+  const Glance glance = meter.glance();
+  EXPECT_GE(glance.handover_seconds, 0);
+  EXPECT_GT(glance.multiplies_per_second, 1e6);
+  EXPECT_GT(glance.cached_bytes_per_second, 1e6);
 }
 
 // A server whose speed follows the machine's state, which changes every 20 seconds.
@@ -340,7 +345,7 @@ TEST_F(CheckedCell, AServerWithAnotherWindowIsNotTheCell) {
       return of_.measure(session, facts, spec);
     }
     std::optional<Yardstick> yardstick() override { return std::nullopt; }
-    std::optional<double> handover_seconds() override { return std::nullopt; }
+    std::optional<Glance> glance() override { return std::nullopt; }
     Result<Quality> score(const QualityJob& job) override { return of_.score(job); }
 
    private:
