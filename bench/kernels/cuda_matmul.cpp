@@ -171,30 +171,41 @@ struct State {
   RmsScale scale() const { return {squares.as<float>(), rms_partials(kHidden), kHidden, 1e-6F}; }
 };
 
-void project(Matmul& m, cudaStream_t stream, const Layer& layer, State& s, bool scaled) {
+NextProduct projections(const Layer& layer) {
+  NextProduct next;
+  for (const PackedMatrix& w : layer.in) {
+    next.w[static_cast<size_t>(next.n++)] = &w;
+  }
+  return next;
+}
+void project(Matmul& m, cudaStream_t stream, const Layer& layer, State& s, bool scaled,
+             const NextProduct& next = {}) {
   std::vector<Matmul::Output> outputs;
   float* y = s.projections.as<float>();
   for (const PackedMatrix& w : layer.in) {
     outputs.push_back({&w, y, w.rows});
     y += static_cast<int64_t>(s.n) * w.rows;
   }
-  m.store(stream, s.x, outputs, scaled ? s.scale() : RmsScale{});
+  m.store(stream, s.x, outputs, scaled ? s.scale() : RmsScale{}, next);
 }
-void join(Matmul& m, cudaStream_t stream, const Activations& x, const PackedMatrix& w, State& s) {
+void join(Matmul& m, cudaStream_t stream, const Activations& x, const PackedMatrix& w, State& s,
+          const NextProduct& next = {}) {
   if (m.finishes_norm(x.n_tokens)) {
     m.add_and_norm(stream, x, w, s.residual.as<float>(), kHidden, s.norm.as<float>(), s.x,
-                   s.squares.as<float>());
+                   s.squares.as<float>(), next);
   } else {
     m.add(stream, x, w, s.residual.as<float>(), kHidden);
   }
 }
 void sweep(Matmul& m, cudaStream_t stream, const Model& model, State& s, bool head) {
   const bool scaled = m.finishes_norm(s.n);
-  for (const Layer& layer : model.layers) {
-    project(m, stream, layer, s, scaled);
-    join(m, stream, s.a, layer.out, s);
-    m.swiglu(stream, s.x, layer.gate, layer.up, s.h, scaled ? s.scale() : RmsScale{});
-    join(m, stream, s.h, layer.down, s);
+  for (size_t i = 0; i < model.layers.size(); ++i) {
+    const Layer& layer = model.layers[i];
+    const bool last = i + 1 == model.layers.size();
+    project(m, stream, layer, s, scaled, {&layer.out});
+    join(m, stream, s.a, layer.out, s, NextProduct::gate_and_up(layer.gate, layer.up));
+    m.swiglu(stream, s.x, layer.gate, layer.up, s.h, scaled ? s.scale() : RmsScale{}, {&layer.down});
+    join(m, stream, s.h, layer.down, s, last ? NextProduct{&model.head} : projections(model.layers[i + 1]));
   }
   if (head) {
     const Matmul::Output output{&model.head, s.logits.as<float>(), kVocab};

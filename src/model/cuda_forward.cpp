@@ -173,6 +173,24 @@ CudaMemoryPlan plan_cuda_memory(const Config& c, const RunnerOptions& o) {
   return plan;
 }
 
+namespace {
+
+/// What the product of a layer's projections reads.
+cuda::NextProduct projections(const CudaLayer& layer) {
+  if (layer.kind == LayerKind::full_attention) {
+    return {&layer.attention.q, &layer.attention.k, &layer.attention.v};
+  }
+  return {&layer.delta.qkv, &layer.delta.gate, &layer.delta.alpha, &layer.delta.beta};
+}
+
+/// The product behind a mixer. States and keys of many tokens would push its weights out of L2 again.
+cuda::NextProduct behind_mixer(const cuda::PackedMatrix& out, int32_t n_tokens) {
+  constexpr int32_t kMost = 3;  // as measured on an H100 (docs/decisions/0066)
+  return n_tokens <= kMost ? cuda::NextProduct{&out} : cuda::NextProduct{};
+}
+
+}  // namespace
+
 CudaForward::CudaForward(const CudaWeights& weights, const RunnerOptions& options,
                          const cuda::DeviceInfo& device)
     : weights_(weights),
@@ -321,14 +339,14 @@ CudaForward::Normed CudaForward::norm(const float* x, const float* w, int32_t n_
 }
 
 CudaForward::Normed CudaForward::add_and_norm(const Activations& in, const cuda::PackedMatrix& matrix,
-                                              float* x, const float* w) {
+                                              float* x, const float* w, const cuda::NextProduct& next) {
   if (!matmul_->finishes_norm(in.n_tokens) || config_.n_embd % cuda::kSuperblock != 0) {
     matmul_->add(stream_, in, matrix, x, config_.n_embd);
     return norm(x, w, in.n_tokens);
   }
   auto* const sums = reinterpret_cast<float*>(buffers_.data() + work_->sums);
   const Activations out = activations(buffers_.data() + work_->narrow, in.n_tokens, config_.n_embd);
-  matmul_->add_and_norm(stream_, in, matrix, x, config_.n_embd, w, out, sums);
+  matmul_->add_and_norm(stream_, in, matrix, x, config_.n_embd, w, out, sums, next);
   return {out, {sums, cuda::rms_partials(config_.n_embd), config_.n_embd, config_.rms_eps}};
 }
 
@@ -374,15 +392,19 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
       x = rows;
       in = norm(x, layer.ffn.norm, counts.n_gathered);
     } else {
-      in = add_and_norm(mixed, out, x, layer.ffn.norm);
+      in = add_and_norm(mixed, out, x, layer.ffn.norm,
+                        cuda::NextProduct::gate_and_up(layer.ffn.gate, layer.ffn.up));
     }
     const Activations hidden = activations(base + work_->hidden, in.activations.n_tokens, config_.n_ff);
-    matmul_->swiglu(stream_, in.activations, layer.ffn.gate, layer.ffn.up, hidden, in.scale);
-    in = add_and_norm(hidden, layer.ffn.down, x, last ? weights_.output_norm : norm_of(layers[i + 1]));
+    matmul_->swiglu(stream_, in.activations, layer.ffn.gate, layer.ffn.up, hidden, in.scale,
+                    {&layer.ffn.down});
+    in = last ? add_and_norm(hidden, layer.ffn.down, x, weights_.output_norm, {&weights_.output})
+              : add_and_norm(hidden, layer.ffn.down, x, norm_of(layers[i + 1]), projections(layers[i + 1]));
   }
   const std::array<cuda::Matmul::Output, 1> output{
       {{&weights_.output, logits_.as<float>(), config_.n_vocab}}};
-  matmul_->store(stream_, in.activations, output, in.scale);
+  // A step that follows, most likely with as many tokens, begins with the first layer.
+  matmul_->store(stream_, in.activations, output, in.scale, projections(layers.front()));
   cuda::sample(queue(), logits_.as<float>(), config_.n_vocab, table.rows, counts.n_rows,
                reinterpret_cast<cuda::SamplingCandidate*>(base + work_->candidates), sampled);
 }
@@ -400,7 +422,7 @@ void CudaForward::delta_layer(const CudaDeltaNet& w, int64_t index, const Normed
                                                     {&w.gate, z, config_.v_channels()},
                                                     {&w.alpha, alpha, n_heads},
                                                     {&w.beta, beta, n_heads}}};
-  matmul_->store(stream_, in.activations, inputs, in.scale);
+  matmul_->store(stream_, in.activations, inputs, in.scale, behind_mixer(w.out, counts.n_tokens));
 
   const cuda::DeltaWeights weights{w.conv, w.a, w.dt, w.o_norm, config_.conv_kernel, config_.rms_eps};
   const bool waits = state_.wait_layer(stream_, index);
@@ -437,7 +459,7 @@ void CudaForward::attention_layer(const CudaAttention& w, int64_t index, const N
   float* const v = floats(work_->v);
   const std::array<cuda::Matmul::Output, 3> inputs{
       {{&w.q, q, q_stride}, {&w.k, k, kv_stride}, {&w.v, v, kv_stride}}};
-  matmul_->store(stream_, in.activations, inputs, in.scale);
+  matmul_->store(stream_, in.activations, inputs, in.scale, behind_mixer(w.out, counts.n_tokens));
 
   const KvCache& cache = caches_[static_cast<size_t>(index)];
   const cuda::Queue queue = this->queue();

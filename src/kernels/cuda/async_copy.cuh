@@ -66,6 +66,10 @@ __device__ __forceinline__ void bulk_copy(void* to, const void* from, uint32_t b
       "l"(from), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
+/// One thread; multiples of 16 bytes. Nothing waits for it.
+__device__ __forceinline__ void bulk_prefetch_l2(const void* from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
 /// Weights pass once: they must not push the activations out of the L2 cache.
 __device__ __forceinline__ void bulk_copy_streamed(void* to, const void* from, uint32_t bytes,
                                                    uint64_t* barrier, uint64_t policy) {

@@ -8,6 +8,7 @@
 #include "base/result.h"
 #include "kernels/cuda/library_matmul.h"
 #include "kernels/cuda/matmul_batch.h"
+#include "kernels/cuda/matmul_choice.h"
 #include "kernels/cuda/matmul_int8.h"
 #include "kernels/cuda/matmul_params.h"
 #include "kernels/cuda/matmul_policy.h"
@@ -16,70 +17,6 @@
 #include "kernels/cuda/slices.h"
 
 namespace fl::cuda {
-namespace {
-
-constexpr int kRoomForTwo = 200 << 10;
-constexpr int kMostResident = 8;  // tokens up to which all activations in shared memory measure best
-constexpr int kReservedPerBlock = 1024 + 256;  // shared memory that the driver keeps of each block
-constexpr int kWantedSlots = 3;                // tiles a warp wants: one at work, two under way
-
-using Launcher = void (*)(cudaStream_t, bool, int, int, const MatmulParams&);
-
-struct KernelChoice {
-  Launcher launch = nullptr;
-  bool wide = false;
-  int row_tiles = 1;  // of a warp, together
-  int blocks_per_sm = 1;
-  int partial_slots = 0;  // wide: stages of activations
-  int ring_slots = 0;
-  int shared_bytes = 0;
-};
-
-// The most ring slots that fit in `budget` beside `bare` bytes, whole rows of tiles, from `least` to `most`;
-// false if they do not.
-bool fit(KernelChoice& choice, int budget, int bare, int least, int most, int slot_bytes) {
-  const int slots =
-      std::min((budget - bare) / (kMatmulWarps * slot_bytes), most) / choice.row_tiles * choice.row_tiles;
-  if (bare > budget || slots < least) {
-    return false;
-  }
-  choice.ring_slots = slots;
-  choice.shared_bytes = bare + kMatmulWarps * slots * slot_bytes;
-  return true;
-}
-
-Launcher narrow_launcher(bool resident, std::optional<PackedType> type) {
-  if (type == PackedType::q4_k) {
-    return resident ? launch_resident_q4 : launch_l2_q4;
-  }
-  if (type == PackedType::q6_k) {
-    return resident ? launch_resident_q6 : launch_l2_q6;
-  }
-  return resident ? launch_resident_any : launch_l2_any;
-}
-
-Launcher wide_launcher(int n_tokens, int row_tiles) {
-  switch (token_tiles(n_tokens)) {
-    case 1:
-      return row_tiles == 1 ? launch_wide_8_1 : nullptr;
-    case 2:
-      return row_tiles == 1 ? launch_wide_16_1 : nullptr;
-    case 4:
-      return row_tiles == 1 ? launch_wide_32_1 : launch_wide_32_2;
-    default:
-      return row_tiles == 1 ? launch_wide_64_1 : launch_wide_64_2;
-  }
-}
-
-/// The type of all segments, if they have one.
-std::optional<PackedType> one_type(const MatmulParams& p) {
-  const auto* const end = p.segments + p.n_segments;
-  const bool one = std::all_of(p.segments, end, [&](const auto& s) { return s.type == p.segments[0].type; });
-  return one ? std::optional(static_cast<PackedType>(p.segments[0].type)) : std::nullopt;
-}
-
-}  // namespace
-
 struct Matmul::Impl {
   DeviceInfo device;
   MatmulOptions options;
@@ -93,113 +30,9 @@ struct Matmul::Impl {
 
   bool overlap() const { return options.overlap && device.arch >= 90; }
 
-  /// What a launch of n_tokens columns uses; `launch` is empty when this many do not fit the device.
-  KernelChoice choose(int n_tokens, int n_superblocks, int slot_bytes, std::optional<PackedType> type) const {
-    // Two blocks where an SM's memory holds two useful rings: blocks then fill the chip exactly, and a
-    // successor's blocks take the places of those that end, one by one.
-    const bool room_for_two = device.max_shared_per_sm >= kRoomForTwo;
-    KernelChoice choice;
-    for (const int blocks : {room_for_two ? 2 : 1, 1}) {
-      const int budget =
-          std::min(device.max_shared_per_block, device.max_shared_per_sm / blocks) - kReservedPerBlock;
-      choice.blocks_per_sm = blocks;
-      choice.wide = false;
-      if (n_tokens <= 8 && options.placement != ActivationPlacement::staged) {
-        for (const bool resident : {true, false}) {
-          if (resident && (options.placement == ActivationPlacement::l2 || n_tokens > kMostResident)) {
-            continue;
-          }
-          choice.launch = narrow_launcher(resident, type);
-          for (const int steps : {4, 2}) {
-            choice.partial_slots = steps;
-            const int bare = shared_plan(n_tokens, n_superblocks, resident, steps, 0, slot_bytes).total;
-            // More than wanted would queue in front of what slower blocks still wait for (decision 0062).
-            if (fit(choice, budget, bare, resident ? 2 : kWantedSlots, kWantedSlots, slot_bytes)) {
-              return choice;
-            }
-          }
-        }
-      }
-      if (blocks == 2 && n_tokens > kMostForTwo) {
-        continue;  // its registers leave room for one
-      }
-      choice.wide = true;
-      for (const int row_tiles : {2, 1}) {
-        choice.row_tiles = row_tiles;
-        choice.launch = wide_launcher(n_tokens, row_tiles);
-        if (choice.launch == nullptr || (row_tiles == 2 && !room_for_two)) {
-          continue;
-        }
-        for (const int least : {kWantedSlots + 1, blocks == 1 ? 1 : kWantedSlots}) {
-          for (const int stages : {4, 3, 2}) {
-            choice.partial_slots = stages;
-            if (fit(choice, budget, wide_plan(n_tokens, stages, 0, slot_bytes).total,
-                    std::max(least, row_tiles), kMaxRingSlots, slot_bytes)) {
-              return choice;
-            }
-          }
-        }
-      }
-    }
-    return {};
-  }
-
-  void add_segment(MatmulParams& p, const PackedMatrix& w, const PackedMatrix* up, float* y,
-                   int64_t stride) const {
-    MatmulSegment& s = p.segments[p.n_segments++];
-    s.w = reinterpret_cast<const uint8_t*>(w.data);
-    s.w_up = up != nullptr ? reinterpret_cast<const uint8_t*>(up->data) : nullptr;
-    s.y = y;
-    s.stride = stride;
-    s.type = static_cast<int32_t>(w.type);
-    s.tile_bytes = tile_bytes(w.type);
-    s.rows = w.rows;
-    p.slot_bytes = std::max(p.slot_bytes, s.tile_bytes);
-  }
-
-  /// Counts the work of each segment: tiles (pairs of them for swiglu), each its bytes.
-  static uint64_t count_tiles(MatmulParams& p) {
-    const bool pairs = p.epilogue == Epilogue::swiglu;
-    p.n_units = 1;
-    uint64_t cost = 0;
-    p.n_tiles = 0;
-    for (int i = 0; i < p.n_segments; ++i) {
-      MatmulSegment& s = p.segments[i];
-      const int tiles = padded_rows(s.rows) / kTileRows;
-      s.first = p.n_tiles;
-      s.cost = static_cast<uint32_t>(s.tile_bytes) / 16 * (pairs ? 2 : 1);
-      p.n_tiles += tiles;
-      cost += static_cast<uint64_t>(tiles) * s.cost;
-    }
-    FL_CHECK(cost < (uint64_t{1} << 31), "a launch of at most a million rows");
-    return cost;
-  }
-
-  /// The same in groups of the wide kernel, superblock by superblock. A group that has tiles for a few warps
-  /// only takes a whole one's time.
-  static uint64_t count_groups(MatmulParams& p, int row_tiles) {
-    const bool pairs = p.epilogue == Epilogue::swiglu;
-    const int in_group = kMatmulWarps * row_tiles;
-    p.n_units = p.n_superblocks;
-    uint64_t cost = 0;
-    p.n_tiles = 0;
-    for (int i = 0; i < p.n_segments; ++i) {
-      MatmulSegment& s = p.segments[i];
-      const int tiles = padded_rows(s.rows) / kTileRows * (pairs ? 2 : 1);
-      const int groups = (tiles + in_group - 1) / in_group;
-      s.first = p.n_tiles;
-      s.cost = static_cast<uint32_t>(s.tile_bytes / 16 * in_group);
-      p.n_tiles += groups;
-      cost += static_cast<uint64_t>(groups) * static_cast<uint64_t>(p.n_superblocks) * s.cost;
-    }
-    FL_CHECK(cost < (uint64_t{1} << 31) && p.n_tiles * kMatmulWarps <= kMaxTickets,
-             "a launch of at most a million rows");
-    return cost;
-  }
-
   /// At most kMaxColumns tokens in records.
   void run(cudaStream_t stream, const Activations& x, MatmulParams p) const {
-    const KernelChoice choice = choose(x.n_tokens, p.n_superblocks, p.slot_bytes, one_type(p));
+    const KernelChoice choice = choose_kernel(device, options, x.n_tokens, p);
     if (choice.launch == nullptr) {
       run_in_parts(stream, x, p);
       return;
@@ -208,16 +41,13 @@ struct Matmul::Impl {
     p.n_tokens = x.n_tokens;
     p.partial_slots = choice.partial_slots;
     p.ring_slots = choice.ring_slots;
-    const uint64_t cost = choice.wide ? count_groups(p, choice.row_tiles) : count_tiles(p);
-    const int grid =
-        choice.wide ? prepare_sharing(p, choice) : std::min(device.n_sms * choice.blocks_per_sm, p.n_tiles);
-    p.cost_per_block =
-        static_cast<uint32_t>((cost + static_cast<uint64_t>(grid) - 1) / static_cast<uint64_t>(grid));
-    const std::span segments(p.segments, static_cast<size_t>(p.n_segments));
-    const auto costs_the_same = [&](const MatmulSegment& s) { return s.cost == segments[0].cost; };
-    if (!choice.wide && std::all_of(segments.begin(), segments.end(), costs_the_same)) {
-      p.tiles_per_block = p.n_tiles / grid;
-      p.blocks_with_more = p.n_tiles % grid;
+    int grid = 0;
+    if (choice.wide) {
+      const uint64_t cost = count_groups(p, choice.row_tiles);
+      grid = prepare_sharing(p, choice);
+      p.cost_per_block = cost_per_block(cost, grid);
+    } else {
+      grid = share_tiles(p, device, choice);
     }
     choice.launch(stream, overlap(), grid, choice.shared_bytes, p);
   }
@@ -255,7 +85,7 @@ struct Matmul::Impl {
     do {
       FL_CHECK(most > 8, "eight tokens fit every device");
       most = (most / 2 + 7) / 8 * 8;
-    } while (choose(most, p.n_superblocks, p.slot_bytes, one_type(p)).launch == nullptr);
+    } while (choose_kernel(device, options, most, p).launch == nullptr);
     for (int first = 0; first < x.n_tokens; first += most) {
       const Activations part = slice(kMaxColumns, std::min(most, x.n_tokens - first), x.cols);
       copy_records(stream, overlap(), x, first, part);
@@ -295,6 +125,11 @@ struct Matmul::Impl {
       rows_to_records(stream, overlap(), x, first, part);
       run(stream, part, shifted(p, first));
     }
+  }
+
+  NextLaunch next_of(const Activations& x, const NextProduct& next) const {
+    return x.layout() == ActivationLayout::records ? next_launch(device, options, next, x.n_tokens)
+                                                   : NextLaunch{};
   }
 
   static MatmulParams params(const Activations& x, Epilogue epilogue, const RmsScale& scale) {
@@ -450,7 +285,7 @@ std::string Matmul::describe() const {
 }
 
 void Matmul::store(cudaStream_t stream, const Activations& x, std::span<const Output> outputs,
-                   const RmsScale& scale) {
+                   const RmsScale& scale, const NextProduct& next) {
   FL_CHECK(!outputs.empty() && outputs.size() <= static_cast<size_t>(kMaxOutputs), "1 to 6 outputs");
   for (const Output& o : outputs) {
     FL_CHECK(o.w->cols == x.cols, "the matrix takes these activations");
@@ -461,7 +296,7 @@ void Matmul::store(cudaStream_t stream, const Activations& x, std::span<const Ou
     const std::vector<Output> left = impl_->store_int8(stream, x, outputs, scale);
     MatmulParams p = impl_->params(x, Epilogue::store, scale);
     for (const Output& o : left) {
-      impl_->add_segment(p, *o.w, nullptr, o.y, o.stride);
+      add_segment(p, *o.w, nullptr, o.y, o.stride);
     }
     if (!left.empty()) {
       impl_->run_any(stream, x, p);
@@ -469,7 +304,7 @@ void Matmul::store(cudaStream_t stream, const Activations& x, std::span<const Ou
     return;
   }
   if (impl_->use_batch(x)) {
-    impl_->batch->store(stream, x, outputs, scale);
+    impl_->batch->store(stream, x, outputs, scale, next);
     return;
   }
   if (impl_->use_prompt_kernel(x, scale)) {
@@ -489,8 +324,9 @@ void Matmul::store(cudaStream_t stream, const Activations& x, std::span<const Ou
   }
   MatmulParams p = impl_->params(x, Epilogue::store, scale);
   for (const Output& o : outputs) {
-    impl_->add_segment(p, *o.w, nullptr, o.y, o.stride);
+    add_segment(p, *o.w, nullptr, o.y, o.stride);
   }
+  p.next = impl_->next_of(x, next);
   impl_->run_any(stream, x, p);
 }
 
@@ -517,33 +353,35 @@ void Matmul::add(cudaStream_t stream, const Activations& x, const PackedMatrix& 
     return;
   }
   MatmulParams p = impl_->params(x, Epilogue::add, {});
-  impl_->add_segment(p, w, nullptr, residual, stride);
+  add_segment(p, w, nullptr, residual, stride);
   impl_->run_any(stream, x, p);
 }
 
 void Matmul::add_and_norm(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* residual,
                           int64_t stride, const float* norm_weight, const Activations& out,
-                          float* sum_of_squares) {
+                          float* sum_of_squares, const NextProduct& next) {
   FL_CHECK(w.cols == x.cols && out.cols == w.rows && out.n_tokens == x.n_tokens, "shapes agree");
   FL_CHECK(w.rows % kSuperblock == 0, "a product that prepares the next writes whole superblocks");
   if (impl_->use_batch(x)) {
-    impl_->batch->add_and_norm(stream, x, w, residual, stride, norm_weight, out, sum_of_squares);
+    impl_->batch->add_and_norm(stream, x, w, residual, stride, norm_weight, out, sum_of_squares, next);
     return;
   }
   FL_CHECK(x.layout() == ActivationLayout::records, "rows of many tokens are normalised by a kernel");
   MatmulParams p = impl_->params(x, Epilogue::add_and_norm, {});
-  impl_->add_segment(p, w, nullptr, residual, stride);
+  add_segment(p, w, nullptr, residual, stride);
   p.out = out.data;
   p.out_tokens = out.n_tokens;
   p.out_padded_cols = padded_cols(out.cols);
   p.out_records = 1;
   p.norm_weight = norm_weight;
   p.sum_of_squares = sum_of_squares;
+  p.next = impl_->next_of(x, next);
   impl_->run_any(stream, x, p);
 }
 
 void Matmul::swiglu(cudaStream_t stream, const Activations& x, const PackedMatrix& gate,
-                    const PackedMatrix& up, const Activations& out, const RmsScale& scale) {
+                    const PackedMatrix& up, const Activations& out, const RmsScale& scale,
+                    const NextProduct& next) {
   FL_CHECK(gate.cols == x.cols && up.cols == x.cols && gate.rows == up.rows && out.cols == gate.rows &&
                out.n_tokens == x.n_tokens,
            "shapes agree");
@@ -556,7 +394,7 @@ void Matmul::swiglu(cudaStream_t stream, const Activations& x, const PackedMatri
     return;
   }
   if (impl_->use_batch(x)) {
-    impl_->batch->swiglu(stream, x, gate, up, out, scale);
+    impl_->batch->swiglu(stream, x, gate, up, out, scale, next);
     return;
   }
   if (impl_->use_prompt_kernel(x, scale)) {
@@ -573,11 +411,12 @@ void Matmul::swiglu(cudaStream_t stream, const Activations& x, const PackedMatri
     return;
   }
   MatmulParams p = impl_->params(x, Epilogue::swiglu, scale);
-  impl_->add_segment(p, gate, &up, nullptr, 0);
+  add_segment(p, gate, &up, nullptr, 0);
   p.out = out.data;
   p.out_tokens = out.n_tokens;
   p.out_padded_cols = padded_cols(out.cols);
   p.out_records = out.layout() == ActivationLayout::records ? 1 : 0;
+  p.next = impl_->next_of(x, next);
   impl_->run_any(stream, x, p);
 }
 

@@ -20,8 +20,11 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
@@ -127,6 +130,31 @@ struct MatmulOptions {
   PromptProducts prompt = PromptProducts::automatic;
 };
 
+inline constexpr int kMaxOutputs = 6;  ///< matrices in a launch
+
+/// The matrices of the product that comes next on the stream, with as many tokens. A launch of up to
+/// kMaxColumns tokens that knows them asks L2 for their first bytes as it ends (docs/decisions/0066). What it
+/// computes does not depend on it.
+struct NextProduct {
+  std::array<const PackedMatrix*, kMaxOutputs> w{};
+  int n = 0;                         ///< 0: nothing is asked for
+  const PackedMatrix* up = nullptr;  ///< w[0] is gate
+
+  NextProduct() = default;
+  NextProduct(std::initializer_list<const PackedMatrix*> matrices)
+      : n(static_cast<int>(std::min(matrices.size(), w.size()))) {
+    std::copy_n(matrices.begin(), n, w.begin());
+  }
+  static NextProduct gate_and_up(const PackedMatrix& gate, const PackedMatrix& up) {
+    NextProduct next;
+    if (gate.type == up.type) {
+      next = {&gate};
+      next.up = &up;
+    }
+    return next;
+  }
+};
+
 /// Products on one device. Holds no weights. Not thread-safe; calls only enqueue (and can be captured in a
 /// graph).
 class Matmul {
@@ -141,25 +169,25 @@ class Matmul {
   Matmul(const Matmul&) = delete;
   Matmul& operator=(const Matmul&) = delete;
 
+  static constexpr int kMaxOutputs = cuda::kMaxOutputs;
   struct Output {
     const PackedMatrix* w;
     float* y;        ///< y[t * stride + r]
     int64_t stride;  ///< floats
   };
-  static constexpr int kMaxOutputs = 6;
-
   /// Several matrices on the same input (q, k, v; qkv, z, alpha, beta) in one launch: y = scale * x Wᵀ.
   void store(cudaStream_t stream, const Activations& x, std::span<const Output> outputs,
-             const RmsScale& scale = {});
+             const RmsScale& scale = {}, const NextProduct& next = {});
   /// residual += x Wᵀ.
   void add(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* residual, int64_t stride);
   /// residual += x Wᵀ; then `out` = residual * norm_weight and its sums of squares (see RmsScale), for the
   /// next product. Where finishes_norm(n_tokens); rows must be a multiple of 256.
   void add_and_norm(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* residual,
-                    int64_t stride, const float* norm_weight, const Activations& out, float* sum_of_squares);
+                    int64_t stride, const float* norm_weight, const Activations& out, float* sum_of_squares,
+                    const NextProduct& next = {});
   /// out = silu(scale * x Gᵀ) * (scale * x Uᵀ), ready for the next product. gate and up have the same shape.
   void swiglu(cudaStream_t stream, const Activations& x, const PackedMatrix& gate, const PackedMatrix& up,
-              const Activations& out, const RmsScale& scale = {});
+              const Activations& out, const RmsScale& scale = {}, const NextProduct& next = {});
 
   /// Whether products of so many tokens take and prepare norms (RmsScale, add_and_norm).
   bool finishes_norm(int32_t n_tokens) const;

@@ -80,11 +80,12 @@ uint64_t batch_parts_bytes(int n_sms) {
 }
 
 void BatchProducts::store(cudaStream_t stream, const Activations& x, std::span<const Matmul::Output> outputs,
-                          const RmsScale& scale) const {
+                          const RmsScale& scale, const NextProduct& next) const {
   BatchParams p = params_of(x, BatchEpilogue::store, scale);
   for (const Matmul::Output& o : outputs) {
     add_segment(p, *o.w, nullptr, o.y, o.stride);
   }
+  p.next = next_of(x, next);
   launch(stream, x, p);
 }
 
@@ -97,29 +98,64 @@ void BatchProducts::add(cudaStream_t stream, const Activations& x, const PackedM
 
 void BatchProducts::add_and_norm(cudaStream_t stream, const Activations& x, const PackedMatrix& w,
                                  float* residual, int64_t stride, const float* norm_weight,
-                                 const Activations& out, float* sum_of_squares) const {
+                                 const Activations& out, float* sum_of_squares,
+                                 const NextProduct& next) const {
   BatchParams p = params_of(x, BatchEpilogue::add_and_norm, {});
   add_segment(p, w, nullptr, residual, stride);
   set_out(p, out);
   p.norm_weight = norm_weight;
   p.sum_of_squares = sum_of_squares;
+  p.next = next_of(x, next);
   launch(stream, x, p);
 }
 
 void BatchProducts::swiglu(cudaStream_t stream, const Activations& x, const PackedMatrix& gate,
-                           const PackedMatrix& up, const Activations& out, const RmsScale& scale) const {
-  const auto one = [&](BatchEpilogue epilogue, const PackedMatrix& w, const PackedMatrix* with) {
+                           const PackedMatrix& up, const Activations& out, const RmsScale& scale,
+                           const NextProduct& next) const {
+  const auto one = [&](BatchEpilogue epilogue, const PackedMatrix& w, const PackedMatrix* with,
+                       const NextProduct& behind) {
     BatchParams p = params_of(x, epilogue, scale);
     add_segment(p, w, with, nullptr, 0);
     set_out(p, out);
+    p.next = next_of(x, behind);
     launch(stream, x, p);
   };
   if (gate.type == up.type) {
-    one(BatchEpilogue::swiglu, gate, &up);
+    one(BatchEpilogue::swiglu, gate, &up, next);
   } else {  // files that mix types within a pair: the gate waits where the result will be
-    one(BatchEpilogue::keep_gate, gate, nullptr);
-    one(BatchEpilogue::swiglu_kept, up, nullptr);
+    one(BatchEpilogue::keep_gate, gate, nullptr, {&up});
+    one(BatchEpilogue::swiglu_kept, up, nullptr, next);
   }
+}
+
+int BatchProducts::share(BatchParams& p) const {
+  const int grid = std::clamp(p.n_groups * p.n_superblocks / kLeastSuperblocks, 1, device_.n_sms);
+  p.cost_per_block = (p.cost + static_cast<uint32_t>(grid) - 1) / static_cast<uint32_t>(grid);
+  return grid;
+}
+
+BatchNext BatchProducts::next_of(const Activations& x, const NextProduct& next) const {
+  BatchNext out{};
+  if (next.n == 0) {
+    return out;
+  }
+  BatchParams p{};
+  p.epilogue = next.up != nullptr ? BatchEpilogue::swiglu : BatchEpilogue::store;
+  p.n_tokens = x.n_tokens;
+  p.n_superblocks = padded_cols(next.w[0]->cols) / kSuperblock;
+  for (int i = 0; i < next.n; ++i) {
+    add_segment(p, *next.w[static_cast<size_t>(i)], next.up, nullptr, 0);
+  }
+  share(p);
+  for (int i = 0; i < p.n_segments; ++i) {
+    const BatchSegment& s = p.segments[i];
+    out.segments[i] = {s.w, s.w_up, s.tile_bytes, s.rows, s.first, s.first_cost, s.cost};
+  }
+  out.n_segments = p.n_segments;
+  out.n_superblocks = p.n_superblocks;
+  out.cost = p.cost;
+  out.cost_per_block = p.cost_per_block;
+  return out;
 }
 
 void BatchProducts::launch(cudaStream_t stream, const Activations& x, BatchParams& p) const {
@@ -127,8 +163,7 @@ void BatchProducts::launch(cudaStream_t stream, const Activations& x, BatchParam
                                             [&](const Instance& i) { return i.tokens >= p.n_tokens; });
   FL_CHECK(instance != kInstances.end(), "the program has the kernel for this device");
   p.parts = parts_;
-  const int grid = std::clamp(p.n_groups * p.n_superblocks / kLeastSuperblocks, 1, device_.n_sms);
-  p.cost_per_block = (p.cost + static_cast<uint32_t>(grid) - 1) / static_cast<uint32_t>(grid);
+  const int grid = share(p);
 
   const int weight_stage = kBatchGroupTiles * p.slot_bytes;
   const int token_stage = instance->tokens * kSuperblock * 2;

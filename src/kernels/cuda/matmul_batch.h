@@ -45,6 +45,24 @@ inline constexpr int kMostBatchTokens = 64;
 inline constexpr int kBatchGroupTiles =
     8;  ///< tiles of 16 rows in a group; for swiglu four of gate, four of up
 
+/// What the blocks of the launch behind this one begin with (NextProduct); no segments: it is not known.
+struct BatchNext {
+  struct Segment {
+    const uint8_t* w;
+    const uint8_t* w_up;
+    int32_t tile_bytes;
+    int32_t rows;
+    int32_t first;
+    uint32_t first_cost;
+    uint32_t cost;
+  };
+  Segment segments[kMaxOutputs];
+  int32_t n_segments;
+  int32_t n_superblocks;
+  uint32_t cost;
+  uint32_t cost_per_block;
+};
+
 struct BatchParams {
   BatchSegment segments[Matmul::kMaxOutputs];
   int32_t n_segments;
@@ -61,6 +79,7 @@ struct BatchParams {
   const float* norm_weight;
   float* sum_of_squares;
   float* parts;  ///< sums of groups that blocks share; all bytes kAbsentByte between launches
+  BatchNext next;
   // shared memory
   int32_t weight_stages;
   int32_t slot_bytes;  ///< largest tile of the launch
@@ -79,17 +98,20 @@ class BatchProducts {
       : device_(device), overlap_(overlap), parts_(parts) {}
 
   void store(cudaStream_t stream, const Activations& x, std::span<const Matmul::Output> outputs,
-             const RmsScale& scale) const;
+             const RmsScale& scale, const NextProduct& next) const;
   void add(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* residual,
            int64_t stride) const;
   void add_and_norm(cudaStream_t stream, const Activations& x, const PackedMatrix& w, float* residual,
-                    int64_t stride, const float* norm_weight, const Activations& out,
-                    float* sum_of_squares) const;
+                    int64_t stride, const float* norm_weight, const Activations& out, float* sum_of_squares,
+                    const NextProduct& next) const;
   void swiglu(cudaStream_t stream, const Activations& x, const PackedMatrix& gate, const PackedMatrix& up,
-              const Activations& out, const RmsScale& scale) const;
+              const Activations& out, const RmsScale& scale, const NextProduct& next) const;
 
  private:
   void launch(cudaStream_t stream, const Activations& x, BatchParams& p) const;
+  /// The size of the grid; sets the shares of its blocks.
+  int share(BatchParams& p) const;
+  BatchNext next_of(const Activations& x, const NextProduct& next) const;
 
   DeviceInfo device_;
   bool overlap_;

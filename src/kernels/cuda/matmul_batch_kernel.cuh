@@ -17,7 +17,8 @@
 
 namespace fl::cuda::batch {
 
-__device__ __forceinline__ const BatchSegment& segment_of(const BatchParams& f, int group) {
+template <typename Launch>
+__device__ __forceinline__ const auto& segment_of(const Launch& f, int group) {
   int s = 0;
   while (s + 1 < f.n_segments && group >= f.segments[s + 1].first) {
     ++s;
@@ -35,6 +36,30 @@ struct Shared {
   float* factors;           ///< by token: of the norm, and back from stored activations
   float4* exchange;         ///< of Exchange
 };
+
+// What this block's number begins with in the launch behind this one, on its way to L2 while the last
+// products are multiplied (decision 0066).
+constexpr int kAskedSuperblocks = 4;
+constexpr int kAskedAfter = 4;  // stages that were free again since the last weights were asked for
+__device__ __forceinline__ void ask_for_next(const BatchNext& next, int lane) {
+  const int block = static_cast<int>(blockIdx.x);
+  const int start = share_start(next, block);
+  const int group = start / next.n_superblocks;
+  const int k0 = start - group * next.n_superblocks;
+  const int count =
+      min(kAskedSuperblocks, min(next.n_superblocks - k0, share_start(next, block + 1) - start));
+  if (count <= 0) {
+    return;  // a smaller grid
+  }
+  const BatchNext::Segment& s = segment_of(next, group);
+  const int tiles = group_tiles(s.w_up != nullptr);
+  const int tile = (group - s.first) * tiles + (lane & (tiles - 1));
+  if (lane < kBatchGroupTiles && tile < padded_rows(s.rows) / kTileRows) {
+    bulk_prefetch_l2((lane >= tiles ? s.w_up : s.w) +
+                         (static_cast<int64_t>(tile) * next.n_superblocks + k0) * s.tile_bytes,
+                     static_cast<uint32_t>(count * s.tile_bytes));
+  }
+}
 
 __device__ __forceinline__ void bring_weights(const BatchParams& p, StageRing ring, int lane) {
   const uint64_t once = evict_first_policy();
@@ -63,6 +88,14 @@ __device__ __forceinline__ void bring_weights(const BatchParams& p, StageRing ri
       from += s.tile_bytes;
       ring.advance();
     }
+  }
+  if (p.next.n_segments > 0) {
+    // Sooner, what this launch still waits for would come later.
+    for (int i = 0; i < min(kAskedAfter, p.weight_stages); ++i) {
+      barrier_wait(ring.empty + ring.stage, ring.parity ^ 1U);
+      ring.advance();
+    }
+    ask_for_next(p.next, lane);
   }
 }
 

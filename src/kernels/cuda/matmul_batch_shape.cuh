@@ -57,7 +57,8 @@ struct Work {
 };
 
 /// Superblocks of all groups before the share of a block.
-__device__ __forceinline__ int share_start(const BatchParams& f, int block) {
+template <typename Launch>
+__device__ __forceinline__ int share_start(const Launch& f, int block) {
   const uint32_t cost = min(f.cost, static_cast<uint32_t>(block) * f.cost_per_block);
   int s = 0;
   while (s + 1 < f.n_segments && cost >= f.segments[s + 1].first_cost) {

@@ -133,10 +133,11 @@ class RunFeeder {
 
 // The unit at which a block starts, given the cost before it: the first whose start costs as much or more. A
 // unit is 1 / n_units of a group, or a tile; `first` of segments counts whole ones.
-__device__ __forceinline__ int unit_at(const MatmulParams& p, uint32_t target) {
+template <typename Params>
+__device__ __forceinline__ int unit_at(const Params& p, uint32_t target) {
   uint32_t before = 0;
   for (int i = 0; i < p.n_segments; ++i) {
-    const MatmulSegment& s = p.segments[i];
+    const auto& s = p.segments[i];
     const int end = i + 1 < p.n_segments ? p.segments[i + 1].first : p.n_tiles;
     const uint32_t units = static_cast<uint32_t>((end - s.first) * p.n_units);
     if (target <= before + units * s.cost) {
@@ -150,11 +151,38 @@ __device__ __forceinline__ int unit_at(const MatmulParams& p, uint32_t target) {
 // The tile at which a block of the kernel for up to 8 tokens starts; the grid's end for one past the last.
 // Blocks with more go first: the places of the grid are given out in order, so they start first, and mostly
 // one on an SM, beside one of the later and lighter (decision 0063).
-__device__ __forceinline__ int first_tile_of(const MatmulParams& p, int block) {
+template <typename Params>
+__device__ __forceinline__ int first_tile_of(const Params& p, int block) {
   if (p.tiles_per_block > 0) {
     return block * p.tiles_per_block + min(block, p.blocks_with_more);
   }
   return unit_at(p, static_cast<uint32_t>(block) * p.cost_per_block);
+}
+
+// A warp that has nothing left to do asks L2 for its part of what its block's number begins with in the
+// launch behind this one: memory is idle while the last blocks end and the next ones start (decision 0066).
+// The very first tiles are left out, since the next blocks' rings ask for them as early.
+inline constexpr int kAskedBytes = 32 * 128;  // a warp, a line a lane
+inline constexpr int kAskedFrom = 8192;       // bytes of a block's run
+__device__ __forceinline__ void ask_for_next(const NextLaunch& next, int warp, int lane) {
+  const int block = static_cast<int>(blockIdx.x);
+  if (block >= next.grid) {
+    return;
+  }
+  const int tile = first_tile_of(next, block);
+  int i = 0;
+  while (i + 1 < next.n_segments && tile >= next.segments[i + 1].first) {
+    ++i;
+  }
+  const NextLaunch::Segment& s = next.segments[i];
+  const int end = i + 1 < next.n_segments ? next.segments[i + 1].first : next.n_tiles;
+  const int64_t row_tile_bytes = static_cast<int64_t>(next.n_superblocks) * s.tile_bytes;
+  const bool pairs = s.w_up != nullptr;
+  const int64_t at =
+      (tile - s.first) * row_tile_bytes + kAskedFrom + (pairs ? warp >> 1 : warp) * kAskedBytes + lane * 128;
+  if (at < (end - s.first) * row_tile_bytes) {
+    prefetch_l2((pairs && (warp & 1) != 0 ? s.w_up : s.w) + at);
+  }
 }
 
 // 1 / sqrt(mean(x²) + eps) of each token, by the warp whose turn the token is; kTogether tokens' loads are
@@ -531,6 +559,7 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
     before = at;
     at.next(p, end);
   }
+  ask_for_next(p.next, warp, lane);
   finish(before, step - 1);
 }
 

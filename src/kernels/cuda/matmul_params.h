@@ -23,6 +23,26 @@ struct MatmulSegment {
   uint32_t cost;  ///< 16-byte pieces of a tile; wide kernel: of a group's superblock
 };
 
+/// What the blocks of the launch behind this one begin with (NextProduct); grid 0: it is not known.
+struct NextLaunch {
+  struct Segment {
+    const uint8_t* w;
+    const uint8_t* w_up;
+    int32_t tile_bytes;
+    int32_t first;
+    uint32_t cost;
+  };
+  Segment segments[Matmul::kMaxOutputs];
+  int32_t n_segments;
+  int32_t n_tiles;
+  int32_t n_superblocks;
+  int32_t n_units;
+  int32_t tiles_per_block;
+  int32_t blocks_with_more;
+  uint32_t cost_per_block;
+  int32_t grid;
+};
+
 struct MatmulParams {
   MatmulSegment segments[Matmul::kMaxOutputs];
   int32_t n_segments;
@@ -52,6 +72,7 @@ struct MatmulParams {
   float* scratch;            ///< [region][class][warp] sums
   int32_t region_per_group;  ///< regions are numbered as groups; else as the block that first cuts a group
   int32_t* tickets;          ///< [group][warp] classes that have arrived; zero between launches
+  NextLaunch next;           ///< kernel for up to 8 tokens
   // shared memory
   int32_t ring_slots;     ///< tiles that each warp holds or awaits
   int32_t slot_bytes;     ///< largest tile of the launch

@@ -1,0 +1,220 @@
+#include "kernels/cuda/matmul_choice.h"
+
+#include <algorithm>
+#include <optional>
+#include <span>
+
+#include "base/result.h"
+#include "kernels/cuda/matmul_workspace.h"
+
+namespace fl::cuda {
+namespace {
+
+constexpr int kRoomForTwo = 200 << 10;
+constexpr int kMostResident = 8;  // tokens up to which all activations in shared memory measure best
+constexpr int kReservedPerBlock = 1024 + 256;  // shared memory that the driver keeps of each block
+constexpr int kWantedSlots = 3;                // tiles a warp wants: one at work, two under way
+
+using Launcher = KernelChoice::Launcher;
+
+// The most ring slots that fit in `budget` beside `bare` bytes, whole rows of tiles, from `least` to `most`;
+// false if they do not.
+bool fit(KernelChoice& choice, int budget, int bare, int least, int most, int slot_bytes) {
+  const int slots =
+      std::min((budget - bare) / (kMatmulWarps * slot_bytes), most) / choice.row_tiles * choice.row_tiles;
+  if (bare > budget || slots < least) {
+    return false;
+  }
+  choice.ring_slots = slots;
+  choice.shared_bytes = bare + kMatmulWarps * slots * slot_bytes;
+  return true;
+}
+
+Launcher narrow_launcher(bool resident, std::optional<PackedType> type) {
+  if (type == PackedType::q4_k) {
+    return resident ? launch_resident_q4 : launch_l2_q4;
+  }
+  if (type == PackedType::q6_k) {
+    return resident ? launch_resident_q6 : launch_l2_q6;
+  }
+  return resident ? launch_resident_any : launch_l2_any;
+}
+
+Launcher wide_launcher(int n_tokens, int row_tiles) {
+  switch (token_tiles(n_tokens)) {
+    case 1:
+      return row_tiles == 1 ? launch_wide_8_1 : nullptr;
+    case 2:
+      return row_tiles == 1 ? launch_wide_16_1 : nullptr;
+    case 4:
+      return row_tiles == 1 ? launch_wide_32_1 : launch_wide_32_2;
+    default:
+      return row_tiles == 1 ? launch_wide_64_1 : launch_wide_64_2;
+  }
+}
+
+/// The type of all segments, if they have one.
+std::optional<PackedType> one_type(const MatmulParams& p) {
+  const auto* const end = p.segments + p.n_segments;
+  const bool one = std::all_of(p.segments, end, [&](const auto& s) { return s.type == p.segments[0].type; });
+  return one ? std::optional(static_cast<PackedType>(p.segments[0].type)) : std::nullopt;
+}
+
+// Counts the work of each segment: tiles (pairs of them for swiglu), each its bytes.
+uint64_t count_tiles(MatmulParams& p) {
+  const bool pairs = p.epilogue == Epilogue::swiglu;
+  p.n_units = 1;
+  uint64_t cost = 0;
+  p.n_tiles = 0;
+  for (int i = 0; i < p.n_segments; ++i) {
+    MatmulSegment& s = p.segments[i];
+    const int tiles = padded_rows(s.rows) / kTileRows;
+    s.first = p.n_tiles;
+    s.cost = static_cast<uint32_t>(s.tile_bytes) / 16 * (pairs ? 2 : 1);
+    p.n_tiles += tiles;
+    cost += static_cast<uint64_t>(tiles) * s.cost;
+  }
+  FL_CHECK(cost < (uint64_t{1} << 31), "a launch of at most a million rows");
+  return cost;
+}
+
+}  // namespace
+
+KernelChoice choose_kernel(const DeviceInfo& device, const MatmulOptions& options, int n_tokens,
+                           const MatmulParams& p) {
+  const int n_superblocks = p.n_superblocks;
+  const int slot_bytes = p.slot_bytes;
+  const std::optional<PackedType> type = one_type(p);
+  // Two blocks where an SM's memory holds two useful rings: blocks then fill the chip exactly, and a
+  // successor's blocks take the places of those that end, one by one.
+  const bool room_for_two = device.max_shared_per_sm >= kRoomForTwo;
+  KernelChoice choice;
+  for (const int blocks : {room_for_two ? 2 : 1, 1}) {
+    const int budget =
+        std::min(device.max_shared_per_block, device.max_shared_per_sm / blocks) - kReservedPerBlock;
+    choice.blocks_per_sm = blocks;
+    choice.wide = false;
+    if (n_tokens <= 8 && options.placement != ActivationPlacement::staged) {
+      for (const bool resident : {true, false}) {
+        if (resident && (options.placement == ActivationPlacement::l2 || n_tokens > kMostResident)) {
+          continue;
+        }
+        choice.launch = narrow_launcher(resident, type);
+        for (const int steps : {4, 2}) {
+          choice.partial_slots = steps;
+          const int bare = shared_plan(n_tokens, n_superblocks, resident, steps, 0, slot_bytes).total;
+          // More than wanted would queue in front of what slower blocks still wait for (decision 0062).
+          if (fit(choice, budget, bare, resident ? 2 : kWantedSlots, kWantedSlots, slot_bytes)) {
+            return choice;
+          }
+        }
+      }
+    }
+    if (blocks == 2 && n_tokens > kMostForTwo) {
+      continue;  // its registers leave room for one
+    }
+    choice.wide = true;
+    for (const int row_tiles : {2, 1}) {
+      choice.row_tiles = row_tiles;
+      choice.launch = wide_launcher(n_tokens, row_tiles);
+      if (choice.launch == nullptr || (row_tiles == 2 && !room_for_two)) {
+        continue;
+      }
+      for (const int least : {kWantedSlots + 1, blocks == 1 ? 1 : kWantedSlots}) {
+        for (const int stages : {4, 3, 2}) {
+          choice.partial_slots = stages;
+          if (fit(choice, budget, wide_plan(n_tokens, stages, 0, slot_bytes).total,
+                  std::max(least, row_tiles), kMaxRingSlots, slot_bytes)) {
+            return choice;
+          }
+        }
+      }
+    }
+  }
+  return {};
+}
+
+void add_segment(MatmulParams& p, const PackedMatrix& w, const PackedMatrix* up, float* y, int64_t stride) {
+  MatmulSegment& s = p.segments[p.n_segments++];
+  s.w = reinterpret_cast<const uint8_t*>(w.data);
+  s.w_up = up != nullptr ? reinterpret_cast<const uint8_t*>(up->data) : nullptr;
+  s.y = y;
+  s.stride = stride;
+  s.type = static_cast<int32_t>(w.type);
+  s.tile_bytes = tile_bytes(w.type);
+  s.rows = w.rows;
+  p.slot_bytes = std::max(p.slot_bytes, s.tile_bytes);
+}
+
+// Superblock by superblock. A group that has tiles for a few warps
+// only takes a whole one's time.
+uint64_t count_groups(MatmulParams& p, int row_tiles) {
+  const bool pairs = p.epilogue == Epilogue::swiglu;
+  const int in_group = kMatmulWarps * row_tiles;
+  p.n_units = p.n_superblocks;
+  uint64_t cost = 0;
+  p.n_tiles = 0;
+  for (int i = 0; i < p.n_segments; ++i) {
+    MatmulSegment& s = p.segments[i];
+    const int tiles = padded_rows(s.rows) / kTileRows * (pairs ? 2 : 1);
+    const int groups = (tiles + in_group - 1) / in_group;
+    s.first = p.n_tiles;
+    s.cost = static_cast<uint32_t>(s.tile_bytes / 16 * in_group);
+    p.n_tiles += groups;
+    cost += static_cast<uint64_t>(groups) * static_cast<uint64_t>(p.n_superblocks) * s.cost;
+  }
+  FL_CHECK(cost < (uint64_t{1} << 31) && p.n_tiles * kMatmulWarps <= kMaxTickets,
+           "a launch of at most a million rows");
+  return cost;
+}
+
+uint32_t cost_per_block(uint64_t cost, int grid) {
+  const auto blocks = static_cast<uint64_t>(grid);
+  return static_cast<uint32_t>((cost + blocks - 1) / blocks);
+}
+
+int share_tiles(MatmulParams& p, const DeviceInfo& device, const KernelChoice& choice) {
+  const uint64_t cost = count_tiles(p);
+  const int grid = std::min(device.n_sms * choice.blocks_per_sm, p.n_tiles);
+  p.cost_per_block = cost_per_block(cost, grid);
+  const std::span segments(p.segments, static_cast<size_t>(p.n_segments));
+  const auto costs_the_same = [&](const MatmulSegment& s) { return s.cost == segments[0].cost; };
+  if (std::all_of(segments.begin(), segments.end(), costs_the_same)) {
+    p.tiles_per_block = p.n_tiles / grid;
+    p.blocks_with_more = p.n_tiles % grid;
+  }
+  return grid;
+}
+
+NextLaunch next_launch(const DeviceInfo& device, const MatmulOptions& options, const NextProduct& next,
+                       int n_tokens) {
+  NextLaunch out{};
+  if (next.n == 0) {
+    return out;
+  }
+  MatmulParams p{};
+  p.epilogue = next.up != nullptr ? Epilogue::swiglu : Epilogue::store;
+  p.n_superblocks = padded_cols(next.w[0]->cols) / kSuperblock;
+  for (int i = 0; i < next.n; ++i) {
+    add_segment(p, *next.w[static_cast<size_t>(i)], next.up, nullptr, 0);
+  }
+  const KernelChoice choice = choose_kernel(device, options, n_tokens, p);
+  if (choice.launch == nullptr || choice.wide) {
+    return out;
+  }
+  out.grid = share_tiles(p, device, choice);
+  for (int i = 0; i < p.n_segments; ++i) {
+    const MatmulSegment& s = p.segments[i];
+    out.segments[i] = {s.w, s.w_up, s.tile_bytes, s.first, s.cost};
+  }
+  out.n_segments = p.n_segments;
+  out.n_tiles = p.n_tiles;
+  out.n_superblocks = p.n_superblocks;
+  out.n_units = p.n_units;
+  out.tiles_per_block = p.tiles_per_block;
+  out.blocks_with_more = p.blocks_with_more;
+  out.cost_per_block = p.cost_per_block;
+  return out;
+}
+
+}  // namespace fl::cuda
