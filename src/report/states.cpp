@@ -148,6 +148,7 @@ double mean_log(const std::vector<double>& values) {
 
 std::vector<double> values_of(const std::vector<Yardstick>& readings, double Yardstick::*member) {
   std::vector<double> out;
+  out.reserve(readings.size());
   for (const Yardstick& reading : readings) {
     out.push_back(reading.*member);
   }
