@@ -104,8 +104,8 @@ void add_options(CLI::App& app, Flags& flags) {
       ->check(PositiveNumber);
   app.add_option(
       "--check-profile", flags.check_profile,
-      "Start that profile of a report, measure its cell again and compare: exit 9 beyond 5 % in the same "
-      "state of the machine");
+      "Start that profile of a report, measure its cell again and compare: exit 9 unless it is shown to be "
+      "within 5 %, beside what the machine's state explains");
   app.add_option("--from", flags.from, "The report of --check-profile")->capture_default_str();
   app.add_option("--compare", flags.compare, "Two runs side by side: report.json files or ids of the history")
       ->expected(2);

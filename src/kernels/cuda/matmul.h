@@ -175,6 +175,7 @@ class Matmul {
     float* y;        ///< y[t * stride + r]
     int64_t stride;  ///< floats
   };
+
   /// Several matrices on the same input (q, k, v; qkv, z, alpha, beta) in one launch: y = scale * x Wᵀ.
   void store(cudaStream_t stream, const Activations& x, std::span<const Output> outputs,
              const RmsScale& scale = {}, const NextProduct& next = {});
