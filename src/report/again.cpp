@@ -13,7 +13,13 @@ namespace {
 constexpr int64_t kRepeats = 3;      // of a visit
 constexpr int64_t kSlowRepeats = 5;  // of one that took long to come to them
 constexpr int kLeastTurns = 2;       // when a turn takes long
-constexpr int kUsualTurns = 4;       // states of a machine last some ten seconds
+constexpr int kUsualTurns = 6;       // states of a machine last some ten seconds
+
+// The whole interval.
+bool lies_beyond(const Alike& report) {
+  return report.change && std::abs(*report.change) - report.error > kProfileTolerance;
+}
+
 }  // namespace
 
 CellAgain::CellAgain(const RunJob& job, Instruments& tools, const std::string& name)
@@ -93,8 +99,9 @@ std::vector<Repeat> CellAgain::repeats() const {
   return cell != nullptr ? cell->repeats.value_or(std::vector<Repeat>{}) : std::vector<Repeat>{};
 }
 
-Result<Checked> check_cell(const Cell& cell, bool reads_memory, CellAgain& profile, CellAgain& reference,
-                           double most_seconds, const std::function<double()>& now,
+Result<Checked> check_cell(const Cell& cell, const CellsRepeats& others, bool reads_memory,
+                           CellAgain& profile, CellAgain& reference, double most_seconds,
+                           const std::function<double()>& now,
                            const std::function<void(const Checked&)>& on_turn) {
   const std::vector<Repeat> then = cell.repeats.value_or(std::vector<Repeat>{});
   const double begun = now();
@@ -113,16 +120,17 @@ Result<Checked> check_cell(const Cell& cell, bool reads_memory, CellAgain& profi
     }
     out.change = measured->decode_total->mean / cell.decode_total->mean - 1;
     const std::vector<Repeat> as_reported = reference.repeats();
-    out.report = compare_alike(then, again, reads_memory, as_reported);
-    out.reported = compare_alike(then, as_reported, reads_memory, again);
-    out.start = compare_alike(as_reported, again, reads_memory, then);
+    out.report = compare_alike(then, again, reads_memory, as_reported, others);
+    out.reported = compare_alike(then, as_reported, reads_memory, again, others);
+    out.start = compare_alike(as_reported, again, reads_memory, then, others);
     out.n_turns = turn;
     out.seconds = now() - begun;
     on_turn(out);
     const double mean = out.seconds / turn;
     const bool over = out.seconds + mean > most_seconds;
     const bool slow = mean * kUsualTurns > most_seconds;
-    const bool known = judge(out.report) != Judgement::unknown;
+    // A difference that may still be chance gets more turns.
+    const bool known = judge(out.report) == Judgement::holds || lies_beyond(out.report);
     if (over || (known && turn >= (slow ? kLeastTurns : kUsualTurns))) {
       return out;
     }
@@ -136,7 +144,7 @@ Judgement judge(const Alike& report) {
   const double off = std::abs(*report.change);
   const bool known = report.error <= kProfileTolerance;
   if (off > kProfileTolerance) {
-    return known || off - report.error > kProfileTolerance ? Judgement::differs : Judgement::unknown;
+    return known || lies_beyond(report) ? Judgement::differs : Judgement::unknown;
   }
   return known ? Judgement::holds : Judgement::unknown;
 }

@@ -22,14 +22,6 @@ constexpr double kMultiplyGap = 1.15;
 constexpr double kReadGap = 1.1;
 // Of a run's repeats, which a state has to be worth a word.
 constexpr double kLeastStateShare = 0.05;
-// Where too few repeats tell their scatter: it counts as so many degrees of freedom.
-constexpr double kAssumedScatter = 0.03;
-constexpr double kAssumedFreedom = 2;
-// Times the usual hand-over: below, both threads lie on one real core; above, far from each other.
-constexpr double kOneCore = 0.6;
-constexpr double kFarApart = 2;
-// A condition of the machine that varies less than this over all repeats explains nothing.
-constexpr double kLeastVariation = 1e-3;
 
 // Sorts, and cuts where neighbours are farther apart than `gap`.
 std::vector<std::vector<Yardstick>> groups_of(std::vector<Yardstick> readings, double gap,
@@ -66,154 +58,15 @@ void add_readings(std::vector<Yardstick>& into, std::span<const Repeat> repeats)
   }
 }
 
-// The repeats of both times, by state. Without yardsticks on either side they are one.
-std::vector<Alike::State> sorted(std::span<const Repeat> then, std::span<const Repeat> now,
-                                 bool reads_memory) {
-  std::vector<Yardstick> readings;
-  add_readings(readings, then);
-  const size_t n_then = readings.size();
-  add_readings(readings, now);
-  const bool known = n_then > 0 && readings.size() > n_then;
-  const std::vector<MachineState> states =
-      known ? states_of(readings, reads_memory) : std::vector<MachineState>(1);
-  std::vector<Alike::State> out;
-  out.reserve(states.size());
-  for (const MachineState& state : states) {
-    out.push_back({state, "", {}, {}});
-  }
-  const auto sort = [&](std::span<const Repeat> repeats, std::vector<double> Alike::State::*side) {
-    for (const Repeat& repeat : repeats) {
-      const std::optional<size_t> state = known ? state_of(states, repeat) : 0;
-      if (state && repeat.decode_total > 0) {
-        (out[*state].*side).push_back(repeat.decode_total);
-      }
-    }
-  };
-  sort(then, &Alike::State::then);
-  sort(now, &Alike::State::now);
-  // States that the machine only passed through have no repeats, and need no name.
-  std::erase_if(out, [](const Alike::State& state) { return state.then.empty() && state.now.empty(); });
-  std::vector<MachineState> met;
-  met.reserve(out.size());
-  for (const Alike::State& state : out) {
-    met.push_back(state.state);
-  }
-  for (size_t i = 0; i < met.size() && known; ++i) {
-    out[i].text = state_text(met, i);
-  }
-  return out;
-}
-
 // "0.03 us: 3050 tok/s (2), 0.16 us: 2160 tok/s (1)"; "" when they met one state only.
 std::string states_text(const std::vector<Repeat>& repeats, bool reads_memory) {
-  const std::vector<Alike::State> states = sorted(repeats, repeats, reads_memory);
+  const std::vector<StateRates> states = rates_by_state(repeats, repeats, reads_memory);
   std::string out;
-  for (const Alike::State& state : states) {
+  for (const StateRates& state : states) {
     out += fmt::format("{}{}: {} tok/s ({})", out.empty() ? "" : ", ", state.text,
                        format_rate(stat_of(state.then).mean), state.then.size());
   }
   return states.size() > 1 ? out : "";
-}
-
-bool has_yardsticks(std::span<const Repeat> repeats) {
-  return std::any_of(repeats.begin(), repeats.end(), [](const Repeat& each) { return !each.beside.empty(); });
-}
-
-std::vector<double> handovers_of(const Repeat& repeat) {
-  std::vector<double> out = repeat.handovers;
-  for (const Yardstick& reading : repeat.beside) {
-    out.push_back(reading.handover_seconds);
-  }
-  return out;
-}
-
-double usual_handover(std::span<const std::span<const Repeat>> times) {
-  std::vector<double> all;
-  for (const std::span<const Repeat> repeats : times) {
-    for (const Repeat& repeat : repeats) {
-      const std::vector<double> handovers = handovers_of(repeat);
-      all.insert(all.end(), handovers.begin(), handovers.end());
-    }
-  }
-  return all.empty() ? 0 : median(std::move(all));
-}
-
-double mean_log(const std::vector<double>& values) {
-  double sum = 0;
-  for (const double value : values) {
-    sum += std::log(std::max(value, 1.0));
-  }
-  return values.empty() ? 0 : sum / static_cast<double>(values.size());
-}
-
-std::vector<double> values_of(const std::vector<Yardstick>& readings, double Yardstick::*member) {
-  std::vector<double> out;
-  out.reserve(readings.size());
-  for (const Yardstick& reading : readings) {
-    out.push_back(reading.*member);
-  }
-  return out;
-}
-
-// What the yardstick says of the machine during a repeat: shares of it, and logarithms. `glances`: all
-// repeats have them between their batches, otherwise the clock is that before and after.
-std::vector<double> conditions_of(const Repeat& repeat, double usual, bool glances) {
-  const std::vector<double> handovers = handovers_of(repeat);
-  const auto share = [&](auto&& is) {
-    return static_cast<double>(std::count_if(handovers.begin(), handovers.end(), is)) /
-           static_cast<double>(handovers.size());
-  };
-  return {
-      share([&](double seconds) { return seconds < kOneCore * usual; }),
-      share([&](double seconds) { return seconds > kFarApart * usual; }),
-      mean_log(glances ? *repeat.multiplies : values_of(repeat.beside, &Yardstick::multiplies_per_second)),
-      glances ? mean_log(*repeat.cached) : 0,
-      mean_log(values_of(repeat.beside, &Yardstick::read_bytes_per_second))};
-}
-
-// By how much the variance of a mean is larger than of as many independent values, since those of one start
-// of a server resemble each other: 1 + (m - 1) rho (Kish 1965) with m of them and their correlation.
-double alike_in_a_start(const std::vector<std::pair<size_t, int64_t>>& starts,
-                        const std::vector<double>& left) {
-  double products = 0;
-  double n_pairs = 0;
-  double squares = 0;
-  for (size_t i = 0; i < left.size(); ++i) {
-    squares += left[i] * left[i];
-    for (size_t k = i + 1; k < left.size(); ++k) {
-      if (starts[i] == starts[k]) {
-        products += left[i] * left[k];
-        ++n_pairs;
-      }
-    }
-  }
-  const auto n = static_cast<double>(left.size());
-  if (n_pairs == 0 || squares <= 0) {
-    return 1;
-  }
-  // The pairs of a start, both ways, by its values: the mean of m - 1.
-  return 1 + std::max(0.0, 2 * n_pairs / n * (products / n_pairs) / (squares / n));
-}
-
-// Of all columns but the first; one that hardly varies becomes 0.
-void take_out_means(std::vector<std::vector<double>>& rows) {
-  const auto n = static_cast<double>(rows.size());
-  for (size_t column = 1; column < rows.front().size(); ++column) {
-    double mean = 0;
-    double squares = 0;
-    for (const std::vector<double>& row : rows) {
-      mean += row[column] / n;
-    }
-    for (std::vector<double>& row : rows) {
-      row[column] -= mean;
-      squares += row[column] * row[column];
-    }
-    if (squares < kLeastVariation * kLeastVariation * n) {
-      for (std::vector<double>& row : rows) {
-        row[column] = 0;
-      }
-    }
-  }
 }
 
 }  // namespace
@@ -298,51 +151,39 @@ std::string state_text(const std::vector<MachineState>& states, size_t i) {
   return out;
 }
 
-Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, bool reads_memory,
-                    std::span<const Repeat> beside) {
-  Alike out;
-  out.states = sorted(then, now, reads_memory);
-  const std::array<std::span<const Repeat>, 3> times{then, now, beside};
-  const bool known = has_yardsticks(then) && has_yardsticks(now);
-  const double usual = known ? usual_handover(times) : 0;
-  const bool glances = std::all_of(times.begin(), times.end(), [](std::span<const Repeat> repeats) {
-    return std::all_of(repeats.begin(), repeats.end(),
-                       [](const Repeat& each) { return each.multiplies && each.cached; });
-  });
-  std::vector<std::vector<double>> rows;
-  std::vector<double> logarithms;
-  std::vector<std::pair<size_t, int64_t>> starts;
-  for (size_t time = 0; time < times.size(); ++time) {
-    for (const Repeat& repeat : times[time]) {
-      const bool busy = known && (repeat.beside.empty() || repeat.foreign_cpu > kMaxForeignCpu);
-      if (busy || repeat.decode_total <= 0) {
-        continue;
+std::vector<StateRates> rates_by_state(std::span<const Repeat> then, std::span<const Repeat> now,
+                                       bool reads_memory) {
+  std::vector<Yardstick> readings;
+  add_readings(readings, then);
+  const size_t n_then = readings.size();
+  add_readings(readings, now);
+  const bool known = n_then > 0 && readings.size() > n_then;
+  const std::vector<MachineState> states =
+      known ? states_of(readings, reads_memory) : std::vector<MachineState>(1);
+  std::vector<StateRates> out;
+  out.reserve(states.size());
+  for (const MachineState& state : states) {
+    out.push_back({state, "", {}, {}});
+  }
+  const auto sort = [&](std::span<const Repeat> repeats, std::vector<double> StateRates::*side) {
+    for (const Repeat& repeat : repeats) {
+      const std::optional<size_t> state = known ? state_of(states, repeat) : 0;
+      if (state && repeat.decode_total > 0) {
+        (out[*state].*side).push_back(repeat.decode_total);
       }
-      // What the conditions explain alone is not the program's: the time comes last.
-      std::vector<double> row{1, time == 2 ? 1.0 : 0.0};
-      if (known) {
-        const std::vector<double> conditions = conditions_of(repeat, usual, glances);
-        row.insert(row.end(), conditions.begin(), conditions.end());
-      }
-      row.push_back(time == 1 ? 1 : 0);
-      rows.push_back(std::move(row));
-      logarithms.push_back(std::log(repeat.decode_total));
-      starts.emplace_back(time, repeat.start.value_or(-repeat.repeat));
-      out.n_then += time == 0 ? 1 : 0;
-      out.n_now += time == 1 ? 1 : 0;
     }
+  };
+  sort(then, &StateRates::then);
+  sort(now, &StateRates::now);
+  // States that the machine only passed through have no repeats, and need no name.
+  std::erase_if(out, [](const StateRates& state) { return state.then.empty() && state.now.empty(); });
+  std::vector<MachineState> met;
+  met.reserve(out.size());
+  for (const StateRates& state : out) {
+    met.push_back(state.state);
   }
-  if (out.n_then == 0 || out.n_now == 0) {
-    return out;
-  }
-  take_out_means(rows);
-  const Fit fit = fit_columns(rows, logarithms);
-  if (std::isfinite(fit.variances.back()) && fit.freedom >= 0) {
-    const double freedom = kAssumedFreedom + fit.freedom;
-    const double scatter = (kAssumedFreedom * kAssumedScatter * kAssumedScatter + fit.squares) / freedom;
-    out.change = std::exp(fit.factors.back()) - 1;
-    out.error =
-        student(freedom) * std::sqrt(scatter * fit.variances.back() * alike_in_a_start(starts, fit.left));
+  for (size_t i = 0; i < met.size() && known; ++i) {
+    out[i].text = state_text(met, i);
   }
   return out;
 }
@@ -368,16 +209,16 @@ std::string run_states_text(const Document& document) {
       all.insert(all.end(), cell.repeats->begin(), cell.repeats->end());
     }
   }
-  std::vector<Alike::State> states = sorted(all, all, reads_memory(document));
+  std::vector<StateRates> states = rates_by_state(all, all, reads_memory(document));
   size_t n = 0;
-  for (const Alike::State& state : states) {
+  for (const StateRates& state : states) {
     n += state.then.size();
   }
-  std::erase_if(states, [n](const Alike::State& state) {
+  std::erase_if(states, [n](const StateRates& state) {
     return static_cast<double>(state.then.size()) < kLeastStateShare * static_cast<double>(n);
   });
   std::string out;
-  for (const Alike::State& state : states) {
+  for (const StateRates& state : states) {
     out += fmt::format("{}{} beside {:.0f} %", out.empty() ? "" : ", ", state.text,
                        100 * static_cast<double>(state.then.size()) / static_cast<double>(n));
   }

@@ -1,5 +1,4 @@
-// The states of a machine that changes while it is measured, as the yardstick beside each repeat shows them,
-// and what two measurements say when only repeats in the same state are compared.
+// The states of a machine that changes while it is measured, as the yardstick beside each repeat shows them.
 #pragma once
 
 #include <optional>
@@ -35,29 +34,17 @@ std::optional<size_t> state_of(const std::vector<MachineState>& states, const Re
 /// "0.16 us" and what else tells it from other states: "0.16 us, 36 GB/s".
 std::string state_text(const std::vector<MachineState>& states, size_t i);
 
-/// The same cell, measured at two times.
-struct Alike {
-  struct State {
-    MachineState state;
-    std::string text;
-    std::vector<double> then;  ///< tokens/s of the repeats in it
-    std::vector<double> now;
-  };
-  std::vector<State> states;
-  size_t n_then = 0;  ///< repeats that were compared: not those beside which others were at work
-  size_t n_now = 0;
-  /// Of the speed, beside what the machine's conditions explain. nullopt: they cannot be told apart, since
-  /// the machine was never alike at both times.
-  std::optional<double> change;
-  double error = 0;  ///< half of the 95 % interval
+/// Speeds of one cell beside one state, at two times.
+struct StateRates {
+  MachineState state;
+  std::string text;
+  std::vector<double> then;  ///< tokens/s of the repeats in it
+  std::vector<double> now;
 };
-/// Logarithms of speeds by least squares: one level for each time, and a factor for each condition of the
-/// machine during a repeat: the share of hand-overs within one real core, that of those far apart, the clock
-/// (multiplications) and what is read from the last cache and from memory. `beside`, measured at the same
-/// times as `now`, helps to know the factors. Without yardsticks on either side there are none.
-/// `reads_memory` is of the states.
-Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, bool reads_memory,
-                    std::span<const Repeat> beside = {});
+/// The repeats that were in one state throughout, by state. Without yardsticks on either side there is one
+/// state, and it has no text.
+std::vector<StateRates> rates_by_state(std::span<const Repeat> then, std::span<const Repeat> now,
+                                       bool reads_memory);
 
 /// Adds to the flag "spread" of cells whose repeats met several states what each of them wrote.
 void explain_spread(std::vector<Cell>& cells, bool reads_memory);

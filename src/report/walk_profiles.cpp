@@ -17,9 +17,9 @@ constexpr size_t kAssumedProfiles = 4;
 // What other cells must get is kept for them, should the machine become slower.
 constexpr double kUnsureDue = 1.3;
 
-double interval_of(const std::vector<double>& rates) {
-  return stat_of(rates).cv / std::sqrt(static_cast<double>(rates.size()));
-}
+// Of repeats of one start of a server: what their speeds have in common, as seen on virtual cores.
+constexpr double kAlikeInAStart = 0.4;
+constexpr double kMostOfAVisit = 5;
 
 }  // namespace
 
@@ -105,10 +105,24 @@ std::vector<Step> Walker::profile_steps(const ProfileCell& cell) const {
   return steps_of(plan, done_);
 }
 
+int64_t Walker::n_of_a_visit(const ProfileCell& cell) const {
+  // What makes the mean of all visits known best for their time (Kish 1965, optimum size of clusters).
+  const double all = visit_seconds(sizes_[cell.first], {cell.second}, 1);
+  const double repeat = static_cast<double>(sizes_[cell.first].parts) *
+                        step_seconds(sizes_[cell.first], {cell.second, "measure", 1});
+  const double setup = std::max(0.0, all - repeat);
+  const double n = std::sqrt(setup / std::max(repeat, 1e-9) * (1 - kAlikeInAStart) / kAlikeInAStart);
+  return std::llround(std::clamp(n, 1.0, kMostOfAVisit));
+}
+
 std::optional<ProfileCell> Walker::next_profile_visit() {
   std::vector<ProfileCell> cells = *profile_cells_;
+  // Those of one start resemble each other: starts are what makes a mean known.
   const auto interval = [&](const ProfileCell& cell) {
-    return interval_of(rates_of(sizes_[cell.first], cell.second));
+    const ConfigSize& size = sizes_[cell.first];
+    const auto starts = starts_.find({size.ctx, size.chats, cell.second});
+    const size_t n = starts != starts_.end() ? starts->second.size() : 1;
+    return stat_of(rates_of(size, cell.second)).cv / std::sqrt(static_cast<double>(n));
   };
   std::stable_sort(cells.begin(), cells.end(), [&](const ProfileCell& a, const ProfileCell& b) {
     const int64_t due_a = n_due(a);
@@ -147,7 +161,7 @@ void Walker::go_on_with_profile(const ProfileCell& cell, std::vector<Step>& step
   }
   ++n_visited_;
   const double repeat = static_cast<double>(size.parts) * part;
-  bool another = due || (left > repeat / 2 && n_visited_ < job_.manifest.options.repeats);
+  bool another = due || (left > repeat / 2 && n_visited_ < n_of_a_visit(cell));
   if (!another && left > repeat / 2) {
     // The rest of the time, when no other visit fits.
     another = std::none_of(profile_cells_->begin(), profile_cells_->end(), [&](const ProfileCell& other) {

@@ -25,10 +25,10 @@ constexpr double kUnsureShare = 1.5;
 constexpr double kChooseSeconds = 1;    // until what is still open is chosen anew
 constexpr double kTaskSeconds = 1;      // of a task beside its answer, at most: its prompt and the sandbox
 constexpr double kCheckSeconds = 0.02;  // of a task's own two checks in the sandbox
-// The share of the run that visits for profiles take, for each part by which the machine's speeds scatter,
-// at most, and how much more they may take to end when it was said.
-constexpr double kVisitsPerScatter = 4;
-constexpr double kVisitsShare = 0.22;
+// The share of the run that visits for profiles take, by the variance of the machine's speeds (as the repeats
+// that make a mean equally well known), at most, and how much more they may take to end when it was said.
+constexpr double kVisitsPerVariance = 100;
+constexpr double kVisitsShare = 0.42;
 constexpr double kLongestVisits = 1.5;
 
 bool for_time(const Cut& cut) {
@@ -335,7 +335,7 @@ void Walker::show_end(double left, std::string now) {
   if (has_profile_visits()) {
     const double room = options_.budget_seconds > 0 ? std::max(0.0, budget_left() - left) : HUGE_VAL;
     least = due_seconds(room);
-    const double share = std::min(kVisitsShare, kVisitsPerScatter * scatter_.pooled());
+    const double share = std::min(kVisitsShare, kVisitsPerVariance * scatter_.pooled() * scatter_.pooled());
     wanted = std::max(least, share / (1 - share) * (out.seconds_done + left));
     most = std::max(least, std::min(kLongestVisits * wanted, room));
     wanted = std::min(wanted, most);

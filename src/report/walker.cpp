@@ -108,6 +108,7 @@ void Walker::learn(const Record& record) {
       done_.insert({batch->ctx, batch->chats, batch->depth, batch->repeat, batch->part});
       if (batch->decode_total) {
         rates_[{batch->ctx, batch->chats, batch->depth}][batch->repeat].add(*batch->decode_total);
+        starts_[{batch->ctx, batch->chats, batch->depth}].insert(n_starts_);
         scatter_.add({batch->ctx, batch->chats, batch->depth, batch->kind}, *batch->decode_total);
       }
     } else if (batch->kind == "anchor") {

@@ -133,6 +133,8 @@ class Walker {
   Status walk_profiles();
   // Are there such visits, as far as is known?
   bool has_profile_visits() const;
+  // The repeats of a visit, when it may have as many as are best.
+  int64_t n_of_a_visit(const ProfileCell& cell) const;
   // The next one: of a cell that must get more, of the widest interval; nullopt: the time is over.
   std::optional<ProfileCell> next_profile_visit();
   // The first steps of a visit, with one repeat.
@@ -184,6 +186,8 @@ class Walker {
   Forecast forecast_;
   Extra extra_;
   std::map<std::tuple<int64_t, int64_t, std::string>, std::map<int64_t, HarmonicMean>> rates_;
+  // The starts of a server that measured a cell.
+  std::map<std::tuple<int64_t, int64_t, std::string>, std::set<int64_t>> starts_;
   Scatter scatter_;  // of the speeds of batches
   Promise promise_;
   double write_seconds_ = 0;  // of the report so far

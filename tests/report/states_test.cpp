@@ -1,6 +1,7 @@
 // A machine that changes its state: repeats are compared with repeats of the same state, and a profile that
 // is measured again is judged by them.
 #include <cmath>
+#include <random>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -131,6 +132,52 @@ TEST(States, TheClockCounts) {
   ASSERT_TRUE(alike.change);
   EXPECT_NEAR(*alike.change, 0, 0.02);
   EXPECT_LT(alike.error, 0.04);
+}
+
+// Three repeats of then lie almost in one state, and tell its factor badly; other cells know it.
+TEST(States, OtherCellsTellWhatAConditionDoes) {
+  std::mt19937_64 random(7);
+  const auto noise = [&] { return 1 + 0.04 * (static_cast<double>(random() >> 11) * 0x1p-53 - 0.5); };
+  const auto slow = [](double by) {
+    Yardstick out = kNear;
+    out.multiplies_per_second *= by;
+    return out;
+  };
+  // The speed goes with half of the clock.
+  const auto at = [&](double speed, double clock) {
+    return repeat(noise() * speed * std::sqrt(clock), slow(clock), slow(clock));
+  };
+  CellsRepeats others;
+  for (int cell = 0; cell < 20; ++cell) {
+    others.push_back({at(100 * (cell + 1), 1), at(100 * (cell + 1), 0.9), at(100 * (cell + 1), 0.8)});
+  }
+  const std::vector<Repeat> then{at(3000, 0.98), at(3000, 1), at(3000, 0.99), at(3000, 0.98)};
+  std::vector<Repeat> now;
+  for (int i = 0; i < 8; ++i) {
+    now.push_back(at(3000, 0.82 + 0.005 * i));
+  }
+  const Alike alone = compare_alike(then, now, false);
+  const Alike helped = compare_alike(then, now, false, {}, others);
+  ASSERT_TRUE(helped.change);
+  EXPECT_NEAR(*helped.change, 0, 0.02);
+  EXPECT_LT(helped.error, 0.03);
+  ASSERT_TRUE(alone.change);
+  EXPECT_GT(alone.error, 2 * helped.error);
+  for (Repeat& each : now) {
+    each.decode_total *= 0.9;
+  }
+  EXPECT_NEAR(compare_alike(then, now, false, {}, others).change.value_or(0), -0.1, 0.02);
+}
+
+// They say nothing where they met other conditions, or none.
+TEST(States, OtherCellsWithoutYardsticksSayNothing) {
+  const std::vector<Repeat> then{near(3050), near(3080), near(3010), far(2150)};
+  const std::vector<Repeat> now{far(2160), far(2140), far(2170), far(2130), near(3060), near(3030)};
+  const CellsRepeats others{{{1, 100, 0, {}, {}}, {2, 300, 0, {}, {}}}, {}};
+  const Alike alone = compare_alike(then, now, false);
+  const Alike same = compare_alike(then, now, false, {}, others);
+  EXPECT_EQ(same.change, alone.change);
+  EXPECT_EQ(same.error, alone.error);
 }
 
 TEST(States, RepeatsBesideWhichOthersWereAtWorkAreLeftOut) {
@@ -271,7 +318,7 @@ class CheckedCell : public testing::Test {
     CellAgain with_profile(job_, profile_tools, "profile");
     CellAgain as_reported(job_, reference_tools, "as-reported");
     return check_cell(
-        reported(), false, with_profile, as_reported, 180, [&] { return profile_tools.now(); },
+        reported(), {}, false, with_profile, as_reported, 180, [&] { return profile_tools.now(); },
         [](const Checked&) {});
   }
 
@@ -302,6 +349,18 @@ TEST_F(CheckedCell, FindsASlowerProfileWhateverTheMachineDoes) {
   EXPECT_NEAR(*checked->report.change, -0.09, 0.03);
   EXPECT_NEAR(checked->reported.change.value_or(1), 0, 0.03);
   EXPECT_NEAR(checked->start.change.value_or(1), -0.09, 0.03);
+}
+
+// The first turns are slow, as chance has it: after the usual ones they still weigh too much, more show that
+// it is nothing.
+TEST_F(CheckedCell, ADifferenceThatMayBeChanceGetsMoreTurns) {
+  test::ReplayedMachine now = changing_machine();
+  now.yardstick = [](double) { return kNear; };
+  now.slowness = [](double at) { return at < 40 ? 1.08 : 1.0; };
+  const Result<Checked> checked = check(now, now);
+  ASSERT_TRUE(checked) << checked.error().message;
+  EXPECT_GT(checked->n_turns, 6);
+  EXPECT_EQ(judge(checked->report), Judgement::holds);
 }
 
 TEST_F(CheckedCell, SaysNothingOfStatesThatTheReportDidNotMeet) {

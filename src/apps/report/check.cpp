@@ -75,6 +75,16 @@ Result<std::string> reported_command(const rep::Document& document, const std::s
   return client::join_command(words);
 }
 
+rep::CellsRepeats others_of(const rep::Document& document, const rep::Cell& cell) {
+  rep::CellsRepeats out;
+  for (const rep::Cell& other : document.cells) {
+    if (other.id != cell.id && other.repeats) {
+      out.push_back(*other.repeats);
+    }
+  }
+  return out;
+}
+
 std::string rate_text(const std::optional<rep::Stat>& stat) {
   return stat ? fmt::format("{} tok/s ({} repeats, spread {:.1f} %)", rep::format_rate(stat->mean), stat->n,
                             100 * stat->cv)
@@ -94,7 +104,7 @@ void print_states(const rep::Checked& checked) {
   fmt::print(
       "  the machine, by what a word takes between its cores: tok/s (repeats that were in it throughout)\n");
   fmt::print("    {:<20} {:>14} {:>14}\n", "", "the report", "again");
-  for (const rep::Alike::State& state : checked.report.states) {
+  for (const rep::StateRates& state : checked.report.states) {
     fmt::print("    {:<20} {:>14} {:>14}\n", state.text, mean_text(state.then), mean_text(state.now));
   }
 }
@@ -196,9 +206,10 @@ Result<int> check_profile(const Flags& flags, const std::string& program, rep::R
     job.say(fmt::format("{}: {} tok/s, as the report started it {} tok/s so far", profile.name,
                         mean(so_far.profile), mean(so_far.reference)));
   };
-  FL_ASSIGN(const rep::Checked checked, rep::check_cell(
-                                            *cell, rep::reads_memory(document), with_profile, as_reported,
-                                            most_seconds, [&] { return tools.now(); }, on_turn));
+  FL_ASSIGN(const rep::Checked checked,
+            rep::check_cell(
+                *cell, others_of(document, *cell), rep::reads_memory(document), with_profile, as_reported,
+                most_seconds, [&] { return tools.now(); }, on_turn));
   FL_TRY(rep::write_report(job.out_dir, checked.profile));
   FL_TRY(rep::write_report(job.out_dir + "/as-reported", checked.reference));
   print_result(profile, *cell, checked);
