@@ -10,10 +10,11 @@
 namespace fl::report {
 namespace {
 
-constexpr int64_t kRepeats = 3;      // of a visit
-constexpr int64_t kSlowRepeats = 5;  // of one that took long to come to them
-constexpr int kLeastTurns = 2;       // when a turn takes long
-constexpr int kUsualTurns = 6;       // states of a machine last some ten seconds
+constexpr int64_t kRepeats = 3;       // of a visit
+constexpr int64_t kSlowRepeats = 5;   // of one that took long to come to them
+constexpr int kLeastTurns = 2;        // when a turn takes long, or the machine does not change:
+constexpr double kWellKnown = 0.015;  // half of the interval
+constexpr int kUsualTurns = 6;        // states of a machine last some ten seconds
 
 // The whole interval.
 bool lies_beyond(const Alike& report) {
@@ -130,8 +131,10 @@ Result<Checked> check_cell(const Cell& cell, const CellsRepeats& others, bool re
     const bool over = out.seconds + mean > most_seconds;
     const bool slow = mean * kUsualTurns > most_seconds;
     // A difference that may still be chance gets more turns.
-    const bool known = judge(out.report) == Judgement::holds || lies_beyond(out.report);
-    if (over || (known && turn >= (slow ? kLeastTurns : kUsualTurns))) {
+    const bool holds = judge(out.report) == Judgement::holds;
+    const bool known = holds || lies_beyond(out.report);
+    const bool few = slow || (holds && out.report.error <= kWellKnown);
+    if (over || (known && turn >= (few ? kLeastTurns : kUsualTurns))) {
       return out;
     }
   }

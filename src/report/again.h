@@ -59,9 +59,9 @@ struct Checked {
 /// What a profile may differ by from its report.
 inline constexpr double kProfileTolerance = 0.05;
 
-/// Takes turns, six or, where they are slow, two, and more until judge() says that it holds or the whole
-/// interval lies beyond kProfileTolerance; ends before a turn that would end after `most_seconds`. `cell` is
-/// the report's, `others` are its other cells (compare_alike), `now` a clock. Errors: those of
+/// Takes turns, six or, where they are slow or agree, two, and more until judge() says that it holds or the
+/// whole interval lies beyond kProfileTolerance; ends before a turn that would end after `most_seconds`.
+/// `cell` is the report's, `others` are its other cells (compare_alike), `now` a clock. Errors: those of
 /// CellAgain::visit; integrity when no repeat has a number.
 Result<Checked> check_cell(const Cell& cell, const CellsRepeats& others, bool reads_memory,
                            CellAgain& profile, CellAgain& reference, double most_seconds,

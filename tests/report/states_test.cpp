@@ -363,6 +363,26 @@ TEST_F(CheckedCell, ADifferenceThatMayBeChanceGetsMoreTurns) {
   EXPECT_EQ(judge(checked->report), Judgement::holds);
 }
 
+TEST_F(CheckedCell, TwoTurnsAreEnoughWhereNothingChanges) {
+  test::ReplayedMachine steady = changing_machine();
+  steady.slowness = nullptr;
+  steady.yardstick = nullptr;
+  steady.noise = 0.001;
+  test::Replay report_tools(steady);
+  CellAgain again(job_, report_tools, "report");
+  ASSERT_TRUE(again.visit(6, 6));
+  test::Replay tools(steady);
+  CellAgain with_profile(job_, tools, "profile");
+  test::Replay reference_tools(steady);
+  CellAgain as_reported(job_, reference_tools, "as-reported");
+  const Result<Checked> checked = check_cell(
+      again.document().cells.front(), {}, false, with_profile, as_reported, 180, [&] { return tools.now(); },
+      [](const Checked&) {});
+  ASSERT_TRUE(checked) << checked.error().message;
+  EXPECT_EQ(checked->n_turns, 2);
+  EXPECT_EQ(judge(checked->report), Judgement::holds);
+}
+
 TEST_F(CheckedCell, SaysNothingOfStatesThatTheReportDidNotMeet) {
   test::ReplayedMachine now = changing_machine();
   now.slowness = [](double) { return 1.0; };  // as fast as then, and no proof of what it is
