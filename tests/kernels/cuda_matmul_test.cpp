@@ -34,6 +34,22 @@ constexpr double kTolerance = 1e-3;
 
 const MatmulOptions kTilesOnly{.prompt_kernel = false, .library = false};
 
+// Every kernel for up to 8 tokens, wherever it fits.
+MatmulOptions kernel_of(ActivationPlacement placement, int groups) {
+  MatmulOptions options = kTilesOnly;
+  options.placement = placement;
+  options.groups = groups;
+  return options;
+}
+const std::array kForms{
+    kTilesOnly,
+    kernel_of(ActivationPlacement::automatic, 1),
+    kernel_of(ActivationPlacement::l2, 1),
+    kernel_of(ActivationPlacement::automatic, 2),
+    kernel_of(ActivationPlacement::l2, 2),
+    kernel_of(ActivationPlacement::staged, 0),
+};
+
 class CudaMatmul : public test::DeviceTest {
  protected:
   std::unique_ptr<Matmul> make(MatmulOptions options) {
@@ -129,15 +145,17 @@ TEST_F(CudaMatmul, EveryTypeShapeAndCount) {
 
 // Long runs: every block has several steps, the rings wrap, shared memory holds part of the activations.
 TEST_F(CudaMatmul, LargeMatrices) {
-  for (const auto placement :
-       {ActivationPlacement::automatic, ActivationPlacement::l2, ActivationPlacement::staged}) {
-    const auto matmul = make({.prompt_kernel = false, .library = false, .placement = placement});
+  for (const MatmulOptions& form : kForms) {
+    const auto matmul = make(form);
     for (const DType type :
          cases({DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0, DType::f16}, {DType::q4_k})) {
       for (const auto& [rows, cols] :
            cases<std::pair<int64_t, int64_t>>({{9000, 1024}, {2600, 8192}, {5136, 6144}}, {{5136, 2304}})) {
         const Matrix w(type, rows, cols, 11);
         for (const int n : cases({1, 4, 8, 16, 32, 64}, {4, 64})) {
+          if (n > 8 && form.groups != 0) {
+            continue;
+          }
           const Inputs in(n, cols, 5);
           const std::vector<float> got = run(*matmul, w, in);
           std::vector<double> want;
@@ -161,14 +179,17 @@ TEST_F(CudaMatmul, LargeMatrices) {
 
 TEST_F(CudaMatmul, ATokenHasTheSameBitsAloneAndBesideOthers) {
   const auto matmul = make(kTilesOnly);
-  const auto from_l2 = make({.prompt_kernel = false, .library = false, .placement = ActivationPlacement::l2});
-  const auto staged =
-      make({.prompt_kernel = false, .library = false, .placement = ActivationPlacement::staged});
+  std::vector<std::unique_ptr<Matmul>> forms;
+  for (const MatmulOptions& form : kForms) {
+    forms.push_back(make(form));
+  }
   // 321 tiles of 25 superblocks: borders of blocks cut tiles and classes
   for (const auto& [type, rows, cols] : cases<std::tuple<DType, int, int>>({{DType::q4_k, 2100, 2304},
                                                                             {DType::q4_k, 5136, 6400},
                                                                             {DType::q5_k, 2100, 2304},
                                                                             {DType::q6_k, 5136, 6400},
+                                                                            {DType::q6_k, 3000, 9216},
+                                                                            {DType::q4_k, 53, 9216},
                                                                             {DType::q8_0, 2100, 2304},
                                                                             {DType::f16, 2100, 2304}},
                                                                            {{DType::q6_k, 2100, 2304}})) {
@@ -176,7 +197,7 @@ TEST_F(CudaMatmul, ATokenHasTheSameBitsAloneAndBesideOthers) {
     const Inputs all(130, w.cols, 22);
     const std::vector<float> together = run(*matmul, w, all);
     EXPECT_EQ(run(*matmul, w, all), together) << "a second run";
-    for (const int n : cases({1, 2, 7, 8, 13, 32, 57, 64}, {2, 13})) {
+    for (const int n : cases({1, 2, 3, 4, 5, 6, 7, 8, 13, 32, 57, 64}, {2, 8, 13})) {
       for (const int first : cases({0, 66}, {66})) {
         const Inputs some(
             std::vector<float>(all.x.begin() + first * w.cols, all.x.begin() + (first + n) * w.cols), n,
@@ -184,9 +205,9 @@ TEST_F(CudaMatmul, ATokenHasTheSameBitsAloneAndBesideOthers) {
         const std::vector<float> want(together.begin() + first * w.rows,
                                       together.begin() + (first + n) * w.rows);
         EXPECT_EQ(run(*matmul, w, some), want) << dtype_info(type).name << " n=" << n << " first=" << first;
-        if (n <= 8) {
-          EXPECT_EQ(run(*from_l2, w, some), want) << dtype_info(type).name << " n=" << n << " from L2";
-          EXPECT_EQ(run(*staged, w, some), want) << dtype_info(type).name << " n=" << n << " staged";
+        for (size_t form = 0; form < forms.size() && n <= 8; ++form) {
+          EXPECT_EQ(run(*forms[form], w, some), want)
+              << dtype_info(type).name << " n=" << n << " form " << form;
         }
       }
     }
@@ -196,28 +217,36 @@ TEST_F(CudaMatmul, ATokenHasTheSameBitsAloneAndBesideOthers) {
 // Pairs of tiles that borders of blocks cut (276 of them), in both kernels.
 TEST_F(CudaMatmul, SwigluHasTheSameBitsAloneAndBesideOthers) {
   const auto matmul = make(kTilesOnly);
+  std::vector<std::unique_ptr<Matmul>> forms;
+  for (const MatmulOptions& form : kForms) {
+    forms.push_back(make(form));
+  }
   constexpr int kFf = 4416;
   for (const DType type : cases({DType::q4_k, DType::q6_k}, {DType::q4_k})) {
     const Matrix gate(type, kFf, 1280, 23);
     const Matrix up(type, kFf, 1280, 24);
     const Matrix down(DType::q8_0, 64, kFf, 25);
-    const auto feed_forward = [&](const Inputs& in) {
+    const auto feed_forward = [&](const Inputs& in, Matmul& with) {
       DeviceArray<std::byte> hidden(activation_bytes(in.n, kFf));
       const Activations out{hidden.data(), in.n, kFf};
-      matmul->swiglu(nullptr, in.activations, gate.packed, up.packed, out);
+      with.swiglu(nullptr, in.activations, gate.packed, up.packed, out, {}, {&down.packed});
       DeviceArray<float> y(static_cast<size_t>(in.n) * 64);
       const Matmul::Output output{&down.packed, y.data(), 64};
-      matmul->store(nullptr, out, {&output, 1});
+      with.store(nullptr, out, {&output, 1}, {}, NextProduct::gate_and_up(gate.packed, up.packed));
       check(cudaDeviceSynchronize(), "feed-forward");
       EXPECT_TRUE(hidden.intact() && y.intact());
       return y.download();
     };
     const Inputs all(64, 1280, 26);
-    const std::vector<float> together = feed_forward(all);
+    const std::vector<float> together = feed_forward(all, *matmul);
     for (const int n : cases({1, 3, 8, 9, 16, 24, 40}, {3, 24})) {
       const Inputs some(std::vector<float>(all.x.begin() + 1280, all.x.begin() + (1 + n) * 1280), n, 1280);
       const std::vector<float> want(together.begin() + 64, together.begin() + (1 + n) * 64);
-      EXPECT_EQ(feed_forward(some), want) << dtype_info(type).name << " n=" << n;
+      EXPECT_EQ(feed_forward(some, *matmul), want) << dtype_info(type).name << " n=" << n;
+      for (size_t form = 0; form < forms.size() && n <= 8; ++form) {
+        EXPECT_EQ(feed_forward(some, *forms[form]), want)
+            << dtype_info(type).name << " n=" << n << " form " << form;
+      }
     }
   }
 }
@@ -244,6 +273,7 @@ TEST_F(CudaMatmul, ScalesOfAnySize) {
 
 TEST_F(CudaMatmul, SeveralMatricesOfDifferentTypesInOneLaunch) {
   const auto matmul = make(kTilesOnly);
+  const auto apart = make(kernel_of(ActivationPlacement::automatic, 1));
   const Matrix qkv(DType::q5_k, 1000, 1024, 31);
   const Matrix z(DType::q4_k, 600, 1024, 32);
   const Matrix alpha(DType::f32, 48, 1024, 33);
@@ -260,7 +290,7 @@ TEST_F(CudaMatmul, SeveralMatricesOfDifferentTypesInOneLaunch) {
                                                  {&beta.packed, d.data(), 12}}};
     matmul->store(nullptr, in.activations, outputs);
     check(cudaDeviceSynchronize(), "product");
-    EXPECT_EQ(a.download(), run(*matmul, qkv, in));
+    EXPECT_EQ(a.download(), run(*apart, qkv, in));
     EXPECT_EQ(c.download(), run(*matmul, alpha, in));
     EXPECT_EQ(d.download(), run(*matmul, beta, in));
     const std::vector<float> wide = b.download();

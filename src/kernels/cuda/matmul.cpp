@@ -47,7 +47,7 @@ struct Matmul::Impl {
       grid = prepare_sharing(p, choice);
       p.cost_per_block = cost_per_block(cost, grid);
     } else {
-      grid = share_tiles(p, device, choice);
+      grid = grid_of(device, choice, share_tiles(p, device, choice));
     }
     choice.launch(stream, overlap(), grid, choice.shared_bytes, p);
   }

@@ -126,6 +126,9 @@ struct MatmulOptions {
   bool library = true;            ///< use cuBLASLt for long prompts when it can be loaded
   int library_from_tokens = 129;  ///< prompts from this length on (measured; see docs/decisions)
   ActivationPlacement placement = ActivationPlacement::automatic;
+  /// Up to 8 tokens: shares of the rows that a block works on, with one copy of the activations: 1 or, where
+  /// it fits, 2; 0: as measured (docs/decisions/0067). Same bits.
+  int groups = 0;
   bool overlap = true;  ///< where the device can: kernels start while their predecessors end
   PromptProducts prompt = PromptProducts::automatic;
 };

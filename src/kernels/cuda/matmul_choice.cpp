@@ -14,6 +14,12 @@ constexpr int kRoomForTwo = 200 << 10;
 constexpr int kMostResident = 8;  // tokens up to which all activations in shared memory measure best
 constexpr int kReservedPerBlock = 1024 + 256;  // shared memory that the driver keeps of each block
 constexpr int kWantedSlots = 3;                // tiles a warp wants: one at work, two under way
+// One block of two groups an SM, which share the activations, where these have more bytes than two blocks
+// have room for beside their rings, and where the input has so many superblocks (decision 0067). A warp of it
+// wants as many bytes as three tiles of Q4_K have.
+constexpr int kMostApart = 56 << 10;
+constexpr int kLongInput = 32;
+constexpr int kWantedBytes = 3 * tile_bytes(PackedType::q4_k);
 
 using Launcher = KernelChoice::Launcher;
 
@@ -38,6 +44,50 @@ Launcher narrow_launcher(bool resident, std::optional<PackedType> type) {
     return resident ? launch_resident_q6 : launch_l2_q6;
   }
   return resident ? launch_resident_any : launch_l2_any;
+}
+
+Launcher pair_launcher(bool resident, std::optional<PackedType> type) {
+  if (type == PackedType::q4_k) {
+    return resident ? launch_pair_q4 : launch_pair_l1_q4;
+  }
+  if (type == PackedType::q6_k) {
+    return resident ? launch_pair_q6 : launch_pair_l1_q6;
+  }
+  return resident ? launch_pair_any : launch_pair_l1_any;
+}
+
+/// One block of two groups, where an SM's memory holds it and it measures best. Short inputs are not read
+/// through L1 then: two blocks that read them from L2 do as well.
+std::optional<KernelChoice> choose_pair(const DeviceInfo& device, const MatmulOptions& options, int n_tokens,
+                                        const MatmulParams& p, std::optional<PackedType> type) {
+  const int activations = p.n_superblocks * n_tokens * kRecordBytes;
+  const bool best = activations > kMostApart || p.n_superblocks >= kLongInput;
+  if (device.max_shared_per_sm < kRoomForTwo || options.groups == 1 || (options.groups == 0 && !best)) {
+    return std::nullopt;
+  }
+  const int budget = std::min(device.max_shared_per_block, device.max_shared_per_sm) - kReservedPerBlock;
+  KernelChoice choice;
+  choice.groups = 2;
+  for (const bool resident : {true, false}) {
+    if (resident ? options.placement == ActivationPlacement::l2
+                 : options.groups == 0 && p.n_superblocks < kLongInput) {
+      continue;
+    }
+    choice.launch = pair_launcher(resident, type);
+    const int shared = resident ? activations : 0;
+    for (int slots = std::clamp(kWantedBytes / p.slot_bytes, 2, kWantedSlots); slots >= 2; --slots) {
+      for (const int steps : {4, 2}) {
+        const int group = shared_plan(n_tokens, p.n_superblocks, false, steps, slots, p.slot_bytes).total;
+        if (2 * group + shared <= budget) {
+          choice.partial_slots = steps;
+          choice.ring_slots = slots;
+          choice.shared_bytes = 2 * group + shared;
+          return choice;
+        }
+      }
+    }
+  }
+  return std::nullopt;
 }
 
 Launcher wide_launcher(int n_tokens, int row_tiles) {
@@ -85,6 +135,11 @@ KernelChoice choose_kernel(const DeviceInfo& device, const MatmulOptions& option
   const int n_superblocks = p.n_superblocks;
   const int slot_bytes = p.slot_bytes;
   const std::optional<PackedType> type = one_type(p);
+  if (n_tokens <= 8 && options.placement != ActivationPlacement::staged) {
+    if (const auto pair = choose_pair(device, options, n_tokens, p, type)) {
+      return *pair;
+    }
+  }
   // Two blocks where an SM's memory holds two useful rings: blocks then fill the chip exactly, and a
   // successor's blocks take the places of those that end, one by one.
   const bool room_for_two = device.max_shared_per_sm >= kRoomForTwo;
@@ -175,15 +230,19 @@ uint32_t cost_per_block(uint64_t cost, int grid) {
 
 int share_tiles(MatmulParams& p, const DeviceInfo& device, const KernelChoice& choice) {
   const uint64_t cost = count_tiles(p);
-  const int grid = std::min(device.n_sms * choice.blocks_per_sm, p.n_tiles);
-  p.cost_per_block = cost_per_block(cost, grid);
+  const int shares = std::min(device.n_sms * choice.blocks_per_sm * choice.groups, p.n_tiles);
+  p.cost_per_block = cost_per_block(cost, shares);
   const std::span segments(p.segments, static_cast<size_t>(p.n_segments));
   const auto costs_the_same = [&](const MatmulSegment& s) { return s.cost == segments[0].cost; };
   if (std::all_of(segments.begin(), segments.end(), costs_the_same)) {
-    p.tiles_per_block = p.n_tiles / grid;
-    p.blocks_with_more = p.n_tiles % grid;
+    p.tiles_per_share = p.n_tiles / shares;
+    p.shares_with_more = p.n_tiles % shares;
   }
-  return grid;
+  return shares;
+}
+
+int grid_of(const DeviceInfo& device, const KernelChoice& choice, int n_shares) {
+  return std::min(device.n_sms * choice.blocks_per_sm, n_shares);
 }
 
 NextLaunch next_launch(const DeviceInfo& device, const MatmulOptions& options, const NextProduct& next,
@@ -202,7 +261,7 @@ NextLaunch next_launch(const DeviceInfo& device, const MatmulOptions& options, c
   if (choice.launch == nullptr || choice.wide) {
     return out;
   }
-  out.grid = share_tiles(p, device, choice);
+  out.n_shares = share_tiles(p, device, choice);
   for (int i = 0; i < p.n_segments; ++i) {
     const MatmulSegment& s = p.segments[i];
     out.segments[i] = {s.w, s.w_up, s.tile_bytes, s.first, s.cost};
@@ -211,8 +270,8 @@ NextLaunch next_launch(const DeviceInfo& device, const MatmulOptions& options, c
   out.n_tiles = p.n_tiles;
   out.n_superblocks = p.n_superblocks;
   out.n_units = p.n_units;
-  out.tiles_per_block = p.tiles_per_block;
-  out.blocks_with_more = p.blocks_with_more;
+  out.tiles_per_share = p.tiles_per_share;
+  out.shares_with_more = p.shares_with_more;
   out.cost_per_block = p.cost_per_block;
   return out;
 }

@@ -18,6 +18,7 @@ struct KernelChoice {
   bool wide = false;
   int row_tiles = 1;  ///< of a warp, together
   int blocks_per_sm = 1;
+  int groups = 1;         ///< of a block of the kernel for up to 8 tokens, each with a share of the tiles
   int partial_slots = 0;  ///< wide: stages of activations
   int ring_slots = 0;
   int shared_bytes = 0;
@@ -31,13 +32,15 @@ KernelChoice choose_kernel(const DeviceInfo& device, const MatmulOptions& option
 /// `up`: for swiglu; otherwise nullptr.
 void add_segment(MatmulParams& p, const PackedMatrix& w, const PackedMatrix* up, float* y, int64_t stride);
 
-/// The shares of the blocks of the kernel for up to 8 tokens. Returns the size of the grid.
+/// The shares of the kernel for up to 8 tokens: one for each group of each block. Returns their number.
 int share_tiles(MatmulParams& p, const DeviceInfo& device, const KernelChoice& choice);
+/// Blocks for so many shares: no SM has two while another has none.
+int grid_of(const DeviceInfo& device, const KernelChoice& choice, int n_shares);
 /// The same for the wide kernel, in groups of tiles: counts them and returns their cost.
 uint64_t count_groups(MatmulParams& p, int row_tiles);
 uint32_t cost_per_block(uint64_t cost, int grid);
 
-/// What blocks of a launch of n_tokens ask for of the next one with as many; nothing if that is no launch of
+/// What shares of a launch of n_tokens ask for of the next one with as many; nothing if that is no launch of
 /// the kernel for up to 8 tokens.
 NextLaunch next_launch(const DeviceInfo& device, const MatmulOptions& options, const NextProduct& next,
                        int n_tokens);

@@ -6,15 +6,15 @@
 
 namespace fl::cuda {
 
-template <bool kResident, int kType>
+template <bool kResident, int kType, int kGroups = 1>
 void launch_narrow(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p) {
   constexpr const char* kName =
       kResident ? "product, activations in shared memory" : "product of up to 8 tokens";
-  const auto kernel =
-      p.n_tokens <= 4 ? matmul_kernel<1, kResident, kType, true> : matmul_kernel<1, kResident, kType, false>;
+  const auto kernel = p.n_tokens <= 4 ? matmul_kernel<1, kResident, kType, true, kGroups>
+                                      : matmul_kernel<1, kResident, kType, false, kGroups>;
   prepare_shared(kernel, shared_bytes, kName);
-  launch(kernel, {dim3(static_cast<unsigned>(grid)), dim3(kMatmulThreads), shared_bytes}, stream, overlap,
-         kName, p);
+  launch(kernel, {dim3(static_cast<unsigned>(grid)), dim3(kGroups * kMatmulThreads), shared_bytes}, stream,
+         overlap, kName, p);
 }
 
 template <int NT, int MT, int kBlocksPerSm>

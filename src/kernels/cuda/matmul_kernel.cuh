@@ -1,12 +1,13 @@
 // The product kernel: weights stream once through shared memory, whatever the number of tokens.
 //
-// A block owns a contiguous run of row tiles (as many as any other or one more, the first ones; where types
-// mix, equal bytes) and works through them in steps of two tiles. The input dimension is cut into classes
-// (matmul_params.h). With eight classes each of the eight warps has one class of both tiles, with four a warp
-// has one class of one tile.
+// A share is a contiguous run of row tiles (as many as any other or one more, the first ones; where types
+// mix, equal bytes). A group of eight warps works through one in steps of two tiles. The input dimension is
+// cut into classes (matmul_params.h). With eight classes each of the eight warps has one class of both tiles,
+// with four a warp has one class of one tile. An SM has two groups: two blocks, or one whose groups have
+// nothing in common but the activations (decision 0067).
 // Each warp has its own ring of tiles and its own sums, so the warps drift apart freely. Finished sums go to
 // shared memory; one step later they are added pairwise and meet the epilogue. No row is shared between
-// blocks: there is no scratch in global memory, no ticket, no atomic, and the bits of a row depend neither on
+// groups: there is no scratch in global memory, no ticket, no atomic, and the bits of a row depend neither on
 // the grid nor on the number of tokens.
 #pragma once
 
@@ -26,14 +27,15 @@ struct SharedActivations {
   int lane_offset;  ///< NT == 1
   __device__ uint4 load(int s, int) const { return load16(superblock + s * step + lane_offset); }
 };
-template <int NT>
+// kL1: a fence has emptied L1 of what an earlier kernel read there.
+template <int NT, bool kL1>
 struct GlobalActivations {
   const uint8_t* superblock;
   int step;
   int lane_offset[NT];
-  // past L1, which may hold what an earlier kernel read there
   __device__ uint4 load(int s, int nt) const {
-    return __ldcg(reinterpret_cast<const uint4*>(superblock + s * step + lane_offset[nt]));
+    const auto* from = reinterpret_cast<const uint4*>(superblock + s * step + lane_offset[nt]);
+    return kL1 ? __ldca(from) : __ldcg(from);
   }
 };
 
@@ -148,28 +150,27 @@ __device__ __forceinline__ int unit_at(const Params& p, uint32_t target) {
   return p.n_tiles * p.n_units;
 }
 
-// The tile at which a block of the kernel for up to 8 tokens starts; the grid's end for one past the last.
-// Blocks with more go first: the places of the grid are given out in order, so they start first, and mostly
+// The tile at which a share of the kernel for up to 8 tokens starts; the grid's end for one past the last.
+// Shares with more go first: the places of the grid are given out in order, so they start first, and mostly
 // one on an SM, beside one of the later and lighter (decision 0063).
 template <typename Params>
-__device__ __forceinline__ int first_tile_of(const Params& p, int block) {
-  if (p.tiles_per_block > 0) {
-    return block * p.tiles_per_block + min(block, p.blocks_with_more);
+__device__ __forceinline__ int first_tile_of(const Params& p, int share) {
+  if (p.tiles_per_share > 0) {
+    return share * p.tiles_per_share + min(share, p.shares_with_more);
   }
-  return unit_at(p, static_cast<uint32_t>(block) * p.cost_per_block);
+  return unit_at(p, static_cast<uint32_t>(share) * p.cost_per_block);
 }
 
-// A warp that has nothing left to do asks L2 for its part of what its block's number begins with in the
+// A warp that has nothing left to do asks L2 for its part of what its share's number begins with in the
 // launch behind this one: memory is idle while the last blocks end and the next ones start (decision 0066).
-// The very first tiles are left out, since the next blocks' rings ask for them as early.
+// The very first tiles are left out, since the next shares' rings ask for them as early.
 inline constexpr int kAskedBytes = 32 * 128;  // a warp, a line a lane
-inline constexpr int kAskedFrom = 8192;       // bytes of a block's run
-__device__ __forceinline__ void ask_for_next(const NextLaunch& next, int warp, int lane) {
-  const int block = static_cast<int>(blockIdx.x);
-  if (block >= next.grid) {
+inline constexpr int kAskedFrom = 8192;       // bytes of a share
+__device__ __forceinline__ void ask_for_next(const NextLaunch& next, int share, int warp, int lane) {
+  if (share >= next.n_shares) {
     return;
   }
-  const int tile = first_tile_of(next, block);
+  const int tile = first_tile_of(next, share);
   int i = 0;
   while (i + 1 < next.n_segments && tile >= next.segments[i + 1].first) {
     ++i;
@@ -386,25 +387,30 @@ __device__ __forceinline__ void unit(Accumulators<NT, MT>& acc, int type, const 
 /// NT: tiles of 8 tokens. kResident: all activations lie in shared memory (NT == 1). kType: the one
 /// PackedType of the launch, whose kernel is a fifth of the code, or kAnyType. kFew: at most four tokens,
 /// which lie in the even columns of the matrix instructions (NT == 1): half of what is added to sums is then
-/// nobody's, and the compiler leaves it out.
+/// nobody's, and the compiler leaves it out. kGroups: of a block, each with its own share.
 inline constexpr int kAnyType = -1;
-template <int NT, bool kResident, int kType, bool kFew>
-__global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_constant__ MatmulParams p) {
-  extern __shared__ __align__(128) uint8_t shared[];
+template <int NT, bool kResident, int kType, bool kFew, int kGroups>
+__global__ void __launch_bounds__(kGroups* kMatmulThreads, 2 / kGroups)
+    matmul_kernel(const __grid_constant__ MatmulParams p) {
+  extern __shared__ __align__(128) uint8_t block_shared[];
   let_next_start();
-  const int block = static_cast<int>(blockIdx.x);
-  const int first = first_tile_of(p, block);
-  const int end = first_tile_of(p, block + 1);
+  const int group = kGroups == 1 ? 0 : static_cast<int>(threadIdx.x) / kMatmulThreads;
+  const int share = static_cast<int>(blockIdx.x) + group * static_cast<int>(gridDim.x);
+  const int first = first_tile_of(p, share);
+  const int end = kGroups == 1 ? first_tile_of(p, share + 1) : min(first_tile_of(p, share + 1), p.n_tiles);
   if (first >= end) {
-    return;  // fewer tiles than blocks; nothing may be under way to a block that has ended
+    return;  // fewer tiles than shares; nothing may be under way to a block that has ended
   }
-  const int warp = threadIdx.x / 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32 % kMatmulWarps;
   const int lane = threadIdx.x % 32;
-  const SharedPlan plan =
-      shared_plan(p.n_tokens, p.n_superblocks, kResident, p.partial_slots, p.ring_slots, p.slot_bytes);
+  const SharedPlan plan = shared_plan(p.n_tokens, p.n_superblocks, kResident && kGroups == 1, p.partial_slots,
+                                      p.ring_slots, p.slot_bytes);
+  uint8_t* const shared = block_shared + group * plan.total;
   uint64_t* ring_barriers = reinterpret_cast<uint64_t*>(shared) + warp * kMaxRingSlots;
-  uint64_t* part_barriers = reinterpret_cast<uint64_t*>(shared) + kMatmulWarps * kMaxRingSlots;
-  uint64_t* step_barriers = part_barriers + kMatmulWarps;
+  // all groups wait for the activations, the first one fetches them
+  uint64_t* part_barriers = reinterpret_cast<uint64_t*>(block_shared) + kMatmulWarps * kMaxRingSlots;
+  uint64_t* step_barriers = reinterpret_cast<uint64_t*>(shared) + kMatmulWarps * (kMaxRingSlots + 1);
+  uint8_t* const resident = block_shared + (kGroups == 1 ? plan.activations : kGroups * plan.total);
   float* factors = reinterpret_cast<float*>(shared + plan.factors);
   float* partials = reinterpret_cast<float*>(shared + plan.partials);
 
@@ -412,7 +418,9 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
     for (int i = 0; i < p.ring_slots; ++i) {
       barrier_init(ring_barriers + i, 1);
     }
-    barrier_init(part_barriers + warp, 1);
+    if (group == 0) {
+      barrier_init(part_barriers + warp, 1);
+    }
     if (warp < p.partial_slots) {
       barrier_init(step_barriers + warp, kMatmulThreads);
     }
@@ -428,21 +436,25 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
   RunFeeder feeder(p, at, end, bits, warp);
   feeder.fill(p, end, bits, warp, ring);
   if (p.epilogue == Epilogue::add_and_norm) {  // weights, so they may be asked for before the wait
-    for (int tile = first + static_cast<int>(threadIdx.x); tile < end; tile += kMatmulThreads) {
+    for (int tile = first + warp * 32 + lane; tile < end; tile += kMatmulThreads) {
       prefetch_l2(p.norm_weight + static_cast<int64_t>(tile) * kTileRows);
     }
   }
   __syncthreads();
   wait_for_previous();
+  constexpr bool kL1 = !kResident && kGroups > 1;  // the other group may have read the same just before
+  if constexpr (kL1) {
+    __threadfence();  // L1 may hold what an earlier kernel read there
+  }
 
   const int record = p.n_tokens * kRecordBytes;
   const int classes = n_classes(p.n_superblocks);
-  if constexpr (kResident) {
+  if (kResident && group == 0) {
     // each warp fetches an eighth (two warps a class when there are four), waited for where a class is first
     // used
     const int from = p.n_superblocks * warp / kMatmulWarps;
     const int bytes = (p.n_superblocks * (warp + 1) / kMatmulWarps - from) * record;
-    uint8_t* to = shared + plan.activations + from * record;
+    uint8_t* to = resident + from * record;
     const uint8_t* source = p.activations + static_cast<int64_t>(from) * record;
 #if __CUDA_ARCH__ >= 900
     if (lane == 0) {
@@ -462,7 +474,7 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
 #endif
   }
 
-  using Acts = std::conditional_t<kResident, SharedActivations<NT>, GlobalActivations<NT>>;
+  using Acts = std::conditional_t<kResident, SharedActivations<NT>, GlobalActivations<NT, kL1>>;
   Acts acts;
   acts.step = p.n_tokens * 64;
   if constexpr (kResident) {
@@ -473,7 +485,7 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
       acts.lane_offset[nt] = min(nt * 8 + (lane >> (kFew ? 3 : 2)), p.n_tokens - 1) * 64 + (lane & 3) * 16;
     }
   }
-  const uint8_t* activations = kResident ? shared + plan.activations : p.activations;
+  const uint8_t* activations = kResident ? resident : p.activations;
 
   const int tile_stride = p.n_tokens * kTileRows;
   const int slot_stride = classes * 2 * tile_stride;
@@ -559,7 +571,7 @@ __global__ void __launch_bounds__(kMatmulThreads, 2) matmul_kernel(const __grid_
     before = at;
     at.next(p, end);
   }
-  ask_for_next(p.next, warp, lane);
+  ask_for_next(p.next, share, warp, lane);
   finish(before, step - 1);
 }
 

@@ -23,7 +23,7 @@ struct MatmulSegment {
   uint32_t cost;  ///< 16-byte pieces of a tile; wide kernel: of a group's superblock
 };
 
-/// What the blocks of the launch behind this one begin with (NextProduct); grid 0: it is not known.
+/// What the shares of the launch behind this one begin with (NextProduct); none: it is not known.
 struct NextLaunch {
   struct Segment {
     const uint8_t* w;
@@ -37,10 +37,10 @@ struct NextLaunch {
   int32_t n_tiles;
   int32_t n_superblocks;
   int32_t n_units;
-  int32_t tiles_per_block;
-  int32_t blocks_with_more;
+  int32_t tiles_per_share;
+  int32_t shares_with_more;
   uint32_t cost_per_block;
-  int32_t grid;
+  int32_t n_shares;
 };
 
 struct MatmulParams {
@@ -50,11 +50,11 @@ struct MatmulParams {
   int32_t n_superblocks;
   int32_t n_units;  ///< 1; wide kernel: superblocks, at which the borders of blocks cut groups
   int32_t n_tokens;
-  // narrow kernel, where all tiles cost the same: tiles of a block (else 0), and how many of the first blocks
+  // narrow kernel, where all tiles cost the same: tiles of a share (else 0), and how many of the first shares
   // have one more
-  int32_t tiles_per_block;
-  int32_t blocks_with_more;
-  uint32_t cost_per_block;
+  int32_t tiles_per_share;
+  int32_t shares_with_more;
+  uint32_t cost_per_block;  ///< narrow kernel: of a share
   const uint8_t* activations;
   RmsScale scale;
   Epilogue epilogue;
@@ -112,7 +112,8 @@ constexpr int tile_bytes(PackedType type) {
 /// Of one token's activations of a superblock: values and sums (activations.cuh).
 inline constexpr int kRecordBytes = 576;
 
-/// Offsets in a block's shared memory.
+/// Offsets in the shared memory of a block; of a group where a block has two, whose activations lie behind
+/// both.
 struct SharedPlan {
   int factors;   ///< [n_tokens] f32
   int partials;  ///< [slot][class][2 tiles][token][16] f32
@@ -173,6 +174,13 @@ void launch_resident_q6(cudaStream_t stream, bool overlap, int grid, int shared_
 void launch_l2_any(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
 void launch_l2_q4(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
 void launch_l2_q6(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+/// The same with two groups a block and one block an SM; what does not fit shared memory is read through L1.
+void launch_pair_any(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_pair_q4(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_pair_q6(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_pair_l1_any(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_pair_l1_q4(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
+void launch_pair_l1_q6(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
 /// The wide kernel, by tokens and row tiles of a warp:
 void launch_wide_8_1(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
 void launch_wide_16_1(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p);
