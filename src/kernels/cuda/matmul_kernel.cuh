@@ -398,8 +398,8 @@ __global__ void __launch_bounds__(kGroups* kMatmulThreads, 2 / kGroups)
   const int share = static_cast<int>(blockIdx.x) + group * static_cast<int>(gridDim.x);
   const int first = first_tile_of(p, share);
   const int end = kGroups == 1 ? first_tile_of(p, share + 1) : min(first_tile_of(p, share + 1), p.n_tiles);
-  if (first >= end) {
-    return;  // fewer tiles than shares; nothing may be under way to a block that has ended
+  if (kGroups == 1 && first >= end) {
+    return;  // fewer tiles than blocks; nothing may be under way to a block that has ended
   }
   const int warp = static_cast<int>(threadIdx.x) / 32 % kMatmulWarps;
   const int lane = threadIdx.x % 32;
@@ -441,6 +441,9 @@ __global__ void __launch_bounds__(kGroups* kMatmulThreads, 2 / kGroups)
     }
   }
   __syncthreads();
+  if (kGroups > 1 && first >= end) {
+    return;  // a second group without tiles
+  }
   wait_for_previous();
   constexpr bool kL1 = !kResident && kGroups > 1;  // the other group may have read the same just before
   if constexpr (kL1) {
