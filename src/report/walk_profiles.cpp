@@ -117,17 +117,17 @@ int64_t Walker::n_of_a_visit(const ProfileCell& cell) const {
 
 std::optional<ProfileCell> Walker::next_profile_visit() {
   std::vector<ProfileCell> cells = *profile_cells_;
-  // Those of one start resemble each other: starts are what makes a mean known.
-  const auto interval = [&](const ProfileCell& cell) {
+  // Repeats of one start resemble each other, so starts are what makes a mean known; and cells of one machine
+  // scatter alike: a cell whose few repeats happen to agree is not known better than others.
+  const auto n_starts = [&](const ProfileCell& cell) {
     const ConfigSize& size = sizes_[cell.first];
     const auto starts = starts_.find({size.ctx, size.chats, cell.second});
-    const size_t n = starts != starts_.end() ? starts->second.size() : 1;
-    return stat_of(rates_of(size, cell.second)).cv / std::sqrt(static_cast<double>(n));
+    return starts != starts_.end() ? starts->second.size() : 0;
   };
   std::stable_sort(cells.begin(), cells.end(), [&](const ProfileCell& a, const ProfileCell& b) {
     const int64_t due_a = n_due(a);
     const int64_t due_b = n_due(b);
-    return due_a != due_b ? due_a > due_b : interval(a) > interval(b);
+    return due_a != due_b ? due_a > due_b : n_starts(a) < n_starts(b);
   });
   const double left = visits_end_ - spent();
   for (const ProfileCell& cell : cells) {

@@ -135,7 +135,7 @@ class Walker {
   bool has_profile_visits() const;
   // The repeats of a visit, when it may have as many as are best.
   int64_t n_of_a_visit(const ProfileCell& cell) const;
-  // The next one: of a cell that must get more, of the widest interval; nullopt: the time is over.
+  // The next one: of a cell that must get more, of the fewest starts; nullopt: the time is over.
   std::optional<ProfileCell> next_profile_visit();
   // The first steps of a visit, with one repeat.
   std::vector<Step> profile_steps(const ProfileCell& cell) const;
