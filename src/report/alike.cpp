@@ -107,11 +107,14 @@ void take_out_means(Table& table, size_t first, size_t from, size_t to, bool log
       table.rows[r][column] -= mean;
     }
   }
+  if (!logarithms) {
+    return;
+  }
   double mean = 0;
   for (size_t r = first; r < table.rows.size(); ++r) {
     mean += table.logarithms[r] / n;
   }
-  for (size_t r = first; r < table.rows.size() && logarithms; ++r) {
+  for (size_t r = first; r < table.rows.size(); ++r) {
     table.logarithms[r] -= mean;
   }
 }
