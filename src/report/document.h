@@ -172,6 +172,7 @@ struct Yardstick {
   double read_bytes_per_second = 0;
   double multiplies_per_second = 0;               ///< of 64-bit integers
   std::optional<double> cached_bytes_per_second;  ///< read again, of what the last cache keeps
+  std::optional<double> wakeups_per_second;       ///< two threads on two cores that sleep and wake each other
 };
 
 /// Without what comes from memory: the caches keep what they hold.
@@ -179,6 +180,7 @@ struct Glance {
   double handover_seconds = 0;
   double multiplies_per_second = 0;
   double cached_bytes_per_second = 0;
+  std::optional<double> wakeups_per_second;
 };
 
 /// One repeat of a cell.
@@ -190,6 +192,7 @@ struct Repeat {
   std::vector<Yardstick> beside;  ///< before and after it; empty: not measured (on a GPU, at a URL)
   std::optional<std::vector<double>> multiplies;  ///< a second, between its batches
   std::optional<std::vector<double>> cached;      ///< bytes a second, between its batches
+  std::optional<std::vector<double>> wakeups;     ///< a second, between its batches
   std::optional<int64_t> start;  ///< of the server, counted over the run: others have the same one
 };
 

@@ -147,12 +147,14 @@ FL_FIELDS(Yardstick, "what the machine itself could do while the server was idle
   f("handover_seconds", &T::handover_seconds, "until a word is seen by every other core, and back, halved");
   f("read_bytes_per_second", &T::read_bytes_per_second, "from memory");
   f("multiplies_per_second", &T::multiplies_per_second, "of 64-bit integers");
-  f("cached_bytes_per_second", &T::cached_bytes_per_second, "read again, of what the last cache keeps");)
+  f("cached_bytes_per_second", &T::cached_bytes_per_second, "read again, of what the last cache keeps");
+  f("wakeups_per_second", &T::wakeups_per_second, "of two threads on two cores that sleep and wake each other");)
 
 FL_FIELDS(Glance, "",
   f("handover_seconds", &T::handover_seconds, "");
   f("multiplies_per_second", &T::multiplies_per_second, "");
-  f("cached_bytes_per_second", &T::cached_bytes_per_second, "");)
+  f("cached_bytes_per_second", &T::cached_bytes_per_second, "");
+  f("wakeups_per_second", &T::wakeups_per_second, "");)
 
 FL_FIELDS(Repeat, "one repeat of a cell",
   f("repeat", &T::repeat, "");
@@ -162,6 +164,7 @@ FL_FIELDS(Repeat, "one repeat of a cell",
   f("beside", &T::beside, "the machine before and after it; empty: not measured (on a GPU, at a URL)");
   f("multiplies_per_second", &T::multiplies, "between its batches");
   f("cached_bytes_per_second", &T::cached, "between its batches");
+  f("wakeups_per_second", &T::wakeups, "between its batches");
   f("start", &T::start, "of the server, counted over the run");)
 
 FL_FIELDS(Cell, "one configuration at one filling of the window",

@@ -86,6 +86,12 @@ Repeat repeat_of(int64_t n, double rate, double foreign_cpu, const std::vector<Y
     }
     out.multiplies->push_back(glance.multiplies_per_second);
     out.cached->push_back(glance.cached_bytes_per_second);
+    if (glance.wakeups_per_second) {
+      if (!out.wakeups) {
+        out.wakeups.emplace();
+      }
+      out.wakeups->push_back(*glance.wakeups_per_second);
+    }
   }
   return out;
 }

@@ -1,6 +1,9 @@
 #include "report/yardstick.h"
 
+#include <linux/futex.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -28,8 +31,10 @@ constexpr int64_t kLeastRead = int64_t{64} << 20;
 constexpr int64_t kMostRead = int64_t{512} << 20;
 constexpr size_t kCachedBytes = size_t{8} << 20;  // a part of the last cache, more than those before it
 constexpr int kCachedReads = 3;
-constexpr int kMultiplies = 20000;  // of each of the chains
-constexpr size_t kChains = 4;       // as many as a multiplication has cycles, roughly
+constexpr uint32_t kWakeups = 60;        // there and back: less than a millisecond
+constexpr uint32_t kUntimedWakeups = 4;  // while the other thread comes to its core
+constexpr int kMultiplies = 20000;       // of each of the chains
+constexpr size_t kChains = 4;            // as many as a multiplication has cycles, roughly
 
 double since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
@@ -47,12 +52,80 @@ struct alignas(kLine) Word {
   std::atomic<uint32_t> value{0};
 };
 
-// One thread a core, each kept on its own; the calling thread is the first and gets its cores back.
+void stay_on(int core) {
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(static_cast<size_t>(core), &one);
+  ::sched_setaffinity(0, sizeof one, &one);
+}
+
+// Keeps the calling thread on one core, and gives it back those that it had.
+class OnCore {
+ public:
+  explicit OnCore(int core) : known_(::sched_getaffinity(0, sizeof before_, &before_) == 0) { stay_on(core); }
+  ~OnCore() {
+    if (known_) {
+      ::sched_setaffinity(0, sizeof before_, &before_);
+    }
+  }
+  OnCore(const OnCore&) = delete;
+  OnCore& operator=(const OnCore&) = delete;
+
+ private:
+  cpu_set_t before_{};
+  bool known_;
+};
+
+// A thread sleeps until it was rung so many times.
+class alignas(kLine) Bell {
+ public:
+  void await(uint32_t n) {
+    for (uint32_t now = n_.load(); now != n; now = n_.load()) {
+      ::syscall(SYS_futex, &n_, FUTEX_WAIT_PRIVATE, now, nullptr, nullptr, 0);
+    }
+  }
+  void ring() {
+    ++n_;
+    ::syscall(SYS_futex, &n_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  }
+
+ private:
+  std::atomic<uint32_t> n_{0};
+};
+
+// Two threads wake each other in turn. A server hands every token to the thread that sends it, which sleeps
+// between two of them; what that takes is the host's, where cores are virtual. 0: there is one core.
+double wakeups_of(const std::vector<int>& cores) {
+  if (cores.size() < 2) {
+    return 0;
+  }
+  const OnCore here(cores[0]);
+  Bell there;
+  Bell back;
+  std::thread other([&] {
+    stay_on(cores[1]);
+    for (uint32_t round = 1; round <= kUntimedWakeups + kWakeups; ++round) {
+      there.await(round);
+      back.ring();
+    }
+  });
+  auto begin = Clock::now();
+  for (uint32_t round = 1; round <= kUntimedWakeups + kWakeups; ++round) {
+    there.ring();
+    back.await(round);
+    if (round == kUntimedWakeups) {
+      begin = Clock::now();
+    }
+  }
+  const double seconds = since(begin);
+  other.join();
+  return 2 * kWakeups / seconds;
+}
+
+// One thread a core, each kept on its own; the calling thread is the first.
 class Team {
  public:
-  explicit Team(const std::vector<int>& cores) : cores_(cores), arrived_(cores.size()) {
-    known_ = ::sched_getaffinity(0, sizeof before_, &before_) == 0;
-    stay_on(0);
+  explicit Team(const std::vector<int>& cores) : cores_(cores), here_(cores[0]), arrived_(cores.size()) {
     for (size_t i = 1; i < cores_.size(); ++i) {
       threads_.emplace_back([this, i] { work(i); });
     }
@@ -62,9 +135,6 @@ class Team {
     region();
     for (std::thread& thread : threads_) {
       thread.join();
-    }
-    if (known_) {
-      ::sched_setaffinity(0, sizeof before_, &before_);
     }
   }
   Team(const Team&) = delete;
@@ -89,12 +159,6 @@ class Team {
   }
 
  private:
-  void stay_on(size_t i) {
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(static_cast<size_t>(cores_[i]), &one);
-    ::sched_setaffinity(0, sizeof one, &one);
-  }
   // All threads see the new round, do the job, and are waited for.
   void region() {
     const uint32_t round = begun_.value.load(std::memory_order_relaxed) + 1;
@@ -109,7 +173,7 @@ class Team {
     }
   }
   void work(size_t i) {
-    stay_on(i);
+    stay_on(cores_[i]);
     for (uint32_t round = 1;; ++round) {
       while (begun_.value.load(std::memory_order_acquire) != round) {
         pause_core();
@@ -126,12 +190,11 @@ class Team {
   }
 
   const std::vector<int>& cores_;
+  OnCore here_;
   std::vector<Word> arrived_;
   Word begun_;
   const std::function<void(size_t)> nothing_ = [](size_t) {};
   const std::function<void(size_t)>* job_ = nullptr;  // before a round begins, by the first thread
-  cpu_set_t before_{};
-  bool known_ = false;
   std::vector<std::thread> threads_;
 };
 
@@ -233,6 +296,13 @@ const uint64_t* YardstickMeter::next_cached() {
 }
 
 Glance YardstickMeter::glance() {
+  Glance out = glance_awake();
+  out.wakeups_per_second = wakeups_of(cores_);
+  return out;
+}
+
+// The team's threads do not sleep: they leave before others are woken.
+Glance YardstickMeter::glance_awake() {
   Team team(cores_);
   Glance out;
   out.handover_seconds = handover_of(team);
@@ -247,6 +317,12 @@ Glance YardstickMeter::glance() {
 }
 
 Yardstick YardstickMeter::measure() {
+  Yardstick out = measure_awake();
+  out.wakeups_per_second = wakeups_of(cores_);
+  return out;
+}
+
+Yardstick YardstickMeter::measure_awake() {
   Team team(cores_);
   Yardstick out;
   out.handover_seconds = handover_of(team);

@@ -18,7 +18,7 @@ class YardstickMeter {
   YardstickMeter();
   /// A few milliseconds on all cores that this process may use; only while the server has nothing to do.
   Yardstick measure();
-  /// Less than a millisecond, and the last cache keeps most of what it holds.
+  /// Some two milliseconds, and the last cache keeps most of what it holds.
   Glance glance();
 
   /// What the next reading of the last cache reads. Where a piece lies in physical memory makes it up to a
@@ -26,6 +26,9 @@ class YardstickMeter {
   const uint64_t* next_cached();
 
  private:
+  Yardstick measure_awake();
+  Glance glance_awake();
+
   std::vector<int> cores_;
   std::vector<uint64_t> memory_;
   size_t cached_at_ = 0;  // words
