@@ -38,6 +38,20 @@ bool has_glances(const Repeat& repeat) {
   return repeat.multiplies && repeat.cached;
 }
 
+bool has_wakeups(const Repeat& repeat) {
+  return std::all_of(repeat.beside.begin(), repeat.beside.end(),
+                     [](const Yardstick& reading) { return reading.wakeups_per_second.has_value(); });
+}
+
+// The logarithm of the median: just behind a batch a server's threads may still be awake, and in the way.
+double usual_wakeups(const Repeat& repeat) {
+  std::vector<double> all = repeat.wakeups.value_or(std::vector<double>{});
+  for (const Yardstick& reading : repeat.beside) {
+    all.push_back(reading.wakeups_per_second.value_or(0));
+  }
+  return all.empty() ? 0 : std::log(std::max(median(std::move(all)), 1.0));
+}
+
 double usual_handover(std::span<const std::span<const Repeat>> times) {
   std::vector<double> all;
   for (const std::span<const Repeat> repeats : times) {
@@ -66,20 +80,30 @@ std::vector<double> values_of(const std::vector<Yardstick>& readings, double Yar
   return out;
 }
 
-// What the yardstick says of the machine during a repeat: shares of it, and logarithms. `glances`: all
-// repeats have them between their batches, otherwise the clock is that before and after.
-std::vector<double> conditions_of(const Repeat& repeat, double usual, bool glances) {
+// What the repeats that are compared have all.
+struct Known {
+  bool glances = false;  // between their batches; otherwise the clock is that before and after
+  bool wakeups = false;
+
+  bool of(const Repeat& repeat) const {
+    return (!glances || has_glances(repeat)) && (!wakeups || has_wakeups(repeat));
+  }
+};
+
+// What the yardstick says of the machine during a repeat: shares of it, and logarithms.
+std::vector<double> conditions_of(const Repeat& repeat, double usual, const Known& known) {
   const std::vector<double> handovers = handovers_of(repeat);
   const auto share = [&](auto&& is) {
     return static_cast<double>(std::count_if(handovers.begin(), handovers.end(), is)) /
            static_cast<double>(handovers.size());
   };
-  return {
-      share([&](double seconds) { return seconds < kOneCore * usual; }),
-      share([&](double seconds) { return seconds > kFarApart * usual; }),
-      mean_log(glances ? *repeat.multiplies : values_of(repeat.beside, &Yardstick::multiplies_per_second)),
-      glances ? mean_log(*repeat.cached) : 0,
-      mean_log(values_of(repeat.beside, &Yardstick::read_bytes_per_second))};
+  return {share([&](double seconds) { return seconds < kOneCore * usual; }),
+          share([&](double seconds) { return seconds > kFarApart * usual; }),
+          mean_log(known.glances ? *repeat.multiplies
+                                 : values_of(repeat.beside, &Yardstick::multiplies_per_second)),
+          known.glances ? mean_log(*repeat.cached) : 0,
+          mean_log(values_of(repeat.beside, &Yardstick::read_bytes_per_second)),
+          known.wakeups ? usual_wakeups(repeat) : 0};
 }
 
 // Repeats as rows of the fit. Columns: one, "beside", the conditions, "now".
@@ -168,9 +192,12 @@ Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, b
   const std::array<std::span<const Repeat>, 3> times{then, now, beside};
   const bool known = has_yardsticks(then) && has_yardsticks(now);
   const double usual = known ? usual_handover(times) : 0;
-  const bool glances = std::all_of(times.begin(), times.end(), [](std::span<const Repeat> repeats) {
-    return std::all_of(repeats.begin(), repeats.end(), has_glances);
-  });
+  const auto all_have = [&](bool (*has)(const Repeat&)) {
+    return std::all_of(times.begin(), times.end(), [&](std::span<const Repeat> repeats) {
+      return std::all_of(repeats.begin(), repeats.end(), has);
+    });
+  };
+  const Known readings{all_have(has_glances), all_have(has_wakeups)};
   const auto counts = [&](const Repeat& repeat) {
     const bool busy = known && (repeat.beside.empty() || repeat.foreign_cpu > kMaxForeignCpu);
     return !busy && repeat.decode_total > 0;
@@ -179,7 +206,7 @@ Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, b
     // What the conditions explain alone is not the program's: the time comes last.
     std::vector<double> row{level, time == 2 ? level : 0.0};
     if (known) {
-      const std::vector<double> conditions = conditions_of(repeat, usual, glances);
+      const std::vector<double> conditions = conditions_of(repeat, usual, readings);
       row.insert(row.end(), conditions.begin(), conditions.end());
     }
     row.push_back(time == 1 ? level : 0);
@@ -205,7 +232,7 @@ Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, b
   for (size_t cell = 0; known && cell < others.size(); ++cell) {
     const size_t first = table.rows.size();
     for (const Repeat& repeat : others[cell]) {
-      if (counts(repeat) && (!glances || has_glances(repeat))) {
+      if (counts(repeat) && readings.of(repeat)) {
         table.add(row_of(repeat, 0, 0), repeat, times.size() + cell);
       }
     }

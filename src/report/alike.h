@@ -25,10 +25,10 @@ using CellsRepeats = std::vector<std::vector<Repeat>>;
 
 /// Logarithms of speeds by least squares: one level for each time, and a factor for each condition of the
 /// machine during a repeat: the share of hand-overs within one real core, that of those far apart, the clock
-/// (multiplications) and what is read from the last cache and from memory. `beside`, measured at the same
-/// times as `now`, helps to know the factors, and so do `others`, of the same program in other cells: one
-/// factor for all cells, a level for each. Without yardsticks on either side there are no factors.
-/// `reads_memory` is of the states.
+/// (multiplications), what is read from the last cache and from memory, and how fast threads wake each other.
+/// `beside`, measured at the same times as `now`, helps to know the factors, and so do `others`, of the same
+/// program in other cells: one factor for all cells, a level for each. Without yardsticks on either side
+/// there are no factors, and none for what not all repeats have. `reads_memory` is of the states.
 Alike compare_alike(std::span<const Repeat> then, std::span<const Repeat> now, bool reads_memory,
                     std::span<const Repeat> beside = {}, const CellsRepeats& others = {});
 

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <random>
 #include <set>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -171,6 +172,37 @@ TEST(States, OtherCellsTellWhatAConditionDoes) {
 }
 
 // They say nothing where they met other conditions, or none.
+// Hand-overs, clock and caches stay as they are, and the server waits for threads that wake slowly.
+TEST(States, WakeUpsCount) {
+  std::mt19937 random(3);
+  std::normal_distribution<double> noise(0, 0.01);
+  const auto with = [&](double wakeups) {
+    Yardstick reading = kNear;
+    reading.wakeups_per_second = wakeups;
+    Repeat out = repeat(100 * std::pow(wakeups / 1e5, 0.4) * std::exp(noise(random)), reading, reading);
+    out.wakeups = {wakeups, wakeups};
+    return out;
+  };
+  std::vector<Repeat> then;
+  std::vector<Repeat> now;
+  for (int i = 0; i < 12; ++i) {
+    then.push_back(with(i % 4 == 0 ? 1.5e5 : 1e5));
+    now.push_back(with(i % 4 == 0 ? 1e5 : 1.5e5));
+  }
+  const Alike alike = compare_alike(then, now, false);
+  ASSERT_TRUE(alike.change);
+  EXPECT_NEAR(*alike.change, 0, 0.02);
+  EXPECT_LT(alike.error, 0.03);
+  // A report of before has none: the same factors on both sides, without it.
+  for (Repeat& each : then) {
+    each.wakeups.reset();
+    for (Yardstick& reading : each.beside) {
+      reading.wakeups_per_second.reset();
+    }
+  }
+  EXPECT_GT(compare_alike(then, now, false).change.value_or(0), 0.05);
+}
+
 TEST(States, OtherCellsWithoutYardsticksSayNothing) {
   const std::vector<Repeat> then{near(3050), near(3080), near(3010), far(2150)};
   const std::vector<Repeat> now{far(2160), far(2140), far(2170), far(2130), near(3060), near(3030)};
@@ -267,6 +299,11 @@ TEST(YardstickMeter, ReadsThisMachine) {
   EXPECT_GE(glance.handover_seconds, 0);
   EXPECT_GT(glance.multiplies_per_second, 1e6);
   EXPECT_GT(glance.cached_bytes_per_second, 1e6);
+  EXPECT_TRUE(reading.wakeups_per_second);
+  EXPECT_TRUE(glance.wakeups_per_second);
+  if (std::thread::hardware_concurrency() > 1) {
+    EXPECT_GT(glance.wakeups_per_second.value_or(0), 1);
+  }
 }
 
 // A server whose speed follows the machine's state, which changes every 20 seconds.
