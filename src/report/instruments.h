@@ -37,7 +37,7 @@ class Instruments {
   virtual Result<Batch> measure(const Session& session, const Facts& facts, const BatchSpec& spec) = 0;
   /// The machine itself, while the server has nothing to do; nullopt: it says nothing about this server.
   virtual std::optional<Yardstick> yardstick() = 0;
-  /// In some two milliseconds.
+  /// In a few milliseconds.
   virtual std::optional<Glance> glance() = 0;
   /// measure_quality()
   virtual Result<Quality> score(const QualityJob& job) = 0;

@@ -18,7 +18,7 @@ class YardstickMeter {
   YardstickMeter();
   /// A few milliseconds on all cores that this process may use; only while the server has nothing to do.
   Yardstick measure();
-  /// Some two milliseconds, and the last cache keeps most of what it holds.
+  /// A few milliseconds, and the last cache keeps most of what it holds.
   Glance glance();
 
   /// What the next reading of the last cache reads. Where a piece lies in physical memory makes it up to a
