@@ -116,6 +116,9 @@ DeviceInfo use_device(int device) {
   info.l2_bytes = static_cast<uint64_t>(properties.l2CacheSize);
   info.max_shared_per_block = static_cast<int>(properties.sharedMemPerBlockOptin);
   info.max_shared_per_sm = static_cast<int>(properties.sharedMemPerMultiprocessor);
+  const int kilohertz = device_attribute(cudaDevAttrMemoryClockRate, "clock of the memory");
+  const int bits = device_attribute(cudaDevAttrGlobalMemoryBusWidth, "width of the memory");
+  info.memory_bandwidth = 2e3 * kilohertz * bits / 8;  // two transfers a clock
   size_t free_bytes = 0;
   size_t total_bytes = 0;
   check(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");

@@ -44,6 +44,7 @@ struct DeviceInfo {
   uint64_t l2_bytes = 0;
   int max_shared_per_block = 0;  ///< with opt-in
   int max_shared_per_sm = 0;
+  double memory_bandwidth = 0;  ///< bytes per second, by the memory's clock and width
 };
 
 /// Of the current device, such as cudaDevAttrMultiProcessorCount.

@@ -79,6 +79,20 @@ __device__ __forceinline__ void bulk_copy_streamed(void* to, const void* from, u
       "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
       : "memory");
 }
+/// The same by all lanes of a warp together, which agree in everything, and with the barrier told how many
+/// bytes come: one elected lane without a branch, where a test of the lane's number costs as much as the
+/// rest.
+__device__ __forceinline__ void warp_copy_streamed(void* to, const void* from, uint32_t bytes,
+                                                   uint64_t* barrier, uint64_t policy) {
+  asm volatile(
+      "{ .reg .pred one;\n"
+      "elect.sync _|one, 0xffffffff;\n"
+      "@one mbarrier.arrive.expect_tx.shared.b64 _, [%3], %2;\n"
+      "@one cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+      "[%3], %4; }" ::"r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
 __device__ __forceinline__ uint64_t evict_first_policy() {
   uint64_t policy;
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -144,10 +158,7 @@ class TileRing {
   __device__ void fill(const uint8_t* from, int bytes) {
     uint8_t* to = slots_ + fill_ * slot_bytes_;
 #if __CUDA_ARCH__ >= 900
-    if (lane_ == 0) {
-      barrier_expect(barriers_ + fill_, static_cast<uint32_t>(bytes));
-      bulk_copy_streamed(to, from, static_cast<uint32_t>(bytes), barriers_ + fill_, policy_);
-    }
+    warp_copy_streamed(to, from, static_cast<uint32_t>(bytes), barriers_ + fill_, policy_);
 #else
     for (int at = lane_ * 16; at < bytes; at += 32 * 16) {
       copy16(to + at, from + at);

@@ -19,6 +19,10 @@ constexpr int kWantedSlots = 3;                // tiles a warp wants: one at wor
 // wants as many bytes as three tiles of Q4_K have.
 constexpr int kMostApart = 56 << 10;
 constexpr int kLongInput = 32;
+// Where memory brings an SM more than that a second, waiting for the whole SM costs up to 4 tokens more than
+// activations from L2 do (decision 0068).
+constexpr double kFastMemory = 30e9;
+constexpr int kFewTokens = 4;
 constexpr int kWantedBytes = 3 * tile_bytes(PackedType::q4_k);
 
 using Launcher = KernelChoice::Launcher;
@@ -61,7 +65,9 @@ Launcher pair_launcher(bool resident, std::optional<PackedType> type) {
 std::optional<KernelChoice> choose_pair(const DeviceInfo& device, const MatmulOptions& options, int n_tokens,
                                         const MatmulParams& p, std::optional<PackedType> type) {
   const int activations = p.n_superblocks * n_tokens * kRecordBytes;
-  const bool best = activations > kMostApart || p.n_superblocks >= kLongInput;
+  const bool fast = device.memory_bandwidth > kFastMemory * device.n_sms;
+  const bool long_input = p.n_superblocks >= kLongInput && !(fast && n_tokens <= kFewTokens);
+  const bool best = activations > kMostApart || long_input;
   if (device.max_shared_per_sm < kRoomForTwo || options.groups == 1 || (options.groups == 0 && !best)) {
     return std::nullopt;
   }
@@ -69,8 +75,7 @@ std::optional<KernelChoice> choose_pair(const DeviceInfo& device, const MatmulOp
   KernelChoice choice;
   choice.groups = 2;
   for (const bool resident : {true, false}) {
-    if (resident ? options.placement == ActivationPlacement::l2
-                 : options.groups == 0 && p.n_superblocks < kLongInput) {
+    if (resident ? options.placement == ActivationPlacement::l2 : options.groups == 0 && !long_input) {
       continue;
     }
     choice.launch = pair_launcher(resident, type);

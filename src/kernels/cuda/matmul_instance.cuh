@@ -6,12 +6,28 @@
 
 namespace fl::cuda {
 
+template <bool kResident, int kType, int kGroups>
+auto* narrow_kernel(int n_tokens) {
+  switch (n_tokens) {
+    case 1:
+      return matmul_kernel<1, kResident, kType, true, kGroups, 1>;
+    case 2:
+      return matmul_kernel<1, kResident, kType, true, kGroups, 2>;
+    case 4:
+      return matmul_kernel<1, kResident, kType, true, kGroups, 4>;
+    case 8:
+      return matmul_kernel<1, kResident, kType, false, kGroups, 8>;
+    default:
+      return n_tokens < 4 ? matmul_kernel<1, kResident, kType, true, kGroups, 0>
+                          : matmul_kernel<1, kResident, kType, false, kGroups, 0>;
+  }
+}
+
 template <bool kResident, int kType, int kGroups = 1>
 void launch_narrow(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const MatmulParams& p) {
   constexpr const char* kName =
       kResident ? "product, activations in shared memory" : "product of up to 8 tokens";
-  const auto kernel = p.n_tokens <= 4 ? matmul_kernel<1, kResident, kType, true, kGroups>
-                                      : matmul_kernel<1, kResident, kType, false, kGroups>;
+  const auto kernel = narrow_kernel<kResident, kType, kGroups>(p.n_tokens);
   prepare_shared(kernel, shared_bytes, kName);
   launch(kernel, {dim3(static_cast<unsigned>(grid)), dim3(kGroups * kMatmulThreads), shared_bytes}, stream,
          overlap, kName, p);

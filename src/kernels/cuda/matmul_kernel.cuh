@@ -15,6 +15,7 @@
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/matmul_params.h"
+#include "kernels/cuda/matmul_steps.cuh"
 #include "kernels/cuda/tile_math.cuh"
 
 namespace fl::cuda {
@@ -37,100 +38,6 @@ struct GlobalActivations {
     const auto* from = reinterpret_cast<const uint4*>(superblock + s * step + lane_offset[nt]);
     return kL1 ? __ldca(from) : __ldcg(from);
   }
-};
-
-// Where a block's step begins. A step is two neighbouring tiles of a segment, of gate and up for swiglu; one
-// tile where a segment or the block's share ends. Only this much is kept from step to step, since the
-// products need the registers; the rest is worked out again.
-struct StepStart {
-  int tile;  ///< of all segments
-  int segment;
-  __device__ StepStart(const MatmulParams& p, int first) : tile(first), segment(0) { find_segment(p); }
-  /// Tiles of the step of a block whose share ends at `end`.
-  __device__ int count(const MatmulParams& p, int end) const {
-    if (p.epilogue == Epilogue::swiglu) {
-      return 2;
-    }
-    const int segment_end = segment + 1 < p.n_segments ? p.segments[segment + 1].first : p.n_tiles;
-    return min(2, min(segment_end, end) - tile);
-  }
-  __device__ void next(const MatmulParams& p, int end) {
-    tile += p.epilogue == Epilogue::swiglu ? 1 : count(p, end);
-    if (tile < end) {
-      find_segment(p);
-    }
-  }
-  __device__ int tile_in_segment(const MatmulParams& p) const { return tile - p.segments[segment].first; }
-
- private:
-  __device__ void find_segment(const MatmulParams& p) {
-    while (segment + 1 < p.n_segments && tile >= p.segments[segment + 1].first) {
-      ++segment;
-    }
-  }
-};
-
-// This warp's share of a step: one class of both tiles where there are eight classes, else of one. Which one
-// turns from step to step, which evens out runs of unequal length.
-struct WarpShare {
-  int class_index;
-  int first_tile;  ///< of the step
-  int end_tile;
-  __device__ WarpShare(int bits, int warp, int step, int count) {
-    const int share = (warp - step) & (kMatmulWarps - 1);
-    class_index = share & ((1 << bits) - 1);
-    first_tile = share >> bits;
-    end_tile = bits == 3 ? count : min(count, first_tile + 1);
-  }
-};
-__device__ __forceinline__ int class_start(const MatmulParams& p, int bits, int class_index) {
-  return (p.n_superblocks * class_index) >> bits;
-}
-
-// Fills a warp's ring with the tiles of its runs, in the order in which they are taken.
-class RunFeeder {
- public:
-  __device__ RunFeeder(const MatmulParams& p, const StepStart& start, int end, int bits, int warp)
-      : at_(start) {
-    open(p, end, bits, warp);
-  }
-  __device__ void fill(const MatmulParams& p, int end, int bits, int warp, TileRing& ring) {
-    while (ring.free_slots() > 0 && left_ > 0) {
-      ring.fill(from_, bytes_);
-      from_ += bytes_;
-      if (--left_ == 0) {
-        ++run_;
-        open(p, end, bits, warp);
-      }
-    }
-  }
-
- private:
-  // The next run, if there is one: the run_-th of this step or the first of a later one.
-  __device__ void open(const MatmulParams& p, int end, int bits, int warp) {
-    for (; at_.tile < end; at_.next(p, end), ++step_, run_ = 0) {
-      const WarpShare share(bits, warp, step_, at_.count(p, end));
-      const int i = share.first_tile + run_;
-      if (i >= share.end_tile) {
-        continue;
-      }
-      const MatmulSegment& s = p.segments[at_.segment];
-      const bool pairs = p.epilogue == Epilogue::swiglu;
-      const int64_t row_tile = at_.tile_in_segment(p) + (pairs ? 0 : i);
-      const int start = class_start(p, bits, share.class_index);
-      bytes_ = s.tile_bytes;
-      from_ = (pairs && i > 0 ? s.w_up : s.w) + (row_tile * p.n_superblocks + start) * bytes_;
-      left_ = class_start(p, bits, share.class_index + 1) - start;
-      return;
-    }
-  }
-
-  StepStart at_;
-  const uint8_t* from_ = nullptr;
-  int bytes_ = 0;
-  int left_ = 0;  // tiles of the run that are not in the ring yet; 0: nothing is left at all
-  int step_ = 0;
-  int run_ = 0;
 };
 
 // The unit at which a block starts, given the cost before it: the first whose start costs as much or more. A
@@ -387,23 +294,25 @@ __device__ __forceinline__ void unit(Accumulators<NT, MT>& acc, int type, const 
 /// NT: tiles of 8 tokens. kResident: all activations lie in shared memory (NT == 1). kType: the one
 /// PackedType of the launch, whose kernel is a fifth of the code, or kAnyType. kFew: at most four tokens,
 /// which lie in the even columns of the matrix instructions (NT == 1): half of what is added to sums is then
-/// nobody's, and the compiler leaves it out. kGroups: of a block, each with its own share.
+/// nobody's, and the compiler leaves it out. kGroups: of a block, each with its own share. kTokens: their
+/// number, where it has kernels of its own, whose addresses need no multiplications; otherwise 0.
 inline constexpr int kAnyType = -1;
-template <int NT, bool kResident, int kType, bool kFew, int kGroups>
-__global__ void __launch_bounds__(kGroups* kMatmulThreads, 2 / kGroups)
-    matmul_kernel(const __grid_constant__ MatmulParams p) {
+template <int NT, bool kResident, int kType, bool kFew, int kGroups, int kTokens>
+__device__ __forceinline__ void matmul_share(const MatmulParams& p) {
   extern __shared__ __align__(128) uint8_t block_shared[];
   let_next_start();
-  const int group = kGroups == 1 ? 0 : static_cast<int>(threadIdx.x) / kMatmulThreads;
+  const int n_tokens = kTokens > 0 ? kTokens : p.n_tokens;
+  const int group = kGroups == 1 ? 0 : __shfl_sync(~0U, static_cast<int>(threadIdx.x) / kMatmulThreads, 0);
   const int share = static_cast<int>(blockIdx.x) + group * static_cast<int>(gridDim.x);
   const int first = first_tile_of(p, share);
   const int end = kGroups == 1 ? first_tile_of(p, share + 1) : min(first_tile_of(p, share + 1), p.n_tiles);
   if (kGroups == 1 && first >= end) {
     return;  // fewer tiles than blocks; nothing may be under way to a block that has ended
   }
-  const int warp = static_cast<int>(threadIdx.x) / 32 % kMatmulWarps;
+  // From a shuffle the compiler knows that all lanes have it: what follows from it is worked out once a warp.
+  const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0) % kMatmulWarps;
   const int lane = threadIdx.x % 32;
-  const SharedPlan plan = shared_plan(p.n_tokens, p.n_superblocks, kResident && kGroups == 1, p.partial_slots,
+  const SharedPlan plan = shared_plan(n_tokens, p.n_superblocks, kResident && kGroups == 1, p.partial_slots,
                                       p.ring_slots, p.slot_bytes);
   uint8_t* const shared = block_shared + group * plan.total;
   uint64_t* ring_barriers = reinterpret_cast<uint64_t*>(shared) + warp * kMaxRingSlots;
@@ -441,16 +350,19 @@ __global__ void __launch_bounds__(kGroups* kMatmulThreads, 2 / kGroups)
     }
   }
   __syncthreads();
-  if (kGroups > 1 && first >= end) {
-    return;  // a second group without tiles
-  }
   wait_for_previous();
   constexpr bool kL1 = !kResident && kGroups > 1;  // the other group may have read the same just before
   if constexpr (kL1) {
-    __threadfence();  // L1 may hold what an earlier kernel read there
+    if (threadIdx.x < 32) {
+      __threadfence();  // L1 may hold what an earlier kernel read there; one warp's fence empties it
+    }
+    __syncthreads();
+  }
+  if (kGroups > 1 && first >= end) {
+    return;  // a second group without tiles
   }
 
-  const int record = p.n_tokens * kRecordBytes;
+  const int record = n_tokens * kRecordBytes;
   const int classes = n_classes(p.n_superblocks);
   if (kResident && group == 0) {
     // each warp fetches an eighth (two warps a class when there are four), waited for where a class is first
@@ -479,18 +391,18 @@ __global__ void __launch_bounds__(kGroups* kMatmulThreads, 2 / kGroups)
 
   using Acts = std::conditional_t<kResident, SharedActivations<NT>, GlobalActivations<NT, kL1>>;
   Acts acts;
-  acts.step = p.n_tokens * 64;
+  acts.step = n_tokens * 64;
   if constexpr (kResident) {
-    acts.lane_offset = min(lane >> (kFew ? 3 : 2), p.n_tokens - 1) * 64 + (lane & 3) * 16;
+    acts.lane_offset = min(lane >> (kFew ? 3 : 2), n_tokens - 1) * 64 + (lane & 3) * 16;
   } else {
 #pragma unroll
     for (int nt = 0; nt < NT; ++nt) {
-      acts.lane_offset[nt] = min(nt * 8 + (lane >> (kFew ? 3 : 2)), p.n_tokens - 1) * 64 + (lane & 3) * 16;
+      acts.lane_offset[nt] = min(nt * 8 + (lane >> (kFew ? 3 : 2)), n_tokens - 1) * 64 + (lane & 3) * 16;
     }
   }
   const uint8_t* activations = kResident ? resident : p.activations;
 
-  const int tile_stride = p.n_tokens * kTileRows;
+  const int tile_stride = n_tokens * kTileRows;
   const int slot_stride = classes * 2 * tile_stride;
   const int slot_mask = p.partial_slots - 1;  // a power of two
   const auto step_barrier = [&](int step) { return step_barriers + (step & slot_mask); };
@@ -540,7 +452,7 @@ __global__ void __launch_bounds__(kGroups* kMatmulThreads, 2 / kGroups)
           ring.take<1>(1, tiles);
           unit<NT, 1>(acc, type, tiles, acts, lane);
           ring.release(1);
-          feeder.fill(p, end, bits, warp, ring);
+          feeder.refill(p, end, bits, warp, ring);
           acts.superblock += record;
         }
       }
@@ -563,7 +475,7 @@ __global__ void __launch_bounds__(kGroups* kMatmulThreads, 2 / kGroups)
 #pragma unroll
           for (int i = 0; i < 4; i += kFew ? 2 : 1) {
             const int token = kFew ? lane & 3 : nt * 8 + 2 * (lane & 3) + (i & 1);
-            if (token < p.n_tokens) {
+            if (token < n_tokens) {
               mine[token * kTileRows + 8 * (i >> 1)] = acc[0][nt][i];
             }
           }
@@ -576,6 +488,20 @@ __global__ void __launch_bounds__(kGroups* kMatmulThreads, 2 / kGroups)
   }
   ask_for_next(p.next, share, warp, lane);
   finish(before, step - 1);
+}
+
+template <int NT, bool kResident, int kType, bool kFew, int kGroups, int kTokens = 0>
+__global__ void __launch_bounds__(kGroups* kMatmulThreads, 2 / kGroups)
+    matmul_kernel(const __grid_constant__ MatmulParams p) {
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
+  if constexpr (kGroups > 1) {
+    __trap();  // an SM has no room for it, so it is never chosen
+  } else {
+    matmul_share<NT, kResident, kType, kFew, kGroups, kTokens>(p);
+  }
+#else
+  matmul_share<NT, kResident, kType, kFew, kGroups, kTokens>(p);
+#endif
 }
 
 }  // namespace fl::cuda

@@ -7,8 +7,9 @@
 // scale those of the superblock; what the minima take off is a small product of theirs with the sums of the
 // activations. Nothing is rounded but sums.
 //
-// A weight of Q6_K becomes 2^-24 (q - 32) s by one f16 multiply-add for two of them, s the scale of 16
-// columns (it would be 64 multiply-adds of sums instead); beyond 2048 it is rounded to even numbers.
+// Q6_K is used the same way: its quants without the 32 that they are less by, a signed scale for 16 columns,
+// and the 32 taken off by a product of the scales with the sums. High quants' sums are 16 times as large, so
+// they are kept apart from the low ones' until the superblock is done (docs/decisions/0068).
 //
 // Q8_0 is used as 1024 + q + 128, a scale every sub-block, and what the 1152 adds is taken off in the same
 // way.
@@ -83,13 +84,11 @@ __device__ __forceinline__ __half2 packed_half2(uint32_t bits) {
 // Quants masked in place are f16 denormals: 2^-24 q in the low nibbles' place, 2^-20 q in the high ones'.
 inline constexpr float k2_24 = 16777216.0f;
 
-/// Byte b of w, less kBias, as the factor of quants in the low (kHigh = 0) or high nibbles' place: itself, or
-/// a sixteenth. Both come from an or: 1024 + byte is 0x6400 | byte, 64 + byte / 16 is 0x5400 | byte.
-template <int kHigh, int kBias>
-__device__ __forceinline__ __half2 scale_pair(uint32_t w, int b) {
-  const uint32_t magic = kHigh ? in_register<0x54545454U>() : in_register<0x64646464U>();
-  const uint32_t bits = __byte_perm(w, magic, 0x4040U | static_cast<uint32_t>(b) * 0x101U);
-  return __hsub2(packed_half2(bits), __float2half2_rn(kHigh ? 64.0f + kBias / 16.0f : 1024.0f + kBias));
+/// Byte b of w twice, as f16: 0x6400 | byte is 1024 + byte.
+__device__ __forceinline__ __half2 byte_twice(uint32_t w, int b) {
+  const uint32_t bits =
+      __byte_perm(w, in_register<0x64646464U>(), 0x4040U | static_cast<uint32_t>(b) * 0x101U);
+  return __hsub2(packed_half2(bits), __float2half2_rn(1024.0f));
 }
 
 /// Scales and minima of a row of Q4_K or Q5_K: sub-blocks 0..3 and 4..7, a byte each.
@@ -270,6 +269,17 @@ __device__ __forceinline__ void add_scaled(Accumulators<NT, MT>& acc, const Accu
   }
 }
 
+// Sums of low and of high quants, which are 16 times as large.
+template <int NT, int MT>
+__device__ __forceinline__ void join_high(Accumulators<NT, MT>& low, const Accumulators<NT, MT>& high) {
+  float factor[MT][2];
+#pragma unroll
+  for (int mt = 0; mt < MT; ++mt) {
+    factor[mt][0] = factor[mt][1] = 0.0625f;
+  }
+  add_scaled<NT, MT>(low, high, factor);
+}
+
 /// Byte j of a and of b, which are below 128, as f16 denormals: (2^-24 a_j, 2^-24 b_j). One permutation: a
 /// selector with bit 3 set repeats a byte's sign, here zeros.
 template <int j>
@@ -294,22 +304,22 @@ __device__ __forceinline__ void add_k45(Accumulators<NT, MT>& c, const uint4 (&q
       add_high_bits<kHigh>(a[mt], word_of(high[mt], j));
     }
     const float2 pair = __half22float2(byte_pair<j>(scales[mt][0], scales[mt][1]));
-    scale[mt][0] = kHigh ? pair.x * 0.0625f : pair.x;
-    scale[mt][1] = kHigh ? pair.y * 0.0625f : pair.y;
+    scale[mt][0] = pair.x;
+    scale[mt][1] = pair.y;
   }
   add_sub_block<NT, MT>(c, a, scale, acts, j + 4 * kHigh);
 }
 template <int NT, int MT, bool kFive, int j, typename Acts>
-__device__ __forceinline__ void add_k45_pair(Accumulators<NT, MT>& c, const uint8_t* const (&w)[MT],
-                                             const uint4 (&high)[MT], const uint32_t (&scales)[2][MT][2],
-                                             const Acts& acts, int lane) {
+__device__ __forceinline__ void add_k45_pair(Accumulators<NT, MT>& c, Accumulators<NT, MT>& h,
+                                             const uint8_t* const (&w)[MT], const uint4 (&high)[MT],
+                                             const uint32_t (&scales)[2][MT][2], const Acts& acts, int lane) {
   uint4 q[MT];
 #pragma unroll
   for (int mt = 0; mt < MT; ++mt) {
     q[mt] = load16(w[mt] + j * 512 + lane * 16);
   }
   add_k45<NT, MT, kFive, 0, j>(c, q, high, scales[0], acts);
-  add_k45<NT, MT, kFive, 1, j>(c, q, high, scales[1], acts);
+  add_k45<NT, MT, kFive, 1, j>(h, q, high, scales[1], acts);
 }
 
 template <int NT, int MT, bool kFive, typename Acts>
@@ -333,8 +343,8 @@ __device__ __forceinline__ void unit_k45(Accumulators<NT, MT>& acc, const uint8_
         scales[1][mt][row] = r.scales[1];
         d[mt][row] = r.d * (k2_24 * k2_24);
         dmin_sums[mt][row] = r.dmin * kUnscaleSums;
-        mins[mt][row] = bits_of(scale_pair<0, 0>(r.mins[0], t));
-        mins[mt][2 + row] = bits_of(scale_pair<0, 0>(r.mins[1], t));
+        mins[mt][row] = bits_of(byte_twice(r.mins[0], t));
+        mins[mt][2 + row] = bits_of(byte_twice(r.mins[1], t));
       }
       if (kFive) {
         high[mt] = load16(w[mt] + tile::kQ5High + lane * 16);
@@ -344,79 +354,124 @@ __device__ __forceinline__ void unit_k45(Accumulators<NT, MT>& acc, const uint8_
   }
   Accumulators<NT, MT> c;
   clear<NT, MT>(c);
-  add_k45_pair<NT, MT, kFive, 0>(c, w, high, scales, acts, lane);
-  add_k45_pair<NT, MT, kFive, 1>(c, w, high, scales, acts, lane);
-  add_k45_pair<NT, MT, kFive, 2>(c, w, high, scales, acts, lane);
-  add_k45_pair<NT, MT, kFive, 3>(c, w, high, scales, acts, lane);
+  Accumulators<NT, MT> h;
+  clear<NT, MT>(h);
+  add_k45_pair<NT, MT, kFive, 0>(c, h, w, high, scales, acts, lane);
+  add_k45_pair<NT, MT, kFive, 1>(c, h, w, high, scales, acts, lane);
+  add_k45_pair<NT, MT, kFive, 2>(c, h, w, high, scales, acts, lane);
+  add_k45_pair<NT, MT, kFive, 3>(c, h, w, high, scales, acts, lane);
+  join_high<NT, MT>(c, h);
   add_scaled<NT, MT>(acc, c, d);
 }
 
-// Sub-block j + 4 kHigh: six bits a quant, a signed scale every 16 columns. scales: bytes [half], [2 + half]
-// of sub-blocks j and j + 4, by row, plus 128.
-template <int kHigh>
-__device__ __forceinline__ void decode_q6(Operands& a, const uint4& q, const uint4& high, int j,
-                                          const uint32_t (&scales)[2]) {
-  quant_operands<kHigh>(a, q);
-  add_high_pairs<kHigh>(a, word_of(high, 2 * (j & 1)), word_of(high, 2 * (j & 1) + 1));
-  const __half2 less_32 = __float2half2_rn(kHigh ? -0x1p-15f : -0x1p-19f);
+// c += scale(row) * (A x activations of a half of a sub-block).
+template <int NT, int MT, int kHalf>
+__device__ __forceinline__ void add_half(Accumulators<NT, MT>& c, const Operands (&a)[MT],
+                                         const float (&scale)[MT][2], const uint4 (&b)[NT]) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
+  for (int nt = 0; nt < NT; ++nt) {
 #pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      const __half2 scale = scale_pair<kHigh, 128>(scales[row], 2 * kHigh + half);
-      const __half2 offset = __hmul2(scale, less_32);
-#pragma unroll
-      for (int i = 0; i < 4; i += 2) {
-        uint32_t& w = a[4 * half + i + row];
-        w = bits_of(__hfma2(packed_half2(w), scale, offset));
-      }
+    for (int mt = 0; mt < MT; ++mt) {
+      float s[4] = {0, 0, 0, 0};
+      constexpr int k = 4 * kHalf;
+      mma(s, a[mt][k], a[mt][k + 1], a[mt][k + 2], a[mt][k + 3], kHalf ? b[nt].z : b[nt].x,
+          kHalf ? b[nt].w : b[nt].y);
+      float* y = c[mt][nt];
+      y[0] += scale[mt][0] * s[0];
+      y[1] += scale[mt][0] * s[1];
+      y[2] += scale[mt][1] * s[2];
+      y[3] += scale[mt][1] * s[3];
     }
   }
+}
+/// Scale i of a row; s: its 16 signed bytes, 128 added to each.
+template <int i>
+__device__ __forceinline__ float scale_q6(const uint4& s) {
+  return byte_plus_2_23(word_of(s, i >> 2), i & 3) - (k2_23 + 128.0f);
+}
+/// c += scales * (A x activations of sub-block j + 4 kHigh), without the 32; scales: of rows g and g + 8.
+template <int NT, int MT, int kHigh, int j, typename Acts>
+__device__ __forceinline__ void add_q6(Accumulators<NT, MT>& c, const uint4 (&q)[MT], const uint4 (&high)[MT],
+                                       const uint4 (&scales)[MT][2], const Acts& acts) {
+  Operands a[MT];
+  float scale[2][MT][2];
+#pragma unroll
+  for (int mt = 0; mt < MT; ++mt) {
+    quant_operands<kHigh>(a[mt], q[mt]);
+    add_high_pairs<kHigh>(a[mt], word_of(high[mt], 2 * (j & 1)), word_of(high[mt], 2 * (j & 1) + 1));
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      scale[0][mt][row] = scale_q6<8 * kHigh + 2 * j>(scales[mt][row]);
+      scale[1][mt][row] = scale_q6<8 * kHigh + 2 * j + 1>(scales[mt][row]);
+    }
+  }
+  uint4 b[NT];
+#pragma unroll
+  for (int nt = 0; nt < NT; ++nt) {
+    b[nt] = acts.load(j + 4 * kHigh, nt);
+  }
+  add_half<NT, MT, 0>(c, a, scale[0], b);
+  add_half<NT, MT, 1>(c, a, scale[1], b);
 }
 
 template <int NT, int MT, typename Acts>
 __device__ __forceinline__ void unit_q6(Accumulators<NT, MT>& acc, const uint8_t* const (&w)[MT],
                                         const Acts& acts, int lane) {
   const int g = lane >> 2;
+  const int t = lane & 3;
+  uint4 scales[MT][2];
+  float d[MT][2];
+  {
+    uint32_t pairs[MT][4];  // scales of sums 2t, 2t + 1, 2t + 8, 2t + 9
+    float offset[MT][2];
+    const uint32_t select = static_cast<uint32_t>(2 * t) | static_cast<uint32_t>(2 * t + 1) << 8;
+#pragma unroll
+    for (int mt = 0; mt < MT; ++mt) {
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        const int r = g + 8 * row;
+        uint4 s = load16(w[mt] + tile::kQ6Scales + r * 16);
+        s.x ^= 0x80808080U;
+        s.y ^= 0x80808080U;
+        s.z ^= 0x80808080U;
+        s.w ^= 0x80808080U;
+        scales[mt][row] = s;
+        const float factor = half_to_float(*reinterpret_cast<const uint16_t*>(w[mt] + tile::kQ6D + r * 2));
+        d[mt][row] = factor * k2_24;
+        offset[mt][row] = factor * (32.0f * kUnscaleSums);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const uint32_t two = half == 0 ? __byte_perm(s.x, s.y, select) : __byte_perm(s.z, s.w, select);
+          const uint32_t bits = __byte_perm(two, in_register<0x64646464U>(), 0x4240U);
+          pairs[mt][2 * half + row] =
+              bits_of(__hsub2(packed_half2(bits), __float2half2_rn(1024.0f + 128.0f)));
+        }
+      }
+    }
+    take_off<NT, MT>(acc, pairs, offset, acts);
+  }
   Accumulators<NT, MT> c;
   clear<NT, MT>(c);
+  Accumulators<NT, MT> h;
+  clear<NT, MT>(h);
   uint4 high[MT];
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
+  const auto pair = [&]<int j>() {
     uint4 q[MT];
-    Operands a[MT];
-    uint32_t scales[MT][2];
 #pragma unroll
     for (int mt = 0; mt < MT; ++mt) {
       q[mt] = load16(w[mt] + j * 512 + lane * 16);
       if ((j & 1) == 0) {
         high[mt] = load16(w[mt] + tile::kQ6High + (j >> 1) * 512 + lane * 16);
       }
-#pragma unroll
-      for (int row = 0; row < 2; ++row) {
-        const uint8_t* s = w[mt] + tile::kQ6Scales + (g + 8 * row) * 16 + 2 * j;
-        scales[mt][row] = (*reinterpret_cast<const uint16_t*>(s) |
-                           uint32_t{*reinterpret_cast<const uint16_t*>(s + 8)} << 16) ^
-                          0x80808080U;
-      }
-      decode_q6<0>(a[mt], q[mt], high[mt], j, scales[mt]);
     }
-    multiply_sub_block<NT, MT>(c, a, acts, j);
-#pragma unroll
-    for (int mt = 0; mt < MT; ++mt) {
-      decode_q6<1>(a[mt], q[mt], high[mt], j, scales[mt]);
-    }
-    multiply_sub_block<NT, MT>(c, a, acts, j + 4);
-  }
-  float d[MT][2];
-#pragma unroll
-  for (int mt = 0; mt < MT; ++mt) {
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      d[mt][row] =
-          half_to_float(*reinterpret_cast<const uint16_t*>(w[mt] + tile::kQ6D + (g + 8 * row) * 2)) * k2_24;
-    }
-  }
+    add_q6<NT, MT, 0, j>(c, q, high, scales, acts);
+    add_q6<NT, MT, 1, j>(h, q, high, scales, acts);
+  };
+  pair.template operator()<0>();
+  pair.template operator()<1>();
+  pair.template operator()<2>();
+  pair.template operator()<3>();
+  join_high<NT, MT>(c, h);
   add_scaled<NT, MT>(acc, c, d);
 }
 
