@@ -22,7 +22,7 @@ namespace {
 
 namespace rep = fl::report;
 // No turn begins that would end later, unless --budget says otherwise.
-constexpr double kMostSeconds = 180;
+constexpr double kMostSeconds = 300;
 
 Result<rep::Manifest> manifest_for(const Flags& flags, const std::string& program,
                                    const rep::Document& document, const rep::Profile& profile,
