@@ -171,7 +171,6 @@ TEST(States, OtherCellsTellWhatAConditionDoes) {
   EXPECT_NEAR(compare_alike(then, now, false, {}, others).change.value_or(0), -0.1, 0.02);
 }
 
-// They say nothing where they met other conditions, or none.
 // Hand-overs, clock and caches stay as they are, and the server waits for threads that wake slowly.
 TEST(States, WakeUpsCount) {
   std::mt19937 random(3);
@@ -203,6 +202,7 @@ TEST(States, WakeUpsCount) {
   EXPECT_GT(compare_alike(then, now, false).change.value_or(0), 0.05);
 }
 
+// They say nothing where they met other conditions, or none.
 TEST(States, OtherCellsWithoutYardsticksSayNothing) {
   const std::vector<Repeat> then{near(3050), near(3080), near(3010), far(2150)};
   const std::vector<Repeat> now{far(2160), far(2140), far(2170), far(2130), near(3060), near(3030)};

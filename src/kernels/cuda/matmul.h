@@ -127,7 +127,7 @@ struct MatmulOptions {
   int library_from_tokens = 129;  ///< prompts from this length on (measured; see docs/decisions)
   ActivationPlacement placement = ActivationPlacement::automatic;
   /// Up to 8 tokens: shares of the rows that a block works on, with one copy of the activations: 1 or, where
-  /// it fits, 2; 0: as measured (docs/decisions/0067). Same bits.
+  /// it fits, 2; 0: as measured (docs/decisions/0067, 0068). Same bits.
   int groups = 0;
   bool overlap = true;  ///< where the device can: kernels start while their predecessors end
   PromptProducts prompt = PromptProducts::automatic;

@@ -19,11 +19,11 @@ constexpr int kWantedSlots = 3;                // tiles a warp wants: one at wor
 // wants as many bytes as three tiles of Q4_K have.
 constexpr int kMostApart = 56 << 10;
 constexpr int kLongInput = 32;
+constexpr int kWantedBytes = 3 * tile_bytes(PackedType::q4_k);
 // Where memory brings an SM more than that a second, waiting for the whole SM costs up to 4 tokens more than
 // activations from L2 do (decision 0068).
 constexpr double kFastMemory = 30e9;
 constexpr int kFewTokens = 4;
-constexpr int kWantedBytes = 3 * tile_bytes(PackedType::q4_k);
 
 using Launcher = KernelChoice::Launcher;
 

@@ -493,14 +493,13 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
 template <int NT, bool kResident, int kType, bool kFew, int kGroups, int kTokens = 0>
 __global__ void __launch_bounds__(kGroups* kMatmulThreads, 2 / kGroups)
     matmul_kernel(const __grid_constant__ MatmulParams p) {
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
-  if constexpr (kGroups > 1) {
-    __trap();  // an SM has no room for it, so it is never chosen
-  } else {
+#ifdef __CUDA_ARCH__
+  constexpr bool kHasRoom = kGroups == 1 || (__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200);
+  if constexpr (kHasRoom) {
     matmul_share<NT, kResident, kType, kFew, kGroups, kTokens>(p);
+  } else {
+    __trap();  // the memory of an SM holds no two groups, so the host does not choose it
   }
-#else
-  matmul_share<NT, kResident, kType, kFew, kGroups, kTokens>(p);
 #endif
 }
 

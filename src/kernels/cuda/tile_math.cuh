@@ -84,13 +84,6 @@ __device__ __forceinline__ __half2 packed_half2(uint32_t bits) {
 // Quants masked in place are f16 denormals: 2^-24 q in the low nibbles' place, 2^-20 q in the high ones'.
 inline constexpr float k2_24 = 16777216.0f;
 
-/// Byte b of w twice, as f16: 0x6400 | byte is 1024 + byte.
-__device__ __forceinline__ __half2 byte_twice(uint32_t w, int b) {
-  const uint32_t bits =
-      __byte_perm(w, in_register<0x64646464U>(), 0x4040U | static_cast<uint32_t>(b) * 0x101U);
-  return __hsub2(packed_half2(bits), __float2half2_rn(1024.0f));
-}
-
 /// Scales and minima of a row of Q4_K or Q5_K: sub-blocks 0..3 and 4..7, a byte each.
 struct RowHeader {
   uint32_t scales[2];
@@ -343,8 +336,8 @@ __device__ __forceinline__ void unit_k45(Accumulators<NT, MT>& acc, const uint8_
         scales[1][mt][row] = r.scales[1];
         d[mt][row] = r.d * (k2_24 * k2_24);
         dmin_sums[mt][row] = r.dmin * kUnscaleSums;
-        mins[mt][row] = bits_of(byte_twice(r.mins[0], t));
-        mins[mt][2 + row] = bits_of(byte_twice(r.mins[1], t));
+        mins[mt][row] = bits_of(bytes_as_half2(r.mins[0], t, t));
+        mins[mt][2 + row] = bits_of(bytes_as_half2(r.mins[1], t, t));
       }
       if (kFive) {
         high[mt] = load16(w[mt] + tile::kQ5High + lane * 16);
