@@ -296,6 +296,11 @@ std::string terminal_report(const Document& document, const TerminalStyle& style
     out += heading(painter, "RECAP") + paragraph(document.headline.recap, width) + "\n";
   }
   out += tables({quality_table(document)});
+  // The card has no room for it.
+  if (document.quality && !document.quality->measured && !document.quality->reason.empty()) {
+    out += heading(painter, "CORRECT ANSWERS") +
+           paragraph("not measured: " + document.quality->reason, width) + "\n";
+  }
   out += heading(painter, "INTEGRITY") + paragraph(integrity_sentence(document), width) + "\n";
   out += tables({integrity_table(document), warnings_table(document)}) + tables(cell_tables(document));
   if (!document.definitions.empty()) {

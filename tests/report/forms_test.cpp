@@ -133,7 +133,7 @@ TEST(Terminal, WhatWasNotMeasuredSaysWhy) {
   document.quality->reason = "no sandbox here";
   document.headline.ttft_seconds.reset();
   const std::string text = terminal_report(document, {false, 120});
-  EXPECT_THAT(text, HasSubstr("not measured"));
+  EXPECT_THAT(text, HasSubstr("not measured: no sandbox here"));
   EXPECT_THAT(text, HasSubstr("does not fit"));
   EXPECT_THAT(text, HasSubstr("coefficient of variation"));
 }
