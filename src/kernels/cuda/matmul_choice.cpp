@@ -16,10 +16,10 @@ constexpr int kReservedPerBlock = 1024 + 256;  // shared memory that the driver 
 constexpr int kWantedSlots = 3;                // tiles a warp wants: one at work, two under way
 // One block of two groups an SM, which share the activations, where these have more bytes than two blocks
 // have room for beside their rings, and where the input has so many superblocks (decision 0067). A warp of it
-// wants as many bytes as three tiles of Q4_K have.
+// wants as many bytes as three tiles of Q4_K have, with more than kFewTokens tokens two (decision 0069).
 constexpr int kMostApart = 56 << 10;
 constexpr int kLongInput = 32;
-constexpr int kWantedBytes = 3 * tile_bytes(PackedType::q4_k);
+constexpr int kWantedUnit = slot_bytes_of(tile_bytes(PackedType::q4_k));
 // Where memory brings an SM more than that a second, waiting for the whole SM costs up to 4 tokens more than
 // activations from L2 do (decision 0068).
 constexpr double kFastMemory = 30e9;
@@ -80,7 +80,8 @@ std::optional<KernelChoice> choose_pair(const DeviceInfo& device, const MatmulOp
     }
     choice.launch = pair_launcher(resident, type);
     const int shared = resident ? activations : 0;
-    for (int slots = std::clamp(kWantedBytes / p.slot_bytes, 2, kWantedSlots); slots >= 2; --slots) {
+    const int wanted = (n_tokens > kFewTokens ? 2 : 3) * kWantedUnit;
+    for (int slots = std::clamp(wanted / p.slot_bytes, 2, kWantedSlots); slots >= 2; --slots) {
       for (const int steps : {4, 2}) {
         const int group = shared_plan(n_tokens, p.n_superblocks, false, steps, slots, p.slot_bytes).total;
         if (2 * group + shared <= budget) {
@@ -203,7 +204,7 @@ void add_segment(MatmulParams& p, const PackedMatrix& w, const PackedMatrix* up,
   s.type = static_cast<int32_t>(w.type);
   s.tile_bytes = tile_bytes(w.type);
   s.rows = w.rows;
-  p.slot_bytes = std::max(p.slot_bytes, s.tile_bytes);
+  p.slot_bytes = std::max(p.slot_bytes, slot_bytes_of(s.tile_bytes));
 }
 
 // Superblock by superblock. A group that has tiles for a few warps

@@ -312,23 +312,23 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
   // From a shuffle the compiler knows that all lanes have it: what follows from it is worked out once a warp.
   const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0) % kMatmulWarps;
   const int lane = threadIdx.x % 32;
+  constexpr int kTileBytes = kType == kAnyType ? 0 : tile_bytes(static_cast<PackedType>(kType));
+  const int slot_bytes = kType == kAnyType ? p.slot_bytes : slot_bytes_of(kTileBytes);
   const SharedPlan plan = shared_plan(n_tokens, p.n_superblocks, kResident && kGroups == 1, p.partial_slots,
-                                      p.ring_slots, p.slot_bytes);
+                                      p.ring_slots, slot_bytes);
   uint8_t* const shared = block_shared + group * plan.total;
-  uint64_t* ring_barriers = reinterpret_cast<uint64_t*>(shared) + warp * kMaxRingSlots;
-  // all groups wait for the activations, the first one fetches them
-  uint64_t* part_barriers = reinterpret_cast<uint64_t*>(block_shared) + kMatmulWarps * kMaxRingSlots;
-  uint64_t* step_barriers = reinterpret_cast<uint64_t*>(shared) + kMatmulWarps * (kMaxRingSlots + 1);
+  // of a class's activations: all groups wait for them, the first one fetches them
+  uint64_t* class_barriers = reinterpret_cast<uint64_t*>(block_shared);
+  uint64_t* step_barriers = reinterpret_cast<uint64_t*>(shared) + kMatmulWarps;
   uint8_t* const resident = block_shared + (kGroups == 1 ? plan.activations : kGroups * plan.total);
   float* factors = reinterpret_cast<float*>(shared + plan.factors);
   float* partials = reinterpret_cast<float*>(shared + plan.partials);
 
+  const int bits = class_bits(p.n_superblocks);
+  TileRing ring(shared + plan.rings + warp * p.ring_slots * slot_bytes, p.ring_slots, slot_bytes, lane);
   if (lane == 0) {
-    for (int i = 0; i < p.ring_slots; ++i) {
-      barrier_init(ring_barriers + i, 1);
-    }
     if (group == 0) {
-      barrier_init(part_barriers + warp, 1);
+      barrier_init(class_barriers + warp, kMatmulWarps >> bits);
     }
     if (warp < p.partial_slots) {
       barrier_init(step_barriers + warp, kMatmulThreads);
@@ -338,11 +338,8 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
 #endif
   }
   __syncwarp();
-  const int bits = class_bits(p.n_superblocks);
   StepStart at(p, first);
-  TileRing ring(shared + plan.rings + warp * p.ring_slots * p.slot_bytes, ring_barriers, p.ring_slots,
-                p.slot_bytes, lane);
-  RunFeeder feeder(p, at, end, bits, warp);
+  RunFeeder<kTileBytes> feeder(p, at, end, bits, warp);
   feeder.fill(p, end, bits, warp, ring);
   if (p.epilogue == Epilogue::add_and_norm) {  // weights, so they may be asked for before the wait
     for (int tile = first + warp * 32 + lane; tile < end; tile += kMatmulThreads) {
@@ -365,17 +362,17 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
   const int record = n_tokens * kRecordBytes;
   const int classes = n_classes(p.n_superblocks);
   if (kResident && group == 0) {
-    // each warp fetches an eighth (two warps a class when there are four), waited for where a class is first
-    // used
+    // each warp fetches an eighth (two warps a class when there are four), waited for where a class is used
+    uint64_t* const barrier = class_barriers + (warp >> (kMaxClassBits - bits));
     const int from = p.n_superblocks * warp / kMatmulWarps;
     const int bytes = (p.n_superblocks * (warp + 1) / kMatmulWarps - from) * record;
     uint8_t* to = resident + from * record;
     const uint8_t* source = p.activations + static_cast<int64_t>(from) * record;
 #if __CUDA_ARCH__ >= 900
     if (lane == 0) {
-      barrier_expect(part_barriers + warp, static_cast<uint32_t>(bytes));
+      barrier_expect(barrier, static_cast<uint32_t>(bytes));
       if (bytes > 0) {
-        bulk_copy(to, source, static_cast<uint32_t>(bytes), part_barriers + warp);
+        bulk_copy(to, source, static_cast<uint32_t>(bytes), barrier);
       }
     }
 #else
@@ -384,7 +381,7 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
     }
     __syncwarp();
     if (lane == 0) {
-      barrier_arrive(part_barriers + warp);
+      barrier_arrive(barrier);
     }
 #endif
   }
@@ -435,10 +432,7 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
     const int first_k = class_start(p, bits, c);
     const int end_k = class_start(p, bits, c + 1);
     if constexpr (kResident) {
-      const int parts = kMatmulWarps >> bits;
-      for (int i = 0; i < parts; ++i) {
-        barrier_wait(part_barriers + c * parts + i, 0);
-      }
+      barrier_wait(class_barriers + c, 0);
     }
     bool opened = false;  // the step's slot is ours to write
     for (int tile = share.first_tile; tile < share.end_tile || !opened; ++tile) {
@@ -448,11 +442,11 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
       if (present) {
         acts.superblock = activations + static_cast<int64_t>(first_k) * record;
         for (int k = first_k; k < end_k; ++k) {
-          const uint8_t* tiles[1];
-          ring.take<1>(1, tiles);
+          const uint8_t* const tiles[1] = {ring.current()};
           unit<NT, 1>(acc, type, tiles, acts, lane);
-          ring.release(1);
+          ring.done();
           feeder.refill(p, end, bits, warp, ring);
+          ring.next();
           acts.superblock += record;
         }
       }

@@ -75,7 +75,7 @@ struct MatmulParams {
   NextLaunch next;           ///< kernel for up to 8 tokens
   // shared memory
   int32_t ring_slots;     ///< tiles that each warp holds or awaits
-  int32_t slot_bytes;     ///< largest tile of the launch
+  int32_t slot_bytes;     ///< of a ring: the largest tile of the launch and a barrier
   int32_t partial_slots;  ///< steps whose partial sums are kept apart: 1, 2 or 4; wide kernel: stages of
                           ///< activations
 };
@@ -85,7 +85,8 @@ inline constexpr int kMatmulThreads = 32 * kMatmulWarps;
 /// The input dimension of a product is cut into classes: contiguous runs of superblocks. Each run is one
 /// chain of sums, and the chains are added pairwise. The number of classes follows from the number of
 /// superblocks alone; this order of sums is part of the contract.
-inline constexpr int kMaxClasses = 8;
+inline constexpr int kMaxClassBits = 3;
+inline constexpr int kMaxClasses = 1 << kMaxClassBits;
 constexpr int class_bits(int n_superblocks) {
   return n_superblocks >= 24 ? 3 : n_superblocks >= 4 ? 2 : 0;
 }
@@ -109,6 +110,13 @@ constexpr int tile_bytes(PackedType type) {
   return 0;
 }
 
+/// Bytes of a ring's slot for tiles of so many: a barrier lies behind the tile, and slots begin at multiples
+/// of 128, without which copies to them are slow.
+inline constexpr int kSlotBarrierBytes = 8;
+constexpr int slot_bytes_of(int tile_bytes) {
+  return (tile_bytes + kSlotBarrierBytes + 127) / 128 * 128;
+}
+
 /// Of one token's activations of a superblock: values and sums (activations.cuh).
 inline constexpr int kRecordBytes = 576;
 
@@ -123,7 +131,7 @@ struct SharedPlan {
 };
 
 constexpr int kBarrierBytes =
-    1024;  ///< [warp][<= 12 slots], [8 parts of the activations], [4 partial slots], 8 bytes each
+    1024;  ///< [8 classes of the activations], [4 partial slots], 8 bytes each; wide kernel: its stages
 
 constexpr SharedPlan shared_plan(int n_tokens, int n_superblocks, bool resident, int partial_slots,
                                  int ring_slots, int slot_bytes) {

@@ -2,8 +2,8 @@
 // the order in which each of its warps therefore wants tiles.
 #pragma once
 
-#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/matmul_params.h"
+#include "kernels/cuda/tile_ring.cuh"
 
 namespace fl::cuda {
 
@@ -55,7 +55,9 @@ __device__ __forceinline__ int class_start(const MatmulParams& p, int bits, int 
   return (p.n_superblocks * class_index) >> bits;
 }
 
-// Fills a warp's ring with the tiles of its runs, in the order in which they are taken.
+// Fills a warp's ring with the tiles of its runs, in the order in which they are taken. kTileBytes: of all
+// tiles; 0: they differ.
+template <int kTileBytes>
 class RunFeeder {
  public:
   __device__ RunFeeder(const MatmulParams& p, const StepStart& start, int end, int bits, int warp)
@@ -64,21 +66,22 @@ class RunFeeder {
   }
   __device__ void fill(const MatmulParams& p, int end, int bits, int warp, TileRing& ring) {
     while (ring.free_slots() > 0 && left_ > 0) {
-      fill_one(p, end, bits, warp, ring);
+      ring.fill(from_, bytes());
+      advance(p, end, bits, warp);
     }
   }
-  /// Where a slot has become free.
+  /// Puts the next tile, if there is one, where the ring's current one was.
   __device__ void refill(const MatmulParams& p, int end, int bits, int warp, TileRing& ring) {
     if (left_ > 0) {
-      fill_one(p, end, bits, warp, ring);
+      ring.replace(from_, bytes());
+      advance(p, end, bits, warp);
     }
   }
 
  private:
-  __device__ __forceinline__ void fill_one(const MatmulParams& p, int end, int bits, int warp,
-                                           TileRing& ring) {
-    ring.fill(from_, bytes_);
-    from_ += bytes_;
+  __device__ int bytes() const { return kTileBytes > 0 ? kTileBytes : bytes_; }
+  __device__ __forceinline__ void advance(const MatmulParams& p, int end, int bits, int warp) {
+    from_ += bytes();
     if (--left_ == 0) {
       ++run_;
       open(p, end, bits, warp);
@@ -97,7 +100,7 @@ class RunFeeder {
       const int64_t row_tile = at_.tile_in_segment(p) + (pairs ? 0 : i);
       const int start = class_start(p, bits, share.class_index);
       bytes_ = s.tile_bytes;
-      from_ = (pairs && i > 0 ? s.w_up : s.w) + (row_tile * p.n_superblocks + start) * bytes_;
+      from_ = (pairs && i > 0 ? s.w_up : s.w) + (row_tile * p.n_superblocks + start) * bytes();
       left_ = class_start(p, bits, share.class_index + 1) - start;
       return;
     }

@@ -375,15 +375,12 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const WidePlan plan = wide_plan(p.n_tokens, p.partial_slots, p.ring_slots, p.slot_bytes);
-  uint64_t* ring_barriers = reinterpret_cast<uint64_t*>(shared) + warp * kMaxRingSlots;
-  uint64_t* full = reinterpret_cast<uint64_t*>(shared) + kMatmulWarps * kMaxRingSlots;
+  uint64_t* full = reinterpret_cast<uint64_t*>(shared);
   uint64_t* empty = full + ActivationStages::kMaxStages;
   float* factors = reinterpret_cast<float*>(shared + plan.factors);
   float* turn = reinterpret_cast<float*>(shared + plan.turns) + warp * kTurnFloats;
+  TileRing ring(shared + plan.rings + warp * p.ring_slots * p.slot_bytes, p.ring_slots, p.slot_bytes, lane);
   if (lane == 0) {
-    for (int i = 0; i < p.ring_slots; ++i) {
-      barrier_init(ring_barriers + i, 1);
-    }
     if (warp < p.partial_slots) {
       barrier_init(full + warp, ActivationStages::kArrivals);
       barrier_init(empty + warp, kMatmulThreads);
@@ -394,8 +391,6 @@ __global__ void __launch_bounds__(kMatmulThreads, kBlocksPerSm)
   }
   __syncwarp();
   PieceCursor now(p, first, end);
-  TileRing ring(shared + plan.rings + warp * p.ring_slots * p.slot_bytes, ring_barriers, p.ring_slots,
-                p.slot_bytes, lane);
   PieceFeeder<MT> feeder(p, now, warp);
   feeder.fill(p, ring);
   __syncthreads();
