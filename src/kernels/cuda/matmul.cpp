@@ -41,6 +41,7 @@ struct Matmul::Impl {
     p.n_tokens = x.n_tokens;
     p.partial_slots = choice.partial_slots;
     p.ring_slots = choice.ring_slots;
+    p.lends = choice.lends ? 1 : 0;
     int grid = 0;
     if (choice.wide) {
       const uint64_t cost = count_groups(p, choice.row_tiles);

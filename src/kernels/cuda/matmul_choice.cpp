@@ -60,6 +60,31 @@ Launcher pair_launcher(bool resident, std::optional<PackedType> type) {
   return resident ? launch_pair_any : launch_pair_l1_any;
 }
 
+/// Whether the second group of a block can take parts of the first one's last tile (Lending). Activations
+/// that are read through L1 want its room, and groups that lend have few tiles, so two steps are kept apart.
+bool may_lend(const MatmulParams& p, std::optional<PackedType> type) {
+  return (type == PackedType::q4_k || type == PackedType::q6_k) &&
+         n_classes(p.n_superblocks) == kMatmulWarps && p.epilogue != Epilogue::swiglu;
+}
+
+/// Two groups beside `shared` bytes in `budget`, with the sums of at most so many steps kept apart.
+bool fit_pair(KernelChoice& choice, int budget, int shared, int most_steps, int n_tokens,
+              const MatmulParams& p) {
+  const int wanted = (n_tokens > kFewTokens ? 2 : 3) * kWantedUnit;
+  for (int slots = std::clamp(wanted / p.slot_bytes, 2, kWantedSlots); slots >= 2; --slots) {
+    for (int steps = most_steps; steps >= 2; steps /= 2) {
+      const int group = shared_plan(n_tokens, p.n_superblocks, false, steps, slots, p.slot_bytes).total;
+      if (2 * group + shared <= budget) {
+        choice.partial_slots = steps;
+        choice.ring_slots = slots;
+        choice.shared_bytes = 2 * group + shared;
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
 /// One block of two groups, where an SM's memory holds it and it measures best. Short inputs are not read
 /// through L1 then: two blocks that read them from L2 do as well.
 std::optional<KernelChoice> choose_pair(const DeviceInfo& device, const MatmulOptions& options, int n_tokens,
@@ -79,18 +104,10 @@ std::optional<KernelChoice> choose_pair(const DeviceInfo& device, const MatmulOp
       continue;
     }
     choice.launch = pair_launcher(resident, type);
-    const int shared = resident ? activations : 0;
-    const int wanted = (n_tokens > kFewTokens ? 2 : 3) * kWantedUnit;
-    for (int slots = std::clamp(wanted / p.slot_bytes, 2, kWantedSlots); slots >= 2; --slots) {
-      for (const int steps : {4, 2}) {
-        const int group = shared_plan(n_tokens, p.n_superblocks, false, steps, slots, p.slot_bytes).total;
-        if (2 * group + shared <= budget) {
-          choice.partial_slots = steps;
-          choice.ring_slots = slots;
-          choice.shared_bytes = 2 * group + shared;
-          return choice;
-        }
-      }
+    choice.lends = !resident && may_lend(p, type) &&
+                   fit_pair(choice, budget, lent_bytes(n_tokens, p.n_superblocks), 2, n_tokens, p);
+    if (choice.lends || fit_pair(choice, budget, resident ? activations : 0, 4, n_tokens, p)) {
+      return choice;
     }
   }
   return std::nullopt;

@@ -19,6 +19,7 @@ struct KernelChoice {
   int row_tiles = 1;  ///< of a warp, together
   int blocks_per_sm = 1;
   int groups = 1;         ///< of a block of the kernel for up to 8 tokens, each with a share of the tiles
+  bool lends = false;     ///< between the two groups of a block
   int partial_slots = 0;  ///< wide: stages of activations
   int ring_slots = 0;
   int shared_bytes = 0;

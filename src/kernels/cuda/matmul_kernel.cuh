@@ -7,8 +7,8 @@
 // nothing in common but the activations (decision 0067).
 // Each warp has its own ring of tiles and its own sums, so the warps drift apart freely. Finished sums go to
 // shared memory; one step later they are added pairwise and meet the epilogue. No row is shared between
-// groups: there is no scratch in global memory, no ticket, no atomic, and the bits of a row depend neither on
-// the grid nor on the number of tokens.
+// blocks, between a block's groups at most one tile (Lending): there is no scratch in global memory, no
+// ticket, no atomic, and the bits of a row depend neither on the grid nor on the number of tokens.
 #pragma once
 
 #include "kernels/cuda/activations.cuh"
@@ -39,34 +39,6 @@ struct GlobalActivations {
     return kL1 ? __ldca(from) : __ldcg(from);
   }
 };
-
-// The unit at which a block starts, given the cost before it: the first whose start costs as much or more. A
-// unit is 1 / n_units of a group, or a tile; `first` of segments counts whole ones.
-template <typename Params>
-__device__ __forceinline__ int unit_at(const Params& p, uint32_t target) {
-  uint32_t before = 0;
-  for (int i = 0; i < p.n_segments; ++i) {
-    const auto& s = p.segments[i];
-    const int end = i + 1 < p.n_segments ? p.segments[i + 1].first : p.n_tiles;
-    const uint32_t units = static_cast<uint32_t>((end - s.first) * p.n_units);
-    if (target <= before + units * s.cost) {
-      return s.first * p.n_units + static_cast<int>((target - before + s.cost - 1) / s.cost);
-    }
-    before += units * s.cost;
-  }
-  return p.n_tiles * p.n_units;
-}
-
-// The tile at which a share of the kernel for up to 8 tokens starts; the grid's end for one past the last.
-// Shares with more go first: the places of the grid are given out in order, so they start first, and mostly
-// one on an SM, beside one of the later and lighter (decision 0063).
-template <typename Params>
-__device__ __forceinline__ int first_tile_of(const Params& p, int share) {
-  if (p.tiles_per_share > 0) {
-    return share * p.tiles_per_share + min(share, p.shares_with_more);
-  }
-  return unit_at(p, static_cast<uint32_t>(share) * p.cost_per_block);
-}
 
 // A warp that has nothing left to do asks L2 for its part of what its share's number begins with in the
 // launch behind this one: memory is idle while the last blocks end and the next ones start (decision 0066).
@@ -272,15 +244,16 @@ __device__ __forceinline__ void finish_tile(const MatmulParams& p, const float* 
 template <int NT, int MT, typename Acts>
 __device__ __forceinline__ void unit(Accumulators<NT, MT>& acc, int type, const uint8_t* const (&w)[MT],
                                      const Acts& acts, int lane) {
+  OwnSums<NT, MT> to{acc};
   switch (static_cast<PackedType>(type)) {
     case PackedType::q4_k:
-      unit_k45<NT, MT, false>(acc, w, acts, lane);
+      unit_k45<NT, MT, false>(to, w, acts, lane);
       break;
     case PackedType::q5_k:
-      unit_k45<NT, MT, true>(acc, w, acts, lane);
+      unit_k45<NT, MT, true>(to, w, acts, lane);
       break;
     case PackedType::q6_k:
-      unit_q6<NT, MT>(acc, w, acts, lane);
+      unit_q6<NT, MT>(to, w, acts, lane);
       break;
     case PackedType::q8_0:
       unit_q8<NT, MT>(acc, w, acts, lane);
@@ -288,6 +261,17 @@ __device__ __forceinline__ void unit(Accumulators<NT, MT>& acc, int type, const 
     case PackedType::f16:
       unit_f16<NT, MT>(acc, w, acts, lane);
       break;
+  }
+}
+
+// The same for another warp, which has the sums.
+template <int kType, bool kFew, typename Acts>
+__device__ __forceinline__ void lend_unit(LentSums<kFew>& to, const uint8_t* const (&w)[1], const Acts& acts,
+                                          int lane) {
+  if constexpr (kType == static_cast<int>(PackedType::q6_k)) {
+    unit_q6<1, 1>(to, w, acts, lane);
+  } else {
+    unit_k45<1, 1, false>(to, w, acts, lane);
   }
 }
 
@@ -301,6 +285,7 @@ template <int NT, bool kResident, int kType, bool kFew, int kGroups, int kTokens
 __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
   extern __shared__ __align__(128) uint8_t block_shared[];
   let_next_start();
+  constexpr bool kLends = kGroups > 1 && !kResident && kType != kAnyType;
   const int n_tokens = kTokens > 0 ? kTokens : p.n_tokens;
   const int group = kGroups == 1 ? 0 : __shfl_sync(~0U, static_cast<int>(threadIdx.x) / kMatmulThreads, 0);
   const int share = static_cast<int>(blockIdx.x) + group * static_cast<int>(gridDim.x);
@@ -320,6 +305,7 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
   // of a class's activations: all groups wait for them, the first one fetches them
   uint64_t* class_barriers = reinterpret_cast<uint64_t*>(block_shared);
   uint64_t* step_barriers = reinterpret_cast<uint64_t*>(shared) + kMatmulWarps;
+  uint64_t* lent_barriers = reinterpret_cast<uint64_t*>(block_shared) + kMatmulWarps + kMaxPartialSlots;
   uint8_t* const resident = block_shared + (kGroups == 1 ? plan.activations : kGroups * plan.total);
   float* factors = reinterpret_cast<float*>(shared + plan.factors);
   float* partials = reinterpret_cast<float*>(shared + plan.partials);
@@ -329,6 +315,9 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
   if (lane == 0) {
     if (group == 0) {
       barrier_init(class_barriers + warp, kMatmulWarps >> bits);
+      if (kLends) {
+        barrier_init(lent_barriers + warp, 32);
+      }
     }
     if (warp < p.partial_slots) {
       barrier_init(step_barriers + warp, kMatmulThreads);
@@ -339,8 +328,9 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
   }
   __syncwarp();
   StepStart at(p, first);
-  RunFeeder<kTileBytes> feeder(p, at, end, bits, warp);
-  feeder.fill(p, end, bits, warp, ring);
+  const Lending lending = kLends ? lending_of(p, group) : Lending::none;
+  RunFeeder<kTileBytes, kLends> feeder(p, at, end, bits, warp, lending);
+  feeder.fill(p, end, bits, warp, lending, ring);
   if (p.epilogue == Epilogue::add_and_norm) {  // weights, so they may be asked for before the wait
     for (int tile = first + warp * 32 + lane; tile < end; tile += kMatmulThreads) {
       prefetch_l2(p.norm_weight + static_cast<int64_t>(tile) * kTileRows);
@@ -355,7 +345,7 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
     }
     __syncthreads();
   }
-  if (kGroups > 1 && first >= end) {
+  if (kGroups > 1 && first >= end && lending != Lending::helps) {
     return;  // a second group without tiles
   }
 
@@ -422,6 +412,12 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
     }
   };
 
+  // where the sums of superblock i of a class's lent part lie
+  const auto lent_place = [&](int c, int i) {
+    return reinterpret_cast<float4*>(block_shared + kGroups * plan.total) +
+           (c * lent_part(most_in_class(p.n_superblocks)) + i) * LentSums<kFew>::kPieces * 32;
+  };
+
   StepStart before = at;
   int step = 0;
 #pragma unroll 1
@@ -441,13 +437,25 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
       const bool present = tile < share.end_tile;
       if (present) {
         acts.superblock = activations + static_cast<int64_t>(first_k) * record;
-        for (int k = first_k; k < end_k; ++k) {
+        int n_lent = 0;
+        if (kLends && lending == Lending::lends && at.tile + tile == end - 1) {
+          n_lent = lent_part(end_k - first_k);
+        }
+        for (int k = first_k; k < end_k - n_lent; ++k) {
           const uint8_t* const tiles[1] = {ring.current()};
           unit<NT, 1>(acc, type, tiles, acts, lane);
           ring.done();
-          feeder.refill(p, end, bits, warp, ring);
+          feeder.refill(p, end, bits, warp, lending, ring);
           ring.next();
           acts.superblock += record;
+        }
+        if constexpr (kLends) {
+          if (n_lent > 0) {
+            barrier_wait(lent_barriers + c, 0);
+            for (int i = 0; i < n_lent; ++i) {
+              LentSums<kFew>(lent_place(c, i), lane).join(acc);
+            }
+          }
         }
       }
       if (!opened) {
@@ -480,8 +488,27 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
     before = at;
     at.next(p, end);
   }
+  if constexpr (kLends) {
+    if (lending == Lending::helps) {
+      const int end_k = class_start(p, bits, warp + 1);
+      const int n_lent = lent_part(end_k - class_start(p, bits, warp));
+      acts.superblock = activations + static_cast<int64_t>(end_k - n_lent) * record;
+      for (int i = 0; i < n_lent; ++i) {
+        const uint8_t* const tiles[1] = {ring.current()};
+        LentSums<kFew> to(lent_place(warp, i), lane);
+        lend_unit<kType, kFew>(to, tiles, acts, lane);
+        ring.done();
+        feeder.refill(p, end, bits, warp, lending, ring);
+        ring.next();
+        acts.superblock += record;
+      }
+      barrier_arrive(lent_barriers + warp);
+    }
+  }
   ask_for_next(p.next, share, warp, lane);
-  finish(before, step - 1);
+  if (!kLends || step > 0) {
+    finish(before, step - 1);
+  }
 }
 
 template <int NT, bool kResident, int kType, bool kFew, int kGroups, int kTokens = 0>

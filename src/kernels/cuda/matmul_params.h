@@ -73,6 +73,7 @@ struct MatmulParams {
   int32_t region_per_group;  ///< regions are numbered as groups; else as the block that first cuts a group
   int32_t* tickets;          ///< [group][warp] classes that have arrived; zero between launches
   NextLaunch next;           ///< kernel for up to 8 tokens
+  int32_t lends;             ///< likewise: a block's second group may take parts of the first one's last tile
   // shared memory
   int32_t ring_slots;     ///< tiles that each warp holds or awaits
   int32_t slot_bytes;     ///< of a ring: the largest tile of the launch and a barrier
@@ -130,8 +131,9 @@ struct SharedPlan {
   int total;
 };
 
-constexpr int kBarrierBytes =
-    1024;  ///< [8 classes of the activations], [4 partial slots], 8 bytes each; wide kernel: its stages
+constexpr int kBarrierBytes = 1024;  ///< [8 classes of activations], [4 partial slots], [8 lent runs], 8
+                                     ///< bytes each; wide kernel: stages
+inline constexpr int kMaxPartialSlots = 4;
 
 constexpr SharedPlan shared_plan(int n_tokens, int n_superblocks, bool resident, int partial_slots,
                                  int ring_slots, int slot_bytes) {
@@ -145,6 +147,18 @@ constexpr SharedPlan shared_plan(int n_tokens, int n_superblocks, bool resident,
   return plan;
 }
 inline constexpr int kMaxRingSlots = 12;
+
+/// Superblocks that a warp takes of the run of another group's warp.
+constexpr int lent_part(int run) {
+  return run / 2;
+}
+constexpr int most_in_class(int n_superblocks) {
+  return (n_superblocks + n_classes(n_superblocks) - 1) / n_classes(n_superblocks);
+}
+/// Shared memory for the sums of lent parts, LentSums of each of them.
+constexpr int lent_bytes(int n_tokens, int n_superblocks) {
+  return kMatmulWarps * lent_part(most_in_class(n_superblocks)) * (n_tokens <= 4 ? 2 : 3) * 32 * 16;
+}
 
 /// Offsets of the wide kernel: barriers, factors, a buffer of each warp to turn sums, stages of activations,
 /// rings.

@@ -175,10 +175,10 @@ __device__ __forceinline__ void add_high_pairs(Operands& a, uint32_t low_rows, u
 template <int NT, int MT>
 using Accumulators = float[MT][NT][4];
 
-// acc -= factor(row) * (A x sums), A given for both tiles.
-template <int NT, int MT, typename Acts>
-__device__ __forceinline__ void take_off(Accumulators<NT, MT>& acc, const uint32_t (&a)[MT][4],
-                                         const float (&factor)[MT][2], const Acts& acts) {
+// to -= factor(row) * (A x sums), A given for both tiles.
+template <int NT, int MT, typename Sums, typename Acts>
+__device__ __forceinline__ void take_off(Sums& to, const uint32_t (&a)[MT][4], const float (&factor)[MT][2],
+                                         const Acts& acts) {
 #pragma unroll
   for (int nt = 0; nt < NT; ++nt) {
     const uint4 sums = acts.load(8, nt);
@@ -187,11 +187,7 @@ __device__ __forceinline__ void take_off(Accumulators<NT, MT>& acc, const uint32
       float c[4] = {0, 0, 0, 0};
       mma(c, a[mt][0], a[mt][1], a[mt][2], a[mt][3], sums.z, sums.w);
       mma(c, a[mt][0], a[mt][1], a[mt][2], a[mt][3], sums.x, sums.y);
-      float* y = acc[mt][nt];
-      y[0] -= factor[mt][0] * c[0];
-      y[1] -= factor[mt][0] * c[1];
-      y[2] -= factor[mt][1] * c[2];
-      y[3] -= factor[mt][1] * c[3];
+      to.take_off(mt, nt, c, factor[mt]);
     }
   }
 }
@@ -262,6 +258,65 @@ __device__ __forceinline__ void add_scaled(Accumulators<NT, MT>& acc, const Accu
   }
 }
 
+// Where the sums of a superblock go: what its offsets take off, then the products. To the sums of its class,
+template <int NT, int MT>
+struct OwnSums {
+  Accumulators<NT, MT>& acc;
+  __device__ __forceinline__ void take_off(int mt, int nt, const float (&c)[4], const float (&factor)[2]) {
+    float* y = acc[mt][nt];
+    y[0] -= factor[0] * c[0];
+    y[1] -= factor[0] * c[1];
+    y[2] -= factor[1] * c[2];
+    y[3] -= factor[1] * c[3];
+  }
+  __device__ __forceinline__ void add(const Accumulators<NT, MT>& c, const float (&factor)[MT][2]) {
+    add_scaled<NT, MT>(acc, c, factor);
+  }
+};
+// ... or to shared memory, for the warp that has the sums of the class: it adds them in their order, so bits
+// stay the same. One tile of 8 tokens; of at most four tokens (kFew) only the even columns are anybody's.
+template <bool kFew>
+class LentSums {
+ public:
+  static constexpr int kPieces = kFew ? 2 : 3;  // of 16 bytes a lane
+  /// `place`: of the superblock, [piece][lane].
+  __device__ LentSums(float4* place, int lane) : at_(place + lane) {}
+  __device__ __forceinline__ void take_off(int, int, const float (&c)[4], const float (&factor)[2]) {
+    if constexpr (kFew) {
+      at_[0] = {c[0], c[2], factor[0], factor[1]};
+    } else {
+      at_[0] = {c[0], c[1], c[2], c[3]};
+      offset_factor_ = {factor[0], factor[1]};
+    }
+  }
+  __device__ __forceinline__ void add(const Accumulators<1, 1>& sums, const float (&factor)[1][2]) {
+    const float* c = sums[0][0];
+    if constexpr (kFew) {
+      at_[32] = {c[0], c[2], factor[0][0], factor[0][1]};
+    } else {
+      at_[32] = {c[0], c[1], c[2], c[3]};
+      at_[64] = {offset_factor_.x, offset_factor_.y, factor[0][0], factor[0][1]};
+    }
+  }
+  __device__ __forceinline__ void join(Accumulators<1, 1>& acc) const {
+    OwnSums<1, 1> own{acc};
+    const float4 less = at_[0];
+    const float4 more = at_[32];
+    if constexpr (kFew) {
+      own.take_off(0, 0, {less.x, 0, less.y, 0}, {less.z, less.w});
+      own.add({{{more.x, 0, more.y, 0}}}, {{more.z, more.w}});
+    } else {
+      const float4 factors = at_[64];
+      own.take_off(0, 0, {less.x, less.y, less.z, less.w}, {factors.x, factors.y});
+      own.add({{{more.x, more.y, more.z, more.w}}}, {{factors.z, factors.w}});
+    }
+  }
+
+ private:
+  float4* at_;
+  float2 offset_factor_{0, 0};
+};
+
 // Sums of low and of high quants, which are 16 times as large.
 template <int NT, int MT>
 __device__ __forceinline__ void join_high(Accumulators<NT, MT>& low, const Accumulators<NT, MT>& high) {
@@ -315,9 +370,9 @@ __device__ __forceinline__ void add_k45_pair(Accumulators<NT, MT>& c, Accumulato
   add_k45<NT, MT, kFive, 1, j>(h, q, high, scales[1], acts);
 }
 
-template <int NT, int MT, bool kFive, typename Acts>
-__device__ __forceinline__ void unit_k45(Accumulators<NT, MT>& acc, const uint8_t* const (&w)[MT],
-                                         const Acts& acts, int lane) {
+template <int NT, int MT, bool kFive, typename Sums, typename Acts>
+__device__ __forceinline__ void unit_k45(Sums& to, const uint8_t* const (&w)[MT], const Acts& acts,
+                                         int lane) {
   constexpr int kHeader = kFive ? tile::kQ5Header : tile::kQuants;
   const int g = lane >> 2;
   const int t = lane & 3;
@@ -343,7 +398,7 @@ __device__ __forceinline__ void unit_k45(Accumulators<NT, MT>& acc, const uint8_
         high[mt] = load16(w[mt] + tile::kQ5High + lane * 16);
       }
     }
-    take_off<NT, MT>(acc, mins, dmin_sums, acts);
+    take_off<NT, MT>(to, mins, dmin_sums, acts);
   }
   Accumulators<NT, MT> c;
   clear<NT, MT>(c);
@@ -354,7 +409,7 @@ __device__ __forceinline__ void unit_k45(Accumulators<NT, MT>& acc, const uint8_
   add_k45_pair<NT, MT, kFive, 2>(c, h, w, high, scales, acts, lane);
   add_k45_pair<NT, MT, kFive, 3>(c, h, w, high, scales, acts, lane);
   join_high<NT, MT>(c, h);
-  add_scaled<NT, MT>(acc, c, d);
+  to.add(c, d);
 }
 
 // c += scale(row) * (A x activations of a half of a sub-block).
@@ -407,9 +462,8 @@ __device__ __forceinline__ void add_q6(Accumulators<NT, MT>& c, const uint4 (&q)
   add_half<NT, MT, 1>(c, a, scale[1], b);
 }
 
-template <int NT, int MT, typename Acts>
-__device__ __forceinline__ void unit_q6(Accumulators<NT, MT>& acc, const uint8_t* const (&w)[MT],
-                                        const Acts& acts, int lane) {
+template <int NT, int MT, typename Sums, typename Acts>
+__device__ __forceinline__ void unit_q6(Sums& to, const uint8_t* const (&w)[MT], const Acts& acts, int lane) {
   const int g = lane >> 2;
   const int t = lane & 3;
   uint4 scales[MT][2];
@@ -441,7 +495,7 @@ __device__ __forceinline__ void unit_q6(Accumulators<NT, MT>& acc, const uint8_t
         }
       }
     }
-    take_off<NT, MT>(acc, pairs, offset, acts);
+    take_off<NT, MT>(to, pairs, offset, acts);
   }
   Accumulators<NT, MT> c;
   clear<NT, MT>(c);
@@ -465,7 +519,7 @@ __device__ __forceinline__ void unit_q6(Accumulators<NT, MT>& acc, const uint8_t
   pair.template operator()<2>();
   pair.template operator()<3>();
   join_high<NT, MT>(c, h);
-  add_scaled<NT, MT>(acc, c, d);
+  to.add(c, d);
 }
 
 template <int NT, int MT, typename Acts>
@@ -487,7 +541,8 @@ __device__ __forceinline__ void unit_q8(Accumulators<NT, MT>& acc, const uint8_t
         offsets[mt][2 + row] = *reinterpret_cast<const uint16_t*>(s + 8) * 0x10001U;
       }
     }
-    take_off<NT, MT>(acc, offsets, factor, acts);
+    OwnSums<NT, MT> to{acc};
+    take_off<NT, MT>(to, offsets, factor, acts);
   }
 #pragma unroll
   for (int s = 0; s < 8; ++s) {
