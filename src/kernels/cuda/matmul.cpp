@@ -42,6 +42,7 @@ struct Matmul::Impl {
     p.partial_slots = choice.partial_slots;
     p.ring_slots = choice.ring_slots;
     p.lends = choice.lends ? 1 : 0;
+    p.by_count = has_more_instances(device.arch) ? 1 : 0;
     int grid = 0;
     if (choice.wide) {
       const uint64_t cost = count_groups(p, choice.row_tiles);

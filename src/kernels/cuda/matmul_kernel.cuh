@@ -515,11 +515,11 @@ template <int NT, bool kResident, int kType, bool kFew, int kGroups, int kTokens
 __global__ void __launch_bounds__(kGroups* kMatmulThreads, 2 / kGroups)
     matmul_kernel(const __grid_constant__ MatmulParams p) {
 #ifdef __CUDA_ARCH__
-  constexpr bool kHasRoom = kGroups == 1 || (__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200);
-  if constexpr (kHasRoom) {
+  constexpr bool kEverywhere = kGroups == 1 && kTokens == 0;
+  if constexpr (kEverywhere || has_more_instances(__CUDA_ARCH__ / 10)) {
     matmul_share<NT, kResident, kType, kFew, kGroups, kTokens>(p);
   } else {
-    __trap();  // the memory of an SM holds no two groups, so the host does not choose it
+    __trap();  // the host does not choose it
   }
 #endif
 }

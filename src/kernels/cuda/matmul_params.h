@@ -79,7 +79,15 @@ struct MatmulParams {
   int32_t slot_bytes;     ///< of a ring: the largest tile of the launch and a barrier
   int32_t partial_slots;  ///< steps whose partial sums are kept apart: 1, 2 or 4; wide kernel: stages of
                           ///< activations
+  int32_t by_count;       ///< kernel for up to 8 tokens: the device has instances for their number
 };
+
+/// Devices with the instances of the kernel for up to 8 tokens for two groups a block, which SMs of others do
+/// not hold, and for 1, 2, 4 and 8 tokens, whose fewer instructions matter where an SM's memory is fast: an
+/// RTX 4090 brings a quarter of an H200's bytes to an SM. The others' would only take time to compile.
+constexpr bool has_more_instances(int arch) {
+  return arch >= 90 && arch < 120;
+}
 
 inline constexpr int kMatmulWarps = 8;
 inline constexpr int kMatmulThreads = 32 * kMatmulWarps;
