@@ -105,8 +105,8 @@ void CudaUpload::run(const cuda::DeviceInfo& device, const WeightReader& reader,
       stop = true;
     }
     changed.notify_all();
-    for (std::thread& reader : readers) {
-      reader.join();
+    for (std::thread& thread : readers) {
+      thread.join();
     }
   };
   try {

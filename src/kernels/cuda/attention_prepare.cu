@@ -41,6 +41,8 @@ __global__ void __launch_bounds__(kWarps* kWarp)
             rows + warp * hd, lane, x);
   const int64_t block_head = static_cast<int64_t>(slot / kBlock) * shape.kv_heads + head;
   const int at = slot % kBlock;
+  const DType type = is_key ? cache.type_k : cache.type_v;
+  std::byte* const to = (is_key ? cache.k : cache.v) + block_head * kv_bytes(type, hd);
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
     const int d = kWarp * i + lane;
@@ -54,11 +56,9 @@ __global__ void __launch_bounds__(kWarps* kWarp)
         query[d] = value;
       }
     } else if (is_key) {
-      kv_store<true>(cache.type_k, cache.k + block_head * kv_bytes(cache.type_k, hd), hd, at, d, value,
-                     active);
+      kv_store<true>(type, to, hd, at, d, value, active);
     } else {
-      kv_store<false>(cache.type_v, cache.v + block_head * kv_bytes(cache.type_v, hd), hd, at, d, value,
-                      active);
+      kv_store<false>(type, to, hd, at, d, value, active);
     }
   }
 }
