@@ -41,6 +41,7 @@ struct Matmul::Impl {
     p.n_tokens = x.n_tokens;
     p.partial_slots = choice.partial_slots;
     p.ring_slots = choice.ring_slots;
+    p.slot_bytes = slot_bytes_of(p.largest_tile, device.arch);
     p.lends = choice.lends ? 1 : 0;
     p.by_count = has_more_instances(device.arch) ? 1 : 0;
     int grid = 0;

@@ -19,13 +19,17 @@ constexpr int kWantedSlots = 3;                // tiles a warp wants: one at wor
 // wants as many bytes as three tiles of Q4_K have, with more than kFewTokens tokens two (decision 0069).
 constexpr int kMostApart = 56 << 10;
 constexpr int kLongInput = 32;
-constexpr int kWantedUnit = slot_bytes_of(tile_bytes(PackedType::q4_k));
 // Where memory brings an SM more than that a second, waiting for the whole SM costs up to 4 tokens more than
 // activations from L2 do (decision 0068).
 constexpr double kFastMemory = 30e9;
 constexpr int kFewTokens = 4;
 
 using Launcher = KernelChoice::Launcher;
+
+/// Shared memory that each of so many blocks on an SM can ask for.
+int budget_of(const DeviceInfo& device, int blocks) {
+  return std::min(device.max_shared_per_block, device.max_shared_per_sm / blocks - kReservedPerBlock);
+}
 
 // The most ring slots that fit in `budget` beside `bare` bytes, whole rows of tiles, from `least` to `most`;
 // false if they do not.
@@ -67,13 +71,16 @@ bool may_lend(const MatmulParams& p, std::optional<PackedType> type) {
          n_classes(p.n_superblocks) == kMatmulWarps && p.epilogue != Epilogue::swiglu;
 }
 
-/// Two groups beside `shared` bytes in `budget`, with the sums of at most so many steps kept apart.
-bool fit_pair(KernelChoice& choice, int budget, int shared, int most_steps, int n_tokens,
+/// Two groups beside `shared` bytes in an SM's memory, with the sums of at most so many steps kept apart.
+bool fit_pair(KernelChoice& choice, const DeviceInfo& device, int shared, int most_steps, int n_tokens,
               const MatmulParams& p) {
-  const int wanted = (n_tokens > kFewTokens ? 2 : 3) * kWantedUnit;
-  for (int slots = std::clamp(wanted / p.slot_bytes, 2, kWantedSlots); slots >= 2; --slots) {
+  const int budget = budget_of(device, 1);
+  const int slot_bytes = slot_bytes_of(p.largest_tile, device.arch);
+  const int unit = slot_bytes_of(tile_bytes(PackedType::q4_k), device.arch);
+  const int wanted = (n_tokens > kFewTokens ? 2 : 3) * unit / slot_bytes;
+  for (int slots = std::clamp(wanted, 2, kWantedSlots); slots >= 2; --slots) {
     for (int steps = most_steps; steps >= 2; steps /= 2) {
-      const int group = shared_plan(n_tokens, p.n_superblocks, false, steps, slots, p.slot_bytes).total;
+      const int group = shared_plan(n_tokens, p.n_superblocks, false, steps, slots, slot_bytes).total;
       if (2 * group + shared <= budget) {
         choice.partial_slots = steps;
         choice.ring_slots = slots;
@@ -96,7 +103,6 @@ std::optional<KernelChoice> choose_pair(const DeviceInfo& device, const MatmulOp
   if (device.max_shared_per_sm < kRoomForTwo || options.groups == 1 || (options.groups == 0 && !best)) {
     return std::nullopt;
   }
-  const int budget = std::min(device.max_shared_per_block, device.max_shared_per_sm) - kReservedPerBlock;
   KernelChoice choice;
   choice.groups = 2;
   for (const bool resident : {true, false}) {
@@ -105,8 +111,8 @@ std::optional<KernelChoice> choose_pair(const DeviceInfo& device, const MatmulOp
     }
     choice.launch = pair_launcher(resident, type);
     choice.lends = !resident && may_lend(p, type) &&
-                   fit_pair(choice, budget, lent_bytes(n_tokens, p.n_superblocks), 2, n_tokens, p);
-    if (choice.lends || fit_pair(choice, budget, resident ? activations : 0, 4, n_tokens, p)) {
+                   fit_pair(choice, device, lent_bytes(n_tokens, p.n_superblocks), 2, n_tokens, p);
+    if (choice.lends || fit_pair(choice, device, resident ? activations : 0, 4, n_tokens, p)) {
       return choice;
     }
   }
@@ -156,7 +162,7 @@ uint64_t count_tiles(MatmulParams& p) {
 KernelChoice choose_kernel(const DeviceInfo& device, const MatmulOptions& options, int n_tokens,
                            const MatmulParams& p) {
   const int n_superblocks = p.n_superblocks;
-  const int slot_bytes = p.slot_bytes;
+  const int slot_bytes = slot_bytes_of(p.largest_tile, device.arch);
   const std::optional<PackedType> type = one_type(p);
   if (n_tokens <= 8 && options.placement != ActivationPlacement::staged) {
     if (const auto pair = choose_pair(device, options, n_tokens, p, type)) {
@@ -168,8 +174,7 @@ KernelChoice choose_kernel(const DeviceInfo& device, const MatmulOptions& option
   const bool room_for_two = device.max_shared_per_sm >= kRoomForTwo;
   KernelChoice choice;
   for (const int blocks : {room_for_two ? 2 : 1, 1}) {
-    const int budget =
-        std::min(device.max_shared_per_block, device.max_shared_per_sm / blocks) - kReservedPerBlock;
+    const int budget = budget_of(device, blocks);
     choice.blocks_per_sm = blocks;
     choice.wide = false;
     if (n_tokens <= 8 && options.placement != ActivationPlacement::staged) {
@@ -221,7 +226,7 @@ void add_segment(MatmulParams& p, const PackedMatrix& w, const PackedMatrix* up,
   s.type = static_cast<int32_t>(w.type);
   s.tile_bytes = tile_bytes(w.type);
   s.rows = w.rows;
-  p.slot_bytes = std::max(p.slot_bytes, slot_bytes_of(s.tile_bytes));
+  p.largest_tile = std::max(p.largest_tile, s.tile_bytes);
 }
 
 // Superblock by superblock. A group that has tiles for a few warps

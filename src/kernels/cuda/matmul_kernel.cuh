@@ -298,7 +298,7 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
   const int warp = __shfl_sync(~0U, static_cast<int>(threadIdx.x) / 32, 0) % kMatmulWarps;
   const int lane = threadIdx.x % 32;
   constexpr int kTileBytes = kType == kAnyType ? 0 : tile_bytes(static_cast<PackedType>(kType));
-  const int slot_bytes = kType == kAnyType ? p.slot_bytes : slot_bytes_of(kTileBytes);
+  const int slot_bytes = kType == kAnyType ? p.slot_bytes : slot_bytes_of(kTileBytes, kDeviceArch);
   const SharedPlan plan = shared_plan(n_tokens, p.n_superblocks, kResident && kGroups == 1, p.partial_slots,
                                       p.ring_slots, slot_bytes);
   uint8_t* const shared = block_shared + group * plan.total;
@@ -516,7 +516,7 @@ __global__ void __launch_bounds__(kGroups* kMatmulThreads, 2 / kGroups)
     matmul_kernel(const __grid_constant__ MatmulParams p) {
 #ifdef __CUDA_ARCH__
   constexpr bool kEverywhere = kGroups == 1 && kTokens == 0;
-  if constexpr (kEverywhere || has_more_instances(__CUDA_ARCH__ / 10)) {
+  if constexpr (kEverywhere || has_more_instances(kDeviceArch)) {
     matmul_share<NT, kResident, kType, kFew, kGroups, kTokens>(p);
   } else {
     __trap();  // the host does not choose it

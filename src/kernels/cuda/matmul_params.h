@@ -76,10 +76,11 @@ struct MatmulParams {
   int32_t lends;             ///< likewise: a block's second group may take parts of the first one's last tile
   // shared memory
   int32_t ring_slots;     ///< tiles that each warp holds or awaits
-  int32_t slot_bytes;     ///< of a ring: the largest tile of the launch and a barrier
+  int32_t slot_bytes;     ///< of a ring, for the largest tile of the launch
   int32_t partial_slots;  ///< steps whose partial sums are kept apart: 1, 2 or 4; wide kernel: stages of
                           ///< activations
   int32_t by_count;       ///< kernel for up to 8 tokens: the device has instances for their number
+  int32_t largest_tile;   ///< bytes, of the segments
 };
 
 /// Devices with the instances of the kernel for up to 8 tokens for two groups a block, which SMs of others do
@@ -119,11 +120,11 @@ constexpr int tile_bytes(PackedType type) {
   return 0;
 }
 
-/// Bytes of a ring's slot for tiles of so many: a barrier lies behind the tile, and slots begin at multiples
-/// of 128, without which copies to them are slow.
+/// Bytes of a ring's slot for tiles of so many. Where tiles come by bulk copies (sm_90 and up) a barrier lies
+/// behind the tile, and slots begin at multiples of 128, without which copies to them are slow.
 inline constexpr int kSlotBarrierBytes = 8;
-constexpr int slot_bytes_of(int tile_bytes) {
-  return (tile_bytes + kSlotBarrierBytes + 127) / 128 * 128;
+constexpr int slot_bytes_of(int tile_bytes, int arch) {
+  return arch < 90 ? tile_bytes : (tile_bytes + kSlotBarrierBytes + 127) / 128 * 128;
 }
 
 /// Of one token's activations of a superblock: values and sums (activations.cuh).

@@ -13,6 +13,12 @@
 
 namespace fl::cuda {
 
+#ifdef __CUDA_ARCH__
+inline constexpr int kDeviceArch = __CUDA_ARCH__ / 10;  ///< like DeviceInfo::arch
+#else
+inline constexpr int kDeviceArch = 90;  // the host's pass sees the names
+#endif
+
 /// A value that the compiler keeps in a register. It would rather work out an address in shared memory again
 /// than keep it, and reading the block's number for that takes 20 clocks.
 __device__ __forceinline__ uint32_t kept(uint32_t value) {
@@ -24,7 +30,7 @@ __device__ __forceinline__ uint32_t kept(uint32_t value) {
 /// Used by one warp, all lanes together. Slots are taken in the order in which they were filled.
 class TileRing {
  public:
-  /// `slots`: n_slots of slot_bytes, of which the last kSlotBarrierBytes are a barrier's.
+  /// `slots`: n_slots of slot_bytes; slot_bytes_of.
   __device__ TileRing(uint8_t* slots, int n_slots, int slot_bytes, int lane)
       : first_(kept(shared_address(slots))),
         last_(kept(first_ + static_cast<uint32_t>((n_slots - 1) * slot_bytes))),
