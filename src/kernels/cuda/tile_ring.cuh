@@ -20,7 +20,7 @@ inline constexpr int kDeviceArch = 90;  // the host's pass sees the names
 #endif
 
 /// A value that the compiler keeps in a register. It would rather work out an address in shared memory again
-/// than keep it, and reading the block's number for that takes 20 clocks.
+/// than keep it, beginning with the block's number in its cluster, which takes long to read.
 __device__ __forceinline__ uint32_t kept(uint32_t value) {
   uint32_t out;
   asm volatile("mov.u32 %0, %1;" : "=r"(out) : "r"(value));
