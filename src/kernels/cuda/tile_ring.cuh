@@ -2,8 +2,8 @@
 // takes part, so nothing in the stream of weights ever waits for the slowest warp.
 //
 // Addresses run along instead of being worked out from a number, and a slot's barrier lies behind its tile:
-// what a warp does for a tile besides the multiplication costs as much of its time as the multiplication's
-// own instructions do (docs/decisions/0069).
+// where the time of a tile is a warp's latency, what the ring does counts as much as the multiplication
+// (docs/decisions/0069).
 #pragma once
 
 #include <cstdint>
