@@ -8,8 +8,6 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/cuda/matmul_workspace.h"
-
 namespace fl::cuda {
 namespace {
 

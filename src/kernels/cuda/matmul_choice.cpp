@@ -44,24 +44,17 @@ bool fit(KernelChoice& choice, int budget, int bare, int least, int most, int sl
   return true;
 }
 
-Launcher narrow_launcher(bool resident, std::optional<PackedType> type) {
-  if (type == PackedType::q4_k) {
-    return resident ? launch_resident_q4 : launch_l2_q4;
-  }
-  if (type == PackedType::q6_k) {
-    return resident ? launch_resident_q6 : launch_l2_q6;
-  }
-  return resident ? launch_resident_any : launch_l2_any;
-}
-
-Launcher pair_launcher(bool resident, std::optional<PackedType> type) {
-  if (type == PackedType::q4_k) {
-    return resident ? launch_pair_q4 : launch_pair_l1_q4;
-  }
-  if (type == PackedType::q6_k) {
-    return resident ? launch_pair_q6 : launch_pair_l1_q6;
-  }
-  return resident ? launch_pair_any : launch_pair_l1_any;
+// The kernel for up to 8 tokens, by groups of a block, the place of the activations and the type of all
+// tiles.
+Launcher narrow_launcher(int groups, bool resident, std::optional<PackedType> type) {
+  static constexpr Launcher kLaunchers[2][2][3] = {
+      {{launch_l2_any, launch_l2_q4, launch_l2_q6},
+       {launch_resident_any, launch_resident_q4, launch_resident_q6}},
+      {{launch_pair_l1_any, launch_pair_l1_q4, launch_pair_l1_q6},
+       {launch_pair_any, launch_pair_q4, launch_pair_q6}},
+  };
+  const int of_type = type == PackedType::q4_k ? 1 : type == PackedType::q6_k ? 2 : 0;
+  return kLaunchers[groups - 1][resident ? 1 : 0][of_type];
 }
 
 /// Whether the second group of a block can take parts of the first one's last tile (Lending). Activations
@@ -109,7 +102,7 @@ std::optional<KernelChoice> choose_pair(const DeviceInfo& device, const MatmulOp
     if (resident ? options.placement == ActivationPlacement::l2 : options.groups == 0 && !long_input) {
       continue;
     }
-    choice.launch = pair_launcher(resident, type);
+    choice.launch = narrow_launcher(2, resident, type);
     choice.lends = !resident && may_lend(p, type) &&
                    fit_pair(choice, device, lent_bytes(n_tokens, p.n_superblocks), 2, n_tokens, p);
     if (choice.lends || fit_pair(choice, device, resident ? activations : 0, 4, n_tokens, p)) {
@@ -182,7 +175,7 @@ KernelChoice choose_kernel(const DeviceInfo& device, const MatmulOptions& option
         if (resident && (options.placement == ActivationPlacement::l2 || n_tokens > kMostResident)) {
           continue;
         }
-        choice.launch = narrow_launcher(resident, type);
+        choice.launch = narrow_launcher(1, resident, type);
         for (const int steps : {4, 2}) {
           choice.partial_slots = steps;
           const int bare = shared_plan(n_tokens, n_superblocks, resident, steps, 0, slot_bytes).total;
