@@ -82,7 +82,7 @@ std::string profile_text(const Profile& profile) {
     out += profile.chats > 1 && profile.expected_decode_total
                ? fmt::format(", {} together", format_rate(*profile.expected_decode_total))
                : "";
-    out += fmt::format(" Its word is {}.", escape_markdown(profile.name));
+    out += fmt::format(". Its word is {}.", escape_markdown(profile.name));
   }
   out += "\n\n" + code_block("sh", profile.serve_command);
   if (!profile.llama_server_command.empty()) {

@@ -69,8 +69,17 @@ std::string unit_of(const std::string& title, const std::vector<std::string>& ar
       title, client::join_command(args));
 }
 
-std::string snippet_of(const Document& document, const Cell& cell) {
-  const std::string model = document.model.name.empty() ? "default" : document.model.name;
+// What clients call the model: the first of its aliases where the measured command gives any.
+std::string served_name(const Document& document, const std::vector<std::string>& args) {
+  for (size_t i = 0; i + 1 < args.size(); ++i) {
+    if (args[i] == "--alias" || args[i] == "-a") {
+      return args[i + 1].substr(0, args[i + 1].find(','));
+    }
+  }
+  return document.model.name.empty() ? "default" : document.model.name;
+}
+
+std::string snippet_of(const std::string& model, const Cell& cell) {
   if (cell.chats == 1) {
     return fmt::format(
         "from openai import OpenAI\n\nclient = OpenAI(base_url=\"http://127.0.0.1:8080/v1\", "
@@ -111,7 +120,7 @@ Profile make_profile(const Document& document, const char* name, const char* tit
     out.llama_server_command += " --n-gpu-layers 999 --flash-attn on";
   }
   out.systemd_unit = unit_of(title, out.args);
-  out.client_snippet = snippet_of(document, cell);
+  out.client_snippet = snippet_of(served_name(document, out.args), cell);
   out.expected_decode_per_chat = cell.decode_per_chat->mean;
   if (cell.decode_total) {
     out.expected_decode_total = cell.decode_total->mean;
@@ -179,21 +188,21 @@ std::vector<Profile> choose_profiles(const Document& document, const Recommendat
     const double share = chat->decode_per_chat->mean / best;
     out.push_back(make_profile(
         document, "chat", "One person", *chat,
-        fmt::format("the largest context in which one chat keeps {} of its best speed: {} tok/s {}, {:.0f} %",
+        fmt::format("The largest context in which one chat keeps {} of its best speed: {} tok/s {}, {:.0f} %",
                     share >= kChatShare ? "90 %" : "most", rate(chat->decode_per_chat->mean),
                     filling_of(document, *chat), 100 * share)));
   }
   if (lengthy != nullptr) {
     out.push_back(make_profile(
         document, "long-files", "Long files", *lengthy,
-        fmt::format("a window of {} tokens still writes {} tok/s {}, {:.0f} % of the best",
+        fmt::format("A window of {} tokens still writes {} tok/s {}, {:.0f} % of the best",
                     lengthy->ctx / lengthy->chats, rate(lengthy->decode_per_chat->mean),
                     filling_of(document, *lengthy), 100 * lengthy->decode_per_chat->mean / best)));
   }
   if (largest != nullptr) {
     out.push_back(make_profile(
         document, "coding", "Whole codebase", *largest,
-        fmt::format("the largest window that ran: {} tokens, {} tok/s {}", largest->ctx / largest->chats,
+        fmt::format("The largest window that ran: {} tokens, {} tok/s {}", largest->ctx / largest->chats,
                     rate(largest->decode_per_chat->mean), filling_of(document, *largest))));
   }
   // Many agents: the best total speed among the knees, as full as it was measured.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -280,6 +281,17 @@ TEST(Profiles, CommandsAreThoseThatWereMeasured) {
   empty.depths = {"empty"};
   EXPECT_THAT(document_of(empty).recommendation.profiles.back().reason,
               HasSubstr("filled ones were not measured"));
+}
+
+TEST(Profiles, ClientsNameTheModelAsItIsServed) {
+  for (const auto& [more_args, name] :
+       {std::pair{"", "test-27B"}, {" --alias qwen35", "qwen35"}, {" -a qwen35,local", "qwen35"}}) {
+    World world;
+    world.more_args = more_args;
+    for (const Profile& profile : document_of(world).recommendation.profiles) {
+      EXPECT_THAT(profile.client_snippet, HasSubstr(fmt::format("model=\"{}\"", name)));
+    }
+  }
 }
 
 TEST(Profiles, AreReadFromAReport) {

@@ -3,6 +3,7 @@
 
 #include <sstream>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -152,6 +153,7 @@ TEST(Markdown, HoldsEverySectionAndEveryRate) {
   for (const Profile& profile : document.recommendation.profiles) {
     EXPECT_THAT(text, HasSubstr(profile.serve_command));
     EXPECT_THAT(text, HasSubstr(profile.systemd_unit));
+    EXPECT_THAT(text, HasSubstr(fmt::format(". Its word is {}.\n", profile.name)));
   }
 }
 

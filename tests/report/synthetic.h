@@ -15,6 +15,7 @@ struct World {
   std::vector<int64_t> ctx{16384, 32768, 65536, 98304, 131072};
   std::vector<int64_t> chats{1, 2, 4};
   std::vector<std::string> depths{"empty", "half", "full"};
+  std::string more_args;  // of the server's command
   /// Seconds of one step; noise is a factor near 1.
   std::function<double(int64_t ctx, int64_t chats, int64_t depth_tokens)> step = [](int64_t, int64_t chats,
                                                                                     int64_t depth) {
@@ -30,7 +31,8 @@ inline Manifest manifest_of(const World& world) {
   out.options.kind = "model";
   out.options.command_template =
       "/usr/bin/freelunch serve --model {model} --host 127.0.0.1 --port {port} --ctx-size {ctx} --parallel "
-      "{chats} -ctk q8_0";
+      "{chats} -ctk q8_0" +
+      world.more_args;
   out.options.ctx = world.ctx;
   out.options.chats = world.chats;
   out.options.depths = world.depths;
