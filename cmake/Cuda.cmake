@@ -2,6 +2,9 @@
 # one without a driver runs it on the CPU).
 set(FREELUNCH_CUDA_ARCHS "80;86;89;90;120" CACHE STRING
   "Compute capabilities to build device code for; one, e.g. 90, while developing")
+set(FREELUNCH_CUDA_ACTING "" CACHE STRING
+  "AS:ON, e.g. 89:90: the code of capability AS, assembled for a device of capability ON, which is taken for one of AS. Tests the
+  code of a device that is not at hand; not for users")
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
   find_program(FREELUNCH_NVCC nvcc HINTS /usr/local/cuda/bin ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin)
   if(NOT FREELUNCH_NVCC)
@@ -13,7 +16,14 @@ endif()
 # Half of a small kernel file's time is its compilation to PTX, which for 8.0, 8.6 and 8.9 is the same here (nothing asks for
 # more than 8.0 below 9.0): these share one pass, and differ in ptxas alone. Only the newest architecture's PTX is kept.
 set(FREELUNCH_CUDA_GENCODE "")
-if("80" IN_LIST FREELUNCH_CUDA_ARCHS AND NOT FREELUNCH_CUDA_ARCHS MATCHES "[a-z]")
+if(FREELUNCH_CUDA_ACTING)
+  if(NOT FREELUNCH_CUDA_ACTING MATCHES "^(80|86|87|89):([0-9]+)$")
+    message(FATAL_ERROR "FREELUNCH_CUDA_ACTING is '${FREELUNCH_CUDA_ACTING}': expected AS:ON with AS 80, 86, 87 or 89.")
+  endif()
+  set(FREELUNCH_CUDA_ARCHS ${CMAKE_MATCH_1})
+  set(FREELUNCH_CUDA_GENCODE "--generate-code=arch=compute_80,code=[sm_${CMAKE_MATCH_2}]")
+  set(CMAKE_CUDA_ARCHITECTURES OFF)
+elseif("80" IN_LIST FREELUNCH_CUDA_ARCHS AND NOT FREELUNCH_CUDA_ARCHS MATCHES "[a-z]")
   set(fl_targets ${FREELUNCH_CUDA_ARCHS})
   list(SORT fl_targets COMPARE NATURAL)
   list(GET fl_targets -1 fl_newest)

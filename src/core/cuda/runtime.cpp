@@ -6,6 +6,8 @@
 #include <thread>
 #include <vector>
 
+#include "core/capability.h"
+
 namespace fl::cuda {
 namespace {
 
@@ -60,6 +62,55 @@ bool is_sticky(cudaError_t status) {
   }
 }
 
+// A build that tests an older device's code on a newer one (FREELUNCH_CUDA_ACTING in cmake/Cuda.cmake) sees
+// that device's capability and shared memory; 0 otherwise.
+#ifdef FREELUNCH_CUDA_AS
+constexpr int kActingArch = FREELUNCH_CUDA_AS;
+#else
+constexpr int kActingArch = 0;
+#endif
+
+// CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+struct SharedMemory {
+  int arch;
+  int of_block;
+  int of_sm;
+};
+constexpr SharedMemory kSharedMemory[] = {{80, 163 << 10, 164 << 10},
+                                          {86, 99 << 10, 100 << 10},
+                                          {87, 163 << 10, 164 << 10},
+                                          {89, 99 << 10, 100 << 10}};
+
+constexpr const SharedMemory* acting_memory() {
+  for (const SharedMemory& each : kSharedMemory) {
+    if (each.arch == kActingArch) {
+      return &each;
+    }
+  }
+  return nullptr;
+}
+static_assert(kActingArch == 0 || acting_memory() != nullptr,
+              "the acting capability's shared memory is not listed");
+
+int acting(cudaDeviceAttr attribute, int real) {
+  const SharedMemory* memory = acting_memory();
+  if (memory == nullptr) {
+    return real;
+  }
+  switch (attribute) {
+    case cudaDevAttrComputeCapabilityMajor:
+      return memory->arch / 10;
+    case cudaDevAttrComputeCapabilityMinor:
+      return memory->arch % 10;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      return memory->of_block;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      return memory->of_sm;
+    default:
+      return real;
+  }
+}
+
 }  // namespace
 
 DeviceFailure::DeviceFailure(const std::string& what, cudaError_t code)
@@ -95,7 +146,7 @@ int device_attribute(cudaDeviceAttr attribute, const char* name) {
   int value = 0;
   check(cudaGetDevice(&device), "current device");
   check(cudaDeviceGetAttribute(&value, attribute, device), name);
-  return value;
+  return acting(attribute, value);
 }
 
 int device_arch() {
@@ -105,17 +156,24 @@ int device_arch() {
 
 DeviceInfo use_device(int device) {
   check(cudaSetDevice(device), "cudaSetDevice");
-  check(cudaDeviceSetLimit(cudaLimitStackSize, kStackBytes), "stack of the device's threads");
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  const int arch = device_arch();
+  if (!runs_device_code(FREELUNCH_CUDA_ARCHS, arch)) {
+    throw DeviceFailure(missing_device_code(FREELUNCH_CUDA_ARCHS, arch, properties.name),
+                        cudaErrorNoKernelImageForDevice);
+  }
+  check(cudaDeviceSetLimit(cudaLimitStackSize, kStackBytes), "stack of the device's threads");
   DeviceInfo info;
   info.name = properties.name;
   info.device = device;
-  info.arch = 10 * properties.major + properties.minor;
+  info.arch = arch;
   info.n_sms = properties.multiProcessorCount;
   info.l2_bytes = static_cast<uint64_t>(properties.l2CacheSize);
-  info.max_shared_per_block = static_cast<int>(properties.sharedMemPerBlockOptin);
-  info.max_shared_per_sm = static_cast<int>(properties.sharedMemPerMultiprocessor);
+  info.max_shared_per_block =
+      device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, "shared memory of a block");
+  info.max_shared_per_sm =
+      device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, "shared memory of an SM");
   const int kilohertz = device_attribute(cudaDevAttrMemoryClockRate, "clock of the memory");
   const int bits = device_attribute(cudaDevAttrGlobalMemoryBusWidth, "width of the memory");
   info.memory_bandwidth = 2e3 * kilohertz * bits / 8;  // two transfers a clock
