@@ -53,7 +53,9 @@ const std::array kForms{
 class CudaMatmul : public test::DeviceTest {
  protected:
   std::unique_ptr<Matmul> make(MatmulOptions options) {
-    // tests pass records of any number of tokens, whatever the device prefers
+    // 16-bit prompts and records of any number of tokens, whatever the device prefers; int8:
+    // cuda_matmul_int8_test
+    options.prompt = PromptProducts::f16;
     const uint64_t bytes = std::max(Matmul::workspace_bytes(512, 4096, 8192, options),
                                     Matmul::workspace_bytes(512, 4096, 8192, kTilesOnly));
     workspaces_.push_back(std::make_unique<DeviceArray<std::byte>>(bytes));

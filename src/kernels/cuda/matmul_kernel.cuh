@@ -45,6 +45,10 @@ struct GlobalActivations {
 // The very first tiles are left out, since the next shares' rings ask for them as early.
 inline constexpr int kAskedBytes = 32 * 128;  // a warp, a line a lane
 inline constexpr int kAskedFrom = 8192;       // bytes of a share
+
+// Arrivals of a warp at the barrier of the activations that it fetches: one with a bulk copy, otherwise every
+// lane's.
+inline constexpr int kFetchArrivals = kDeviceArch >= 90 ? 1 : 32;
 __device__ __forceinline__ void ask_for_next(const NextLaunch& next, int share, int warp, int lane) {
   if (share >= next.n_shares) {
     return;
@@ -314,7 +318,7 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
   TileRing ring(shared + plan.rings + warp * p.ring_slots * slot_bytes, p.ring_slots, slot_bytes, lane);
   if (lane == 0) {
     if (group == 0) {
-      barrier_init(class_barriers + warp, kMatmulWarps >> bits);
+      barrier_init(class_barriers + warp, (kMatmulWarps >> bits) * kFetchArrivals);
       if (kLends) {
         barrier_init(lent_barriers + warp, 32);
       }
@@ -369,10 +373,7 @@ __device__ __forceinline__ void matmul_share(const MatmulParams& p) {
     for (int byte = lane * 16; byte < bytes; byte += 32 * 16) {
       *reinterpret_cast<uint4*>(to + byte) = __ldcg(reinterpret_cast<const uint4*>(source + byte));
     }
-    __syncwarp();
-    if (lane == 0) {
-      barrier_arrive(barrier);
-    }
+    barrier_arrive(barrier);  // every lane for what it has stored
 #endif
   }
 
