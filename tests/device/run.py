@@ -10,6 +10,7 @@ code 1 when a check fails; timings are readings and never fail. Standard library
 """
 import argparse
 import concurrent.futures
+import contextlib
 import os
 import pathlib
 import re
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 sys.dont_write_bytecode = True
@@ -39,7 +41,10 @@ NOT_SANITIZED = "-*ALongRun*:*ALostDevice*:*MemoryIsAccounted*:CudaInt8Model.*"
 FEW_CASES = {"FREELUNCH_FEW_CASES": "1"}
 PRINT_LIMIT = "1000"  # of reports: what fails should be seen whole
 SANITIZERS = (("memcheck", ("--leak-check", "no")), ("racecheck", ()), ("initcheck", ()))
-TEST_SECONDS, SANITIZER_SECONDS = 240, 200
+TEST_SECONDS, SANITIZER_SECONDS = 240, 260
+AWAKE_SECONDS = 0.2
+UNDER_WAY = set()  # processes
+STOPPING = threading.Event()
 
 
 def find(folder, name):
@@ -59,13 +64,30 @@ def run(command, log, seconds, more_env=None):
     env = {**os.environ, "CI_GPU": "1", **(more_env or {})}
     with open(log, "w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        UNDER_WAY.add(process)
+        if STOPPING.is_set():
+            end(process)
         try:
             code = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # a sanitizer's program is a process of its own
+            end(process)
             process.wait()
             code = None
+        UNDER_WAY.discard(process)
     return code, log.read_text(errors="replace")
+
+
+def end(process):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # a sanitizer's program is a process of its own
+
+
+def stop(number, _frame):
+    """What is under way would go on using the device, and disturb what is measured next."""
+    STOPPING.set()
+    for process in list(UNDER_WAY):
+        end(process)
+    sys.exit(128 + number)
 
 
 def verdict(name, ran, seconds, results):
@@ -144,6 +166,8 @@ def main():
     chosen = [part for part in large.PARTS if part in wanted or "large" in wanted]
     if unknown := set(wanted) - {*GROUPS, *large.PARTS}:
         parser.error(f"no part {', '.join(sorted(unknown))}")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     results = Results()
     with tempfile.TemporaryDirectory() as folder:
         out = args.out or pathlib.Path(folder)
@@ -154,8 +178,11 @@ def main():
         if "sanitizers" in wanted:
             side_by_side.append(lambda: timed("sanitizers", lambda: sanitizers(args.bin, results, out, args.sanitizer_seconds)))
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            for done in [pool.submit(part) for part in side_by_side]:
-                done.result()
+            waiting = started = [pool.submit(part) for part in side_by_side]
+            while waiting:  # awake now and then: a signal that another thread was given is handled in this one
+                waiting = concurrent.futures.wait(waiting, timeout=AWAKE_SECONDS).not_done
+            for part in started:
+                part.result()
         if "tests" in wanted:
             timed("memory alone", lambda: test_alone(args.bin, results, out))
         program = find(args.bin, "freelunch")
