@@ -17,9 +17,9 @@ struct World {
   std::vector<std::string> depths{"empty", "half", "full"};
   std::string more_args;  // of the server's command
   /// Seconds of one step; noise is a factor near 1.
-  std::function<double(int64_t ctx, int64_t chats, int64_t depth_tokens)> step = [](int64_t, int64_t chats,
+  std::function<double(int64_t ctx, int64_t chats, int64_t depth_tokens)> step = [](int64_t, int64_t n_chats,
                                                                                     int64_t depth) {
-    return 0.020 + 0.001 * static_cast<double>(chats) + 2e-8 * static_cast<double>(chats * depth);
+    return 0.020 + 0.001 * static_cast<double>(n_chats) + 2e-8 * static_cast<double>(n_chats * depth);
   };
   double noise = 0.005;
   std::function<bool(int64_t ctx, int64_t chats)> fits = [](int64_t, int64_t) { return true; };
