@@ -1,6 +1,7 @@
 # A room is one static library, `fl_<room>`, made of every .cpp under src/<room>. Sources are globbed (re-checked at each
 # build) so that adding a file is one act; the *arrows* between rooms are explicit: DEPS names the rooms that may be
-# included, LIBS the packages. tools/lint/arrows.py holds the same arrows against the #include lines.
+# included, LIBS the packages; a LIGHT room has no loops over numbers, and -O3 would only lengthen the compilation of its
+# templates. tools/lint/arrows.py holds the same arrows against the #include lines.
 
 add_library(fl_options INTERFACE)
 target_include_directories(fl_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
@@ -27,7 +28,7 @@ if(FREELUNCH_FUZZ)
 endif()
 
 function(fl_room room)
-  cmake_parse_arguments(ARG "" "" "DEPS;LIBS;EXCLUDE" ${ARGN})
+  cmake_parse_arguments(ARG "LIGHT" "" "DEPS;LIBS;EXCLUDE" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
   # Device code is built with the CUDA preset only: .cu files, everything in a folder `cuda`, and `cuda_*` except stubs.
   if(FREELUNCH_CUDA)
@@ -50,6 +51,9 @@ function(fl_room room)
     set(scope INTERFACE)
   endif()
   target_link_libraries(fl_${room} ${scope} fl_options)
+  if(ARG_LIGHT)
+    target_compile_options(fl_${room} PRIVATE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:-O2>)
+  endif()
   if(FREELUNCH_CUDA)
     target_link_libraries(fl_${room} ${scope} fl_cuda)
     if(device)

@@ -9,7 +9,7 @@ import sys
 
 SRC = pathlib.Path("src")
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"/]+)/', re.M)
-DEPS = re.compile(r"fl_room\(\s*\w+(?:\s+DEPS\s+([a-z\s]+?))?(?:\s+(?:LIBS|EXCLUDE)\b.*)?\)", re.S)
+DEPS = re.compile(r"fl_room\(\s*\w+(?:\s+LIGHT)?(?:\s+DEPS\s+([a-z\s]+?))?(?:\s+(?:LIBS|EXCLUDE)\b.*)?\)", re.S)
 
 
 def deps_of(room: pathlib.Path) -> set[str]:
