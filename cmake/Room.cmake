@@ -1,6 +1,6 @@
 # A room is one static library, `fl_<room>`, made of every .cpp under src/<room>. Sources are globbed (re-checked at each
 # build) so that adding a file is one act; the *arrows* between rooms are explicit: DEPS names the rooms that may be
-# included, LIBS the packages; a LIGHT room has no loops over numbers, and -O3 would only lengthen the compilation of its
+# included, LIBS the packages; a LIGHT room has no loops over numbers or tokens, and -O3 would only lengthen the compilation of its
 # templates. tools/lint/arrows.py holds the same arrows against the #include lines.
 
 add_library(fl_options INTERFACE)
