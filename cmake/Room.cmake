@@ -1,7 +1,7 @@
 # A room is one static library, `fl_<room>`, made of every .cpp under src/<room>. Sources are globbed (re-checked at each
 # build) so that adding a file is one act; the *arrows* between rooms are explicit: DEPS names the rooms that may be
-# included, LIBS the packages; a LIGHT room has no loops over numbers or tokens, and -O3 would only lengthen the compilation of its
-# templates. tools/lint/arrows.py holds the same arrows against the #include lines.
+# included, LIBS the packages; a LIGHT room has no loops over numbers or tokens, and -O3 would only lengthen the compilation
+# of its templates. tools/lint/arrows.py holds the same arrows against the #include lines.
 
 add_library(fl_options INTERFACE)
 target_include_directories(fl_options INTERFACE ${PROJECT_SOURCE_DIR}/src)

@@ -26,11 +26,11 @@ std::optional<std::vector<int>> numbers_of(std::string_view archs) {
   return out;
 }
 
-}  // namespace
-
 std::string capability_name(int arch) {
   return fmt::format("{}.{}", arch / 10, arch % 10);
 }
+
+}  // namespace
 
 bool runs_device_code(std::string_view archs, int arch) {
   const auto built = numbers_of(archs);

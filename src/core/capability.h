@@ -6,9 +6,6 @@
 
 namespace fl {
 
-/// 8.9 for 89.
-std::string capability_name(int arch);
-
 /// Whether a device of capability `arch` runs code built for `archs` ("80,86,90"): machine code runs on
 /// devices of its own major version from its minor version on, and the intermediate code of the newest, which
 /// is kept (cmake/Cuda.cmake), on everything from it on. True where an entry is more than a number: what it

@@ -119,8 +119,8 @@ TEST_F(CudaModel, APromptMayBeCutOnTheGrid) {
   for (const test::TinyModel& m : test::cases<test::TinyModel>({wide(), {}}, {wide()})) {
     const auto r = runner(m, DType::f16, test::tiny_options());
     ASSERT_NE(r, nullptr);
-    const int32_t n_tokens =
-        test::few_cases() ? 128 : 320;  // 128: where there is no kernel of ours for more, no library's
+    // few: not so many that f16 matrices go to a library, whose kernels are not ours to check
+    const int32_t n_tokens = test::few_cases() ? 128 : 320;
     const auto tokens = test::tiny_prompt(m, n_tokens);
     Sequence whole = test::sequence(0);
     const Logits want = test::run(*r, whole, tokens);
