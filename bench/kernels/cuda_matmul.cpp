@@ -139,7 +139,7 @@ struct State {
   int n;
   DeviceBuffer normed, inner, hidden, residual, squares, projections, logits, norm;
   Activations x, a, h;
-  explicit State(int tokens, int32_t most_records = kMaxColumns) : n(tokens) {
+  explicit State(int tokens, int32_t most_records = kMaxColumns, bool prompt = false) : n(tokens) {
     const auto un = static_cast<uint64_t>(n);
     normed = DeviceBuffer(activation_bytes(n, kHidden));
     inner = DeviceBuffer(activation_bytes(n, kInner));
@@ -149,9 +149,9 @@ struct State {
     projections = DeviceBuffer(un * 16480 * 4);
     logits = DeviceBuffer(std::min<uint64_t>(un, kMaxColumns) * kVocab * 4);
     norm = DeviceBuffer(kHidden * 4);
-    x = {normed.data(), n, kHidden, most_records};
-    a = {inner.data(), n, kInner, most_records};
-    h = {hidden.data(), n, kFf, most_records};
+    x = {normed.data(), n, kHidden, most_records, prompt};
+    a = {inner.data(), n, kInner, most_records, prompt};
+    h = {hidden.data(), n, kFf, most_records, prompt};
     std::mt19937 rng(3);
     std::normal_distribution<float> normal;
     std::vector<float> values(un * kInner);
@@ -190,7 +190,7 @@ void project(Matmul& m, cudaStream_t stream, const Layer& layer, State& s, bool 
 }
 void join(Matmul& m, cudaStream_t stream, const Activations& x, const PackedMatrix& w, State& s,
           const NextProduct& next = {}) {
-  if (m.finishes_norm(x.n_tokens)) {
+  if (!x.prompt && m.finishes_norm(x.n_tokens)) {
     m.add_and_norm(stream, x, w, s.residual.as<float>(), kHidden, s.norm.as<float>(), s.x,
                    s.squares.as<float>(), next);
   } else {
@@ -198,7 +198,7 @@ void join(Matmul& m, cudaStream_t stream, const Activations& x, const PackedMatr
   }
 }
 void sweep(Matmul& m, cudaStream_t stream, const Model& model, State& s, bool head) {
-  const bool scaled = m.finishes_norm(s.n);
+  const bool scaled = !s.x.prompt && m.finishes_norm(s.n);
   for (size_t i = 0; i < model.layers.size(); ++i) {
     const Layer& layer = model.layers[i];
     const bool last = i + 1 == model.layers.size();
@@ -344,7 +344,7 @@ void run_prompt(const DeviceInfo& device, const Model& model, std::byte* workspa
     MatmulOptions options;
     int most;
   };
-  for (const Variant& v : {Variant{{.most_records = 8, .library_from_tokens = 65}, 4096},
+  for (const Variant& v : {Variant{{.library_from_tokens = 65}, 4096},
                            {{.prompt_kernel = false, .library_from_tokens = 65}, 4096},
                            {{.prompt_kernel = false, .library = false}, 256},
                            {{.library = false, .prompt = PromptProducts::int8}, 4096}}) {
@@ -353,7 +353,7 @@ void run_prompt(const DeviceInfo& device, const Model& model, std::byte* workspa
       if (n > v.most) {
         break;
       }
-      State s(n, m.most_records());
+      State s(n, kMaxColumns, true);
       Stream stream;
       const float ms = median_ms(stream, 3, [&] { sweep(m, stream, model, s, false); });
       line("prompt", n, m.describe().c_str(), ms, model.bytes - model.head.bytes, 2 * weights * n);
@@ -361,11 +361,13 @@ void run_prompt(const DeviceInfo& device, const Model& model, std::byte* workspa
   }
 }
 
-// Each shape of a prompt alone, in int8: all layers of it, one after the other.
-void run_prompt_shapes(const DeviceInfo& device, const Model& model, std::byte* workspace, uint64_t bytes) {
-  Matmul m(device, workspace, bytes, {.library = false, .prompt = PromptProducts::int8});
-  for (const int n : {128, 512, 2048}) {
-    State s(n);
+// Each shape of a prompt alone: all layers of it, one after the other.
+void run_prompt_shapes(const DeviceInfo& device, const Model& model, std::byte* workspace, uint64_t bytes,
+                       PromptProducts products) {
+  Matmul m(device, workspace, bytes, {.library = false, .prompt = products});
+  const std::string kernel = m.describe() + ", mean of a launch";
+  for (const int n : {64, 128, 512, 2048}) {
+    State s(n, kMaxColumns, true);
     Stream stream;
     const auto time = [&](const char* name,
                           const std::function<std::vector<const PackedMatrix*>(size_t)>& run) {
@@ -385,7 +387,7 @@ void run_prompt_shapes(const DeviceInfo& device, const Model& model, std::byte* 
       };
       const float ms = median_ms(stream, 5, all);
       if (launches > 0) {
-        line(name, n, "int8, mean of a launch", static_cast<double>(ms) / launches,
+        line(name, n, kernel.c_str(), static_cast<double>(ms) / launches,
              read / static_cast<uint64_t>(launches), 2 * weights / launches * n);
       }
     };
@@ -480,7 +482,8 @@ int main(int argc, char** argv) {
       run_prompt(device, model, workspace.data(), bytes);
     }
     if (wanted("prompt_shapes")) {
-      run_prompt_shapes(device, model, workspace.data(), bytes);
+      run_prompt_shapes(device, model, workspace.data(), bytes, PromptProducts::automatic);
+      run_prompt_shapes(device, model, workspace.data(), bytes, PromptProducts::int8);
     }
   } catch (const DeviceFailure& failure) {
     std::fprintf(stderr, "%s\n", failure.what());

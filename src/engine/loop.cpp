@@ -118,6 +118,7 @@ void Loop::add_slice(Sequence& seq, int32_t n_tokens) {
   slice.n_tokens = n_tokens;
   slice.n_cached = seq.n_fed;
   slice.state_row = seq.row;
+  slice.prompt = seq.in_prompt();
   slice.blocks = seq.blocks;
   slices_.push_back(slice);
   for (int32_t i = seq.n_fed; i < end; ++i) {

@@ -25,8 +25,9 @@ struct Position {
 
 /// The tokens of one sequence in this step. A sequence appears in at most one slice.
 /// Slices of more than one token start at any index but end at a multiple of kBlockTokens or at the prompt's
-/// end. Inside a slice the recurrence is cut at absolute multiples of kBlockTokens, so a slice gives the same
-/// bits as the same tokens in several slices, whether or not one of those has a single token.
+/// end. Inside a slice the recurrence is cut at absolute multiples of kBlockTokens, so a prompt's slice gives
+/// the same bits as the same tokens in several slices, whether or not one of those has a single token
+/// (docs/decisions/0082 for what devices promise).
 struct Slice {
   int32_t first = 0;     ///< index of its first token in Batch::tokens
   int32_t n_tokens = 0;  ///< >= 1
@@ -34,6 +35,9 @@ struct Slice {
       0;  ///< tokens already in the caches = cache index of the first token; 0 means: state is zero
   int32_t state_row = 0;  ///< row of the recurrent state, [0, Capacity::n_state_rows): not a spare one
   std::span<const int32_t> blocks;  ///< KV blocks holding cache indices [0, n_cached + n_tokens)
+  /// Its tokens are a prompt's, not ones that the model chose: set for every slice of a prompt, also of one
+  /// token, and for every slice of several tokens.
+  bool prompt = false;
 };
 
 /// Sampling that a device can do itself, without the logits leaving it. The engine's host path follows the

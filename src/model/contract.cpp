@@ -98,6 +98,7 @@ void BatchCheck::check_slices(const Batch& batch) {
   int32_t next = 0;
   for (const Slice& slice : batch.slices) {
     FL_CHECK(slice.first == next && slice.n_tokens >= 1, "slices cover the tokens in order");
+    FL_CHECK(slice.n_tokens == 1 || slice.prompt, "several tokens of a sequence are a prompt's");
     next += slice.n_tokens;
     FL_CHECK(slice.n_cached >= 0, "n_cached out of range");
     FL_CHECK(slice.state_row >= 0 && slice.state_row < capacity_.n_state_rows, "state row out of range");

@@ -271,9 +271,9 @@ void CudaForward::record_graphs() {
 }
 
 void CudaForward::enqueue(const Batch& batch, int slot) {
-  const bool decode = batch.slices.size() == batch.tokens.size() &&
-                      batch.rows.size() <= batch.tokens.size() &&
-                      batch.n_tokens() <= largest_bucket(options_);
+  const bool decode =
+      std::none_of(batch.slices.begin(), batch.slices.end(), [](const Slice& s) { return s.prompt; }) &&
+      batch.rows.size() <= batch.tokens.size() && batch.n_tokens() <= largest_bucket(options_);
   const int32_t bucket = decode ? *std::lower_bound(kBuckets.begin(), kBuckets.end(), batch.n_tokens()) : 0;
   const StepCounts counts = count_step(batch, chunked_, bucket);
   std::byte* const host = host_tables_.data() + static_cast<uint64_t>(slot) * table_stride_;
@@ -328,24 +328,24 @@ std::span<const float> CudaForward::logits(int slot, int32_t i) const {
   return {host_logits_.as<float>() + row * width, width};
 }
 
-Activations CudaForward::activations(std::byte* data, int32_t n_tokens, int64_t cols) const {
-  return {data, n_tokens, static_cast<int32_t>(cols), matmul_->most_records()};
+Activations CudaForward::activations(std::byte* data, int32_t n_tokens, int64_t cols, bool prompt) const {
+  return {data, n_tokens, static_cast<int32_t>(cols), matmul_->most_records(), prompt};
 }
 
-CudaForward::Normed CudaForward::norm(const float* x, const float* w, int32_t n_tokens) {
-  const Activations out = activations(buffers_.data() + work_->narrow, n_tokens, config_.n_embd);
+CudaForward::Normed CudaForward::norm(const float* x, const float* w, int32_t n_tokens, bool prompt) {
+  const Activations out = activations(buffers_.data() + work_->narrow, n_tokens, config_.n_embd, prompt);
   cuda::rms_norm(queue(), x, config_.n_embd, w, config_.rms_eps, out);
   return {out, {}};
 }
 
 CudaForward::Normed CudaForward::add_and_norm(const Activations& in, const cuda::PackedMatrix& matrix,
                                               float* x, const float* w, const cuda::NextProduct& next) {
-  if (!matmul_->finishes_norm(in.n_tokens) || config_.n_embd % cuda::kSuperblock != 0) {
+  if (in.prompt || !matmul_->finishes_norm(in.n_tokens) || config_.n_embd % cuda::kSuperblock != 0) {
     matmul_->add(stream_, in, matrix, x, config_.n_embd);
-    return norm(x, w, in.n_tokens);
+    return norm(x, w, in.n_tokens, in.prompt);
   }
   auto* const sums = reinterpret_cast<float*>(buffers_.data() + work_->sums);
-  const Activations out = activations(buffers_.data() + work_->narrow, in.n_tokens, config_.n_embd);
+  const Activations out = activations(buffers_.data() + work_->narrow, in.n_tokens, config_.n_embd, false);
   matmul_->add_and_norm(stream_, in, matrix, x, config_.n_embd, w, out, sums, next);
   return {out, {sums, cuda::rms_partials(config_.n_embd), config_.n_embd, config_.rms_eps}};
 }
@@ -364,7 +364,9 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
     return layer.kind == LayerKind::full_attention ? layer.attention.norm : layer.delta.norm;
   };
   const auto& layers = weights_.layers;
-  Normed in = norm(x, norm_of(layers.front()), counts.n_tokens);
+  // A step that holds a prompt has products whose bits do not depend on the number of tokens.
+  const bool prompt = counts.n_runs > 0;
+  Normed in = norm(x, norm_of(layers.front()), counts.n_tokens, prompt);
   int64_t delta_index = 0;
   int64_t attention_index = 0;
   const bool gather = counts.n_gathered > 0 || counts.n_rows == 0;
@@ -374,7 +376,7 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
     const bool full = layer.kind == LayerKind::full_attention;
     const Activations mixed =
         activations(base + work_->mixer, counts.n_tokens,
-                    full ? int64_t{config_.n_heads} * config_.head_dim : config_.v_channels());
+                    full ? int64_t{config_.n_heads} * config_.head_dim : config_.v_channels(), prompt);
     if (full) {
       attention_layer(layer.attention, attention_index++, in, counts, table, mixed);
     } else {
@@ -390,12 +392,13 @@ void CudaForward::launches(const StepCounts& counts, const StepTable& table) {
       auto* const rows = reinterpret_cast<float*>(base + work_->gathered);
       cuda::gather_rows(queue(), x, table.gathered, counts.n_gathered, config_.n_embd, rows);
       x = rows;
-      in = norm(x, layer.ffn.norm, counts.n_gathered);
+      in = norm(x, layer.ffn.norm, counts.n_gathered, prompt);
     } else {
       in = add_and_norm(mixed, out, x, layer.ffn.norm,
                         cuda::NextProduct::gate_and_up(layer.ffn.gate, layer.ffn.up));
     }
-    const Activations hidden = activations(base + work_->hidden, in.activations.n_tokens, config_.n_ff);
+    const Activations hidden =
+        activations(base + work_->hidden, in.activations.n_tokens, config_.n_ff, prompt);
     matmul_->swiglu(stream_, in.activations, layer.ffn.gate, layer.ffn.up, hidden, in.scale,
                     {&layer.ffn.down});
     in = last ? add_and_norm(hidden, layer.ffn.down, x, weights_.output_norm, {&weights_.output})

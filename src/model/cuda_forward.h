@@ -82,11 +82,11 @@ class CudaForward {
                    const StepTable& table, const cuda::Activations& out);
   void attention_layer(const CudaAttention& w, int64_t index, const Normed& in, const StepCounts& counts,
                        const StepTable& table, const cuda::Activations& out);
-  Normed norm(const float* x, const float* w, int32_t n_tokens);
+  Normed norm(const float* x, const float* w, int32_t n_tokens, bool prompt);
   /// x += in W^T, then the norm of x with `w`.
   Normed add_and_norm(const cuda::Activations& in, const cuda::PackedMatrix& matrix, float* x, const float* w,
                       const cuda::NextProduct& next);
-  cuda::Activations activations(std::byte* data, int32_t n_tokens, int64_t cols) const;
+  cuda::Activations activations(std::byte* data, int32_t n_tokens, int64_t cols, bool prompt) const;
   cuda::Queue queue() const { return {stream_.get(), overlap_}; }
 
   const CudaWeights& weights_;

@@ -92,7 +92,7 @@ StepCounts count_step(const Batch& batch, bool chunked, int32_t bucket) {
   c.n_rows = static_cast<int32_t>(batch.rows.size());
   for (const Slice& slice : batch.slices) {
     c.n_blocks += key_blocks(slice);
-    if (slice.n_tokens == 1) {
+    if (!slice.prompt) {
       ++c.n_decode;
       continue;
     }
@@ -144,12 +144,12 @@ void fill_step(const Batch& batch, bool chunked, bool decode_stores, int32_t buc
       const int32_t slot =
           slice.blocks[static_cast<size_t>(index / kBlockTokens)] * kBlockTokens + index % kBlockTokens;
       table.tokens[slice.first + i] =
-          decode_stores && slice.n_tokens == 1 ? cuda::AttentionToken{} : cuda::AttentionToken{slot};
+          decode_stores && !slice.prompt ? cuda::AttentionToken{} : cuda::AttentionToken{slot};
     }
     const auto piece = [&](int32_t begin, int32_t end) {
       return cuda::DeltaRun{slice.first + begin, end - begin, slice.n_cached + begin, slice.state_row};
     };
-    if (slice.n_tokens == 1) {
+    if (!slice.prompt) {
       table.decode_tiles[decode] = {slice.first, 1, slice.n_cached, block};
       table.decode_runs[decode] = piece(0, 1);
       ++decode;

@@ -14,8 +14,8 @@ namespace fl::model {
 
 struct StepCounts {
   int32_t n_tokens = 0;
-  int32_t n_decode = 0;  ///< slices of one token
-  int32_t n_runs = 0;    ///< longer slices
+  int32_t n_decode = 0;  ///< slices of one token that is no prompt's
+  int32_t n_runs = 0;    ///< slices of prompts
   int32_t n_tiles = 0;   ///< query tiles of the runs
   int32_t n_chunks = 0;  ///< of the runs, in the chunked form
   int32_t n_rows = 0;

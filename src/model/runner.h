@@ -18,7 +18,7 @@ namespace fl::model {
 
 class Weights;
 
-/// How a GPU multiplies prompts of more than 64 tokens: with activations as 16-bit floats, or as int8 with a
+/// How a GPU multiplies prompts: with activations as 16-bit floats, or as int8 with a
 /// scale for each 32. automatic: int8 on chips that ration 16-bit products (docs/decisions/0075). The CPU
 /// always has int8.
 enum class PromptProducts : uint8_t { automatic, f16, int8 };

@@ -1,6 +1,8 @@
 // The engine on the device, one step ahead with tokens that stay there, against the same requests alone and
-// sampled on the host. Products of different widths round differently (docs/decisions/0073), so an answer may
-// leave the other one where two tokens are as good as equal, and only there.
+// sampled on the host. One chat after the other gives the same answers to the last bit, however its prompts
+// are cut (docs/decisions/0082). Beside other chats' prompts a token takes the products of prompts, which
+// round differently (0073): an answer may leave the other one where two tokens are as good as equal, and only
+// there.
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
 
@@ -96,6 +98,8 @@ TEST_F(CudaEngine, RandomSchedulesAnswerAsAlone) {
     options.max_step_tokens = 256;
     options.max_chunk_tokens = 128;
     auto together = engine(options);
+    const std::string how = together->runner().describe();
+    const bool exact = how.find("cuBLASLt") == std::string::npos || how.find("int8") != std::string::npos;
     std::vector<std::shared_ptr<Recorder>> sinks;
     std::vector<int> order(kRequests);
     std::iota(order.begin(), order.end(), 0);
@@ -114,6 +118,7 @@ TEST_F(CudaEngine, RandomSchedulesAnswerAsAlone) {
       ASSERT_EQ(got.tokens.size(), want.tokens.size()) << "request " << order[at];
       for (size_t t = 0; t < want.tokens.size(); ++t) {
         if (got.tokens[t] != want.tokens[t]) {
+          EXPECT_FALSE(n_slots == 1 && exact) << "request " << order[at] << ", token " << t;
           const auto& top = want.events[t].top;
           EXPECT_LT(top[0].logprob - top[1].logprob, kNearTie)
               << "request " << order[at] << " with " << n_slots << " slots leaves its answer at token " << t;

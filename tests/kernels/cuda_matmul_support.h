@@ -98,16 +98,18 @@ struct Inputs {
   std::unique_ptr<DeviceArray<std::byte>> stored;
   Activations activations;
 
-  Inputs(std::vector<float> values, int n_tokens, int64_t cols, int32_t most_records = kMaxColumns)
+  Inputs(std::vector<float> values, int n_tokens, int64_t cols, int32_t most_records = kMaxColumns,
+         bool prompt = false)
       : n(n_tokens), x(std::move(values)) {
     stored = std::make_unique<DeviceArray<std::byte>>(activation_bytes(n, cols));
-    activations = {stored->data(), n, static_cast<int32_t>(cols), most_records};
+    activations = {stored->data(), n, static_cast<int32_t>(cols), most_records, prompt};
     const DeviceArray<float> device(x);
     store_activations(nullptr, false, device.data(), cols, activations);
     check(cudaDeviceSynchronize(), "store activations");
   }
-  Inputs(int n_tokens, int64_t cols, uint32_t seed, int32_t most_records = kMaxColumns)
-      : Inputs(random_vector(static_cast<size_t>(n_tokens * cols), seed), n_tokens, cols, most_records) {}
+  Inputs(int n_tokens, int64_t cols, uint32_t seed, int32_t most_records = kMaxColumns, bool prompt = false)
+      : Inputs(random_vector(static_cast<size_t>(n_tokens * cols), seed), n_tokens, cols, most_records,
+               prompt) {}
 };
 
 inline double dot(const Matrix& w, int64_t row, const float* x) {

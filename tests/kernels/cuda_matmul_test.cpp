@@ -9,30 +9,13 @@
 
 #include "core/half.h"
 #include "kernels/cuda/activations.cuh"
-#include "tests/kernels/cuda_matmul_support.h"
-#include "tests/support/cases.h"
+#include "tests/kernels/cuda_matmul_fixture.h"
 
 namespace fl::cuda {
 namespace {
 
 using test::cases;
 using test::few_cases;
-
-constexpr std::array kTypes{DType::f32,  DType::f16,  DType::bf16, DType::q4_0,   DType::q4_1,
-                            DType::q5_0, DType::q5_1, DType::q8_0, DType::q2_k,   DType::q3_k,
-                            DType::q4_k, DType::q5_k, DType::q6_k, DType::iq4_nl, DType::iq4_xs};
-
-// One type of every packed form (tile_layout.h).
-constexpr std::array kPackedForms{DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0, DType::f16};
-
-std::span<const DType> types() {
-  return few_cases() ? std::span<const DType>(kPackedForms) : kTypes;
-}
-
-// 16-bit activations: 2.1e-4; f16 copies of weights as much again; a few outputs scatter around that
-constexpr double kTolerance = 1e-3;
-
-const MatmulOptions kTilesOnly{.prompt_kernel = false, .library = false};
 
 // Every kernel for up to 8 tokens, wherever it fits.
 MatmulOptions kernel_of(ActivationPlacement placement, int groups) {
@@ -50,36 +33,7 @@ const std::array kForms{
     kernel_of(ActivationPlacement::staged, 0),
 };
 
-class CudaMatmul : public test::DeviceTest {
- protected:
-  std::unique_ptr<Matmul> make(MatmulOptions options) {
-    // 16-bit prompts and records of any number of tokens, whatever the device prefers; int8:
-    // cuda_matmul_int8_test
-    options.prompt = PromptProducts::f16;
-    const uint64_t bytes = std::max(Matmul::workspace_bytes(512, 4096, 8192, options),
-                                    Matmul::workspace_bytes(512, 4096, 8192, kTilesOnly));
-    workspaces_.push_back(std::make_unique<DeviceArray<std::byte>>(bytes));
-    return std::make_unique<Matmul>(device_, workspaces_.back()->data(), bytes, options);
-  }
-  std::vector<float> run(Matmul& matmul, const Matrix& w, const Inputs& in) {
-    DeviceArray<float> y(static_cast<size_t>(in.n * w.rows));
-    const Matmul::Output output{&w.packed, y.data(), w.rows};
-    matmul.store(nullptr, in.activations, {&output, 1});
-    check(cudaDeviceSynchronize(), "product");
-    EXPECT_TRUE(y.intact());
-    return y.download();
-  }
-  std::vector<double> expected(const Matrix& w, const Inputs& in) {
-    std::vector<double> y;
-    for (int t = 0; t < in.n; ++t) {
-      for (int64_t r = 0; r < w.rows; ++r) {
-        y.push_back(dot(w, r, in.x.data() + t * w.cols));
-      }
-    }
-    return y;
-  }
-  std::vector<std::unique_ptr<DeviceArray<std::byte>>> workspaces_;
-};
+class CudaMatmul : public MatmulTest {};
 
 TEST_F(CudaMatmul, TilesComeBackByteForByte) {
   for (const DType type : {DType::q4_k, DType::q5_k, DType::q6_k, DType::q8_0}) {
@@ -418,121 +372,6 @@ TEST_F(CudaMatmul, LibraryAgreesWithTheTiles) {
       EXPECT_LT(relative_error(want, sampled), kTolerance)
           << dtype_info(type).name << " " << rows << "x" << cols;
     }
-  }
-}
-
-// Tiles that are shared between blocks and whole ones, rows and tokens that end within a tile.
-TEST_F(CudaMatmul, PromptKernelAgreesWithDoublePrecision) {
-  const auto matmul = make({.most_records = 16});
-  if (matmul->describe() != "tiles + wgmma") {
-    GTEST_SKIP() << "prompts of this device take another way";
-  }
-  double worst = 0;
-  for (const DType type : types()) {
-    const bool super = dtype_info(type).block_elems == 256;
-    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{16, 256},
-                                     {5, super ? 256 : 96},
-                                     {100, super ? 768 : 800},
-                                     {1000, 2304},
-                                     {9000, 1024}}) {
-      if (few_cases() && rows != 1000) {
-        continue;
-      }
-      const Matrix w(type, rows, cols, static_cast<uint32_t>(rows));
-      for (const int n :
-           type == DType::q4_k
-               ? cases({17, 31, 32, 33, 64, 65, 96, 100, 130, 192, 200, 256, 257, 512},
-                       {17, 64, 96, 100, 130, 192, 200, 257, 500})
-               : cases({17, 31, 32, 33, 64, 65, 96, 100, 130, 192, 200, 256, 257, 512}, {100})) {
-        if (rows == 9000 && n != 100 && n != 512) {
-          continue;
-        }
-        const Inputs in(n, cols, static_cast<uint32_t>(n), matmul->most_records());
-        ASSERT_EQ(in.activations.layout(), ActivationLayout::rows);
-        const std::vector<float> got = run(*matmul, w, in);
-        EXPECT_EQ(run(*matmul, w, in), got) << "a second run";
-        std::vector<double> want;
-        std::vector<float> sampled;
-        for (int64_t i = 0; i < 600; ++i) {
-          const int64_t row = i < 300 ? (rows - 1 - i % rows) : i * 7919 % rows;
-          const int64_t token = i < 100 ? n - 1 - i % n : i * 31 % n;
-          want.push_back(dot(w, row, in.x.data() + token * cols));
-          sampled.push_back(got[static_cast<size_t>(token * rows + row)]);
-        }
-        const double error = relative_error(want, sampled);
-        EXPECT_LT(error, kTolerance) << dtype_info(type).name << " " << rows << "x" << cols << " n=" << n;
-        worst = std::isnan(error) ? error : std::max(worst, error);
-        for (const float v : got) {
-          ASSERT_TRUE(std::isfinite(v));
-        }
-      }
-    }
-  }
-  std::printf("worst relative error %.2e\n", worst);
-}
-
-// More blocks of tokens than neighbouring rows take in turn: every output is written, by the right rows and
-// tokens.
-TEST_F(CudaMatmul, PromptKernelTakesManyTokens) {
-  const auto matmul = make({});
-  if (matmul->describe() != "tiles + wgmma") {
-    GTEST_SKIP() << "prompts of this device take another way";
-  }
-  const Matrix w(DType::q4_k, 1000, 768, 63);
-  for (const int n : cases({1100, 1500, 2300}, {1100})) {
-    const Inputs in(n, 768, 64);
-    const std::vector<float> got = run(*matmul, w, in);
-    std::vector<double> want;
-    std::vector<float> sampled;
-    for (int64_t i = 0; i < 20000; ++i) {
-      const int64_t row = i * 7919 % 1000;
-      const int64_t token = i * 31 % n;
-      want.push_back(dot(w, row, in.x.data() + token * 768));
-      sampled.push_back(got[static_cast<size_t>(token * 1000 + row)]);
-    }
-    EXPECT_LT(relative_error(want, sampled), kTolerance) << n;
-    for (const float v : got) {
-      ASSERT_TRUE(std::isfinite(v));
-    }
-  }
-}
-
-TEST_F(CudaMatmul, PromptKernelTakesSeveralMatricesAndAdds) {
-  const auto matmul = make({.most_records = 16});
-  const Matrix qkv(DType::q6_k, 1000, 1024, 31);
-  const Matrix z(DType::q4_k, 600, 1024, 32);
-  const Matrix beta(DType::q8_0, 12, 1024, 34);
-  for (const int n : cases({40, 65, 150, 300}, {40, 150})) {
-    const Inputs in(n, 1024, 35, matmul->most_records());
-    DeviceArray<float> a(static_cast<size_t>(n * 1000));
-    DeviceArray<float> b(static_cast<size_t>(n * 700));  // rows further apart than they are long
-    DeviceArray<float> c(static_cast<size_t>(n * 12));
-    const std::array<Matmul::Output, 3> outputs{
-        {{&qkv.packed, a.data(), 1000}, {&z.packed, b.data(), 700}, {&beta.packed, c.data(), 12}}};
-    DeviceArray<float> residual(std::vector<float>(static_cast<size_t>(n) * 600, 2.0F));
-    for (int repeat = 0; repeat < 3; ++repeat) {
-      matmul->store(nullptr, in.activations, outputs);
-      matmul->add(nullptr, in.activations, z.packed, residual.data(), 600);
-    }
-    check(cudaDeviceSynchronize(), "products");
-    EXPECT_LT(relative_error(expected(qkv, in), a.download()), kTolerance);
-    EXPECT_LT(relative_error(expected(beta, in), c.download()), kTolerance);
-    std::vector<double> sums = expected(z, in);
-    const std::vector<float> wide = b.download();
-    for (size_t t = 0; t < static_cast<size_t>(n); ++t) {
-      for (size_t r = 0; r < 700; ++r) {
-        if (r < 600) {
-          ASSERT_NEAR(wide[t * 700 + r], sums[t * 600 + r], 5e-3 * std::abs(sums[t * 600 + r]) + 5e-2);
-        } else {
-          ASSERT_TRUE(std::isnan(wide[t * 700 + r]));
-        }
-      }
-    }
-    for (double& v : sums) {
-      v = 2 + 3 * v;
-    }
-    EXPECT_LT(relative_error(sums, residual.download()), kTolerance);
-    EXPECT_TRUE(a.intact() && b.intact() && c.intact() && residual.intact());
   }
 }
 

@@ -40,6 +40,13 @@ double difference(const std::vector<float>& got, const std::vector<float>& want)
   return most / largest;
 }
 
+/// Whether prompts go to a library, whose order of sums depends on the number of tokens.
+bool takes_library(const model::Runner& r, DType weights) {
+  const std::string how = r.describe();
+  const bool int8 = how.find("int8") != std::string::npos && weights != DType::f16;
+  return !int8 && how.find("cuBLASLt") != std::string::npos;
+}
+
 class CudaModel : public test::DeviceTest {
  protected:
   std::unique_ptr<model::Runner> runner(const test::TinyModel& m, DType weights,
@@ -112,27 +119,44 @@ TEST_F(CudaModel, AgreesWithTheCpu) {
   }
 }
 
-TEST_F(CudaModel, APromptMayBeCutOnTheGrid) {
-  // Not to the last bit, as on the CPU: which product runs depends on the tokens of a step
-  // (docs/decisions/0073). The operations between the products do keep their bits
-  // (tests/kernels/cuda_attention_test, cuda_gated_delta_test).
+TEST_F(CudaModel, APromptIsItsChunksBitForBit) {
+  // The last chunk is a single token, and one that other chats decode beside (docs/decisions/0082).
   for (const test::TinyModel& m : test::cases<test::TinyModel>({wide(), {}}, {wide()})) {
-    const auto r = runner(m, DType::f16, test::tiny_options());
-    ASSERT_NE(r, nullptr);
-    // few: not so many that f16 matrices go to a library, whose kernels are not ours to check
-    const int32_t n_tokens = test::few_cases() ? 128 : 320;
-    const auto tokens = test::tiny_prompt(m, n_tokens);
-    Sequence whole = test::sequence(0);
-    const Logits want = test::run(*r, whole, tokens);
-    for (const int32_t chunk : test::cases({64, 128, 192}, {64})) {
-      Sequence cut = test::sequence(1);
-      for (int32_t first = 0; first < n_tokens; first += chunk) {
-        const int32_t n = std::min(chunk, n_tokens - first);
-        const Logits got = test::run(*r, cut, test::part(tokens, first, n));
-        for (int32_t i = 0; i < n; ++i) {
-          EXPECT_LT(difference(got[static_cast<size_t>(i)], want[static_cast<size_t>(first + i)]),
-                    test::kOfficialLogitsHalf)
-              << "chunks of " << chunk << ", token " << first + i;
+    for (const DType weights :
+         test::cases({DType::q4_k, DType::q6_k, DType::q8_0, DType::f16}, {DType::q4_k})) {
+      for (const DType kv : test::cases({DType::q8_0, DType::f32}, {DType::q8_0})) {
+        model::RunnerOptions options = test::tiny_options();
+        options.kv_type_k = options.kv_type_v = kv;
+        const auto r = runner(m, weights, options);
+        ASSERT_NE(r, nullptr);
+        const bool exact = !takes_library(*r, weights);
+        const int32_t n_tokens = test::few_cases() ? 65 : 321;
+        const auto tokens = test::tiny_prompt(m, n_tokens);
+        Sequence whole = test::sequence(0);
+        const Logits want = test::run(*r, whole, tokens);
+        Sequence other = test::sequence(2);
+        test::run(*r, other, test::part(tokens, 0, 30));
+        for (const int32_t chunk : test::cases({64, 128, 192, 320}, {64})) {
+          Sequence cut = test::sequence(1);
+          for (int32_t first = 0; first < n_tokens; first += chunk) {
+            const int32_t n = std::min(chunk, n_tokens - first);
+            std::vector<test::Feed> feeds{{&cut, test::part(tokens, first, n), {}, true}};
+            if (first % 128 != 0) {
+              feeds.push_back({&other, {7}, {}});
+            }
+            const Logits got = test::step(*r, feeds)[0];
+            for (int32_t i = 0; i < n; ++i) {
+              const auto& expected = want[static_cast<size_t>(first + i)];
+              const auto& is = got[static_cast<size_t>(i)];
+              if (exact) {
+                ASSERT_EQ(is, expected) << dtype_info(weights).name << ", cache " << dtype_info(kv).name
+                                        << ", chunks of " << chunk << ", token " << first + i;
+              } else {
+                ASSERT_LT(difference(is, expected), test::kOfficialLogitsHalf)
+                    << "chunks of " << chunk << ", token " << first + i;
+              }
+            }
+          }
         }
       }
     }
@@ -258,7 +282,8 @@ TEST_F(CudaModel, TokensStayOnTheDevice) {
     std::vector<model::Row> rows;
     for (size_t i = 0; i < 2; ++i) {
       const auto n = static_cast<int32_t>(first ? prompts[i].size() : 1);
-      model::Slice slice{static_cast<int32_t>(tokens.size()), n, s[i].n_cached, s[i].state_row, s[i].blocks};
+      const model::Slice slice{
+          static_cast<int32_t>(tokens.size()), n, s[i].n_cached, s[i].state_row, s[i].blocks, first};
       for (int32_t t = 0; t < n; ++t) {
         tokens.push_back(first ? prompts[i][static_cast<size_t>(t)] : model::kTokenFromDevice);
         feedback.push_back(first ? -1 : static_cast<int32_t>(i));
@@ -357,7 +382,7 @@ TEST_F(CudaModel, ALongRunStaysFinite) {
       const int32_t p = s.n_cached + i;
       positions.push_back({p, p, p});
     }
-    const model::Slice slice{0, 1024, s.n_cached, s.state_row, s.blocks};
+    const model::Slice slice{0, 1024, s.n_cached, s.state_row, s.blocks, true};
     const model::Row row{1023, true, {}};
     r->submit({tokens, {}, positions, {&slice, 1}, {&row, 1}});
     s.n_cached += 1024;

@@ -186,7 +186,7 @@ TEST_P(Equalities, RowsAskedForDoNotMatter) {
   for (int32_t i = 0; i < 70; ++i) {
     positions.push_back({i, i, i});
   }
-  const std::vector<model::Slice> slices{{0, 70, 0, s.state_row, s.blocks}};
+  const std::vector<model::Slice> slices{{0, 70, 0, s.state_row, s.blocks, true}};
   const std::vector<int32_t> asked{69, 3, 3, 64, 0};
   std::vector<model::Row> rows;
   for (const int32_t row : asked) {

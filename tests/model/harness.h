@@ -84,6 +84,7 @@ struct Feed {
   Sequence* sequence = nullptr;
   std::vector<int32_t> tokens;
   std::vector<model::Position> positions;  ///< empty: text positions from n_cached
+  bool prompt = false;                     ///< one token alone is a prompt's; several always are
 };
 
 using Logits = std::vector<std::vector<float>>;
@@ -101,6 +102,7 @@ inline std::vector<Logits> step(model::Runner& runner, const std::vector<Feed>& 
     slice.n_cached = feed.sequence->n_cached;
     slice.state_row = feed.sequence->state_row;
     slice.blocks = feed.sequence->blocks;
+    slice.prompt = feed.prompt || feed.tokens.size() > 1;
     slices.push_back(slice);
     for (size_t i = 0; i < feed.tokens.size(); ++i) {
       const int32_t p = slice.n_cached + static_cast<int32_t>(i);

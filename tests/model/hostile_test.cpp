@@ -251,7 +251,7 @@ TEST(Contract, ABrokenBatchThrows) {
     const std::vector<int32_t> tokens{1, 2};
     const std::vector<model::Position> positions(2);
     const std::vector<int32_t> blocks{0};
-    std::vector<model::Slice> slices{{0, 2, 0, 0, blocks}};
+    std::vector<model::Slice> slices{{0, 2, 0, 0, blocks, true}};
     std::vector<model::Row> rows{{1, true, {}}};
     model::Batch batch{tokens, {}, positions, {}, {}};
     change(batch, slices, rows);

@@ -126,7 +126,7 @@ TEST(Memory, AStepAllocatesNothing) {
   std::vector<model::Position> positions(130);
   const std::vector<int32_t> blocks_a{0, 1, 2};
   const std::vector<int32_t> blocks_b{5};
-  const std::vector<model::Slice> slices{{0, 129, 0, 0, blocks_a}, {129, 1, 3, 1, blocks_b}};
+  const std::vector<model::Slice> slices{{0, 129, 0, 0, blocks_a, true}, {129, 1, 3, 1, blocks_b}};
   const std::vector<model::Row> rows{{128, true, {}}, {129, true, {}}};
   model::Batch batch;
   batch.tokens = tokens;

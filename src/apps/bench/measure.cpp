@@ -121,7 +121,7 @@ class Session {
         if (n <= 0) {
           continue;
         }
-        add_slice(sequence, {sequence.prompt.data() + sequence.n_cached, static_cast<size_t>(n)},
+        add_slice(sequence, {sequence.prompt.data() + sequence.n_cached, static_cast<size_t>(n)}, true,
                   logits && sequence.n_cached + n == end);
         budget -= n;
       }
@@ -141,7 +141,7 @@ class Session {
       clear();
       for (Sequence& sequence : sequences_) {
         const int32_t token = from_device ? model::kTokenFromDevice : sequence.last;
-        add_slice(sequence, {&token, 1}, true);
+        add_slice(sequence, {&token, 1}, false, true);
       }
       submit(from_device);
       if (!ahead || i > 0) {
@@ -158,12 +158,13 @@ class Session {
   uint64_t piece_hash() const { return piece_hash_; }
 
  private:
-  void add_slice(Sequence& sequence, std::span<const int32_t> tokens, bool logits) {
+  void add_slice(Sequence& sequence, std::span<const int32_t> tokens, bool prompt, bool logits) {
     model::Slice slice;
     slice.first = static_cast<int32_t>(tokens_.size());
     slice.n_tokens = static_cast<int32_t>(tokens.size());
     slice.n_cached = sequence.n_cached;
     slice.state_row = sequence.live_row;
+    slice.prompt = prompt;
     sequence.n_cached += slice.n_tokens;
     slice.blocks = {sequence.blocks.data(), static_cast<size_t>(blocks_for(sequence.n_cached))};
     for (int32_t i = 0; i < slice.n_tokens; ++i) {

@@ -202,7 +202,8 @@ struct Matmul::Impl {
   }
 
   bool use_batch(const Activations& x) const {
-    return batch.has_value() && x.layout() == ActivationLayout::rows && x.n_tokens <= kMostBatchTokens;
+    return batch.has_value() && !x.prompt && x.layout() == ActivationLayout::rows &&
+           x.n_tokens <= kMostBatchTokens;
   }
   bool use_prompt_kernel(const Activations& x, const RmsScale& scale) const {
     FL_CHECK(!prompt_kernel || x.layout() == ActivationLayout::records || scale.sum_of_squares == nullptr,

@@ -7,12 +7,13 @@
 //                      each weight is decoded once for all tokens, f16 tensor-core products with f32 sums; a
 //                      token's result has the same bits alone and beside others (the order of every sum is
 //                      fixed by the matrix's shape, not by the number of tokens or the chip)
-//   more               on sm_90 kernels of their own (to 64 tokens matmul_batch.h, above matmul_prompt.h):
-//                      repeated runs give the same bits, and a token's do not depend on the others' values,
-//                      but on how many there are; where the
-//                      chip rations 16-bit products, or where asked for, int8 products (matmul_int8.h), whose
-//                      bits depend on nothing beside the token; elsewhere expand + library product when
-//                      cuBLASLt is found and wanted, else the first kernel over slices of kMaxColumns tokens
+//   9 .. 64 on sm_90   matmul_batch.h: repeated runs give the same bits, and a token's do not depend on the
+//                      others' values, but on how many there are
+//   more, and prompts of any length (Activations::prompt)
+//                      on sm_90 matmul_prompt.h; where the chip rations 16-bit products, or where asked for,
+//                      int8 products (matmul_int8.h): the bits of both depend on nothing beside the token;
+//                      elsewhere expand + library product from library_from_tokens on, when cuBLASLt is
+//                      found and wanted, else the first kernel over slices of kMaxColumns tokens
 //                      (weights read once a slice): that path equals the first bit for bit
 // Accuracy: about 3e-4 relative to the exact product (16-bit activations; weights exact but for f16 storage
 // of types without tiles of their own, below).
@@ -88,8 +89,11 @@ struct Activations {
   int32_t n_tokens = 0;
   int32_t cols = 0;
   int32_t most_records = kMaxColumns;  ///< tokens up to which they are records; at most kMaxColumns
+  /// Of a step that holds a prompt: rows, however few, for products in which a token's bits do not depend on
+  /// how many there are.
+  bool prompt = false;
   ActivationLayout layout() const {
-    return n_tokens <= most_records ? ActivationLayout::records : ActivationLayout::rows;
+    return !prompt && n_tokens <= most_records ? ActivationLayout::records : ActivationLayout::rows;
   }
 };
 uint64_t activation_bytes(int32_t n_tokens, int64_t cols);
@@ -116,12 +120,13 @@ constexpr int32_t rms_partials(int64_t rows) {
 /// bits everywhere.
 enum class ActivationPlacement : uint8_t { automatic, l2, staged };
 
-/// How prompts of more than kMaxColumns tokens are multiplied. automatic: int8 where 16-bit products with f32
-/// sums are slow beside it (see docs/decisions/0075), f16 elsewhere.
+/// How prompts and steps of more than kMaxColumns tokens are multiplied. automatic: int8 where 16-bit
+/// products with f32 sums are slow beside it (see docs/decisions/0075), f16 elsewhere.
 enum class PromptProducts : uint8_t { automatic, f16, int8 };
 
 struct MatmulOptions {
-  bool prompt_kernel = true;      ///< where the device has it, for all steps of more than most_records tokens
+  bool prompt_kernel = true;      ///< where the device has it, for prompts and all steps of more tokens
+                                  ///< than most_records
   int most_records = 0;           ///< with the prompt kernel; 0: as measured
   bool library = true;            ///< use cuBLASLt for long prompts when it can be loaded
   int library_from_tokens = 129;  ///< prompts from this length on (measured; see docs/decisions)
@@ -193,7 +198,7 @@ class Matmul {
   void swiglu(cudaStream_t stream, const Activations& x, const PackedMatrix& gate, const PackedMatrix& up,
               const Activations& out, const RmsScale& scale = {}, const NextProduct& next = {});
 
-  /// Whether products of so many tokens take and prepare norms (RmsScale, add_and_norm).
+  /// Whether products of so many tokens, no prompt, take and prepare norms (RmsScale, add_and_norm).
   bool finishes_norm(int32_t n_tokens) const;
   /// Activations of at most so many tokens should come as records, larger ones as rows: kMaxColumns, or less
   /// where a kernel for rows is faster.

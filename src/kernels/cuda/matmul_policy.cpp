@@ -47,14 +47,15 @@ uint64_t Matmul::workspace_bytes(int32_t max_tokens, int64_t swiglu_rows, int64_
   const int n_sms = device_attribute(cudaDevAttrMultiProcessorCount, "number of SMs");
   const int arch = device_arch();
   const int32_t in_records = records_of(options, arch);
-  const bool prompt = options.prompt_kernel && has_prompt_kernel(arch) && max_tokens > in_records;
+  const bool prompt = options.prompt_kernel && has_prompt_kernel(arch);
   const int32_t columns = std::min(max_tokens, in_records);
   const uint64_t shared =
       std::max(shared_sums_bytes(n_sms, columns), swiglu_sums_bytes(columns, swiglu_rows)) +
       carries_bytes(n_sms, columns);
-  const uint64_t sums = std::max(shared, prompt ? prompt_scratch_bytes(n_sms) : 0);
-  uint64_t own = slices_bytes(kMaxColumns, max_cols) + sums + gate_and_up_bytes(max_tokens, swiglu_rows);
-  if (max_tokens > kMaxColumns && wants_int8(options, arch, false)) {
+  const uint64_t sums =
+      std::max(shared + gate_and_up_bytes(max_tokens, swiglu_rows), prompt ? prompt_scratch_bytes(n_sms) : 0);
+  uint64_t own = slices_bytes(kMaxColumns, max_cols) + sums;
+  if (wants_int8(options, arch, false)) {
     own = std::max(own, int8_activation_bytes(max_tokens, max_cols));
   }
   const bool library = !prompt && options.library && max_tokens >= options.library_from_tokens;

@@ -19,9 +19,10 @@ struct Instance {
 };
 
 #ifdef FREELUNCH_SM90A
-constexpr std::array kInstances{Instance{96, launch_prompt_96},   Instance{128, launch_prompt_128},
-                                Instance{160, launch_prompt_160}, Instance{192, launch_prompt_192},
-                                Instance{224, launch_prompt_224}, Instance{256, launch_prompt_256}};
+constexpr std::array kInstances{Instance{64, launch_prompt_64},   Instance{96, launch_prompt_96},
+                                Instance{128, launch_prompt_128}, Instance{160, launch_prompt_160},
+                                Instance{192, launch_prompt_192}, Instance{224, launch_prompt_224},
+                                Instance{256, launch_prompt_256}};
 constexpr bool kBuilt = true;
 #else
 constexpr std::array<Instance, 0> kInstances{};
@@ -32,8 +33,22 @@ constexpr int kArch = 90;             // wgmma is in no other
 constexpr int kFixedBytes = 2048;     // barriers, and alignment to 1024
 constexpr int kMostWeightStages = 6;  // a superblock each
 constexpr int kMostTokenStages = 16;  // a quarter of a superblock each
-constexpr int kLeastSuperblocks = 3;  // of a share: handing sums over costs as much as two
-constexpr int kThreadsOfSums = 256;
+constexpr uint64_t kSumsBytes = uint64_t{256} * (kMostPromptTokens / 2) * sizeof(float);  // of a tile
+// Decoding a tile takes as long as multiplying it with so many tokens: 3.9 ms beside 0.074 ms a token of all
+// products of the 27B (docs/decisions/0074).
+constexpr double kDecodingTokens = 53;
+
+// The instance that takes the least time: all of them give the same bits. `n_groups` of rows.
+const Instance& choose(int n_tokens, int n_groups, int n_chains, int n_sms) {
+  FL_CHECK(kBuilt, "the program has the kernel for this device");
+  const auto time = [&](const Instance& i) {
+    const int tiles = n_groups * ((n_tokens + i.tokens - 1) / i.tokens);
+    const double rounds = std::max(1.0, static_cast<double>(tiles) * n_chains / n_sms);
+    return rounds * (i.tokens + kDecodingTokens);
+  };
+  return *std::min_element(kInstances.begin(), kInstances.end(),
+                           [&](const Instance& a, const Instance& b) { return time(a) < time(b); });
+}
 
 }  // namespace
 
@@ -42,13 +57,13 @@ bool has_prompt_kernel(int arch) {
 }
 
 uint64_t prompt_scratch_bytes(int n_sms) {
-  return static_cast<uint64_t>(n_sms) * kThreadsOfSums * (kMostPromptTokens / 2) * sizeof(float);
+  return static_cast<uint64_t>(n_sms + prompt_totals(n_sms)) * kSumsBytes;
 }
 
 PromptLaunch::PromptLaunch(const Activations& x, PromptEpilogue epilogue) : x_(x) {
   FL_CHECK(x.layout() == ActivationLayout::rows, "prompt products take rows");
   p_.epilogue = epilogue;
-  p_.n_superblocks = padded_cols(x.cols) / kSuperblock;
+  p_.split.n_superblocks = padded_cols(x.cols) / kSuperblock;
   p_.n_tokens = x.n_tokens;
 }
 
@@ -75,22 +90,26 @@ void PromptLaunch::set_out(const Activations& out) {
 
 void PromptLaunch::run(cudaStream_t stream, bool overlap, const DeviceInfo& device, float* scratch,
                        int32_t* flags) {
-  // Blocks of tokens of about one size, by the smallest instance that holds them.
-  const int blocks = (p_.n_tokens + kMostPromptTokens - 1) / kMostPromptTokens;
-  const int tokens = (p_.n_tokens + blocks - 1) / blocks;
-  const auto* const instance = std::find_if(kInstances.begin(), kInstances.end(),
-                                            [&](const Instance& i) { return i.tokens >= tokens; });
-  FL_CHECK(instance != kInstances.end(), "the program has the kernel for this device");
-  p_.n_token_blocks = (p_.n_tokens + instance->tokens - 1) / instance->tokens;
+  PromptSplit& split = p_.split;
+  split.n_chains =
+      p_.epilogue == PromptEpilogue::add ? prompt_chains(n_groups_, split.n_superblocks, device.n_sms) : 1;
+  const Instance& instance = choose(p_.n_tokens, n_groups_, split.n_chains, device.n_sms);
+  p_.n_token_blocks = (p_.n_tokens + instance.tokens - 1) / instance.tokens;
   p_.n_groups = n_groups_;
-  p_.n_tiles = n_groups_ * p_.n_token_blocks;
-  p_.scratch = scratch;
-  p_.flags = flags;
+  split.n_tiles = n_groups_ * p_.n_token_blocks;
+  const PromptGrid grid = prompt_grid(split.n_tiles, split.n_chains, split.n_superblocks, device.n_sms);
+  split.n_shared = grid.n_shared;
+  p_.heads = scratch;
+  p_.heads_there = flags;
+  p_.totals = scratch + static_cast<uint64_t>(device.n_sms) * kSumsBytes / sizeof(float);
+  FL_CHECK(split.n_chains == 1 || split.n_shared + grid.n_blocks <= prompt_totals(device.n_sms),
+           "a place for each tile whose chains are added");
+  p_.chains_added = flags + 2 * device.n_sms;
 
   // Two stages of weights at least; a superblock of activations takes four.
   const int budget = device.max_shared_per_block - kFixedBytes;
   const int weight_stage = kPromptGroupTiles * p_.slot_bytes;
-  const int token_stage = instance->tokens * kBoxColumns * 2;
+  const int token_stage = instance.tokens * kBoxColumns * 2;
   p_.weight_stages = 2;
   p_.token_stages = std::min(4, (budget - 2 * weight_stage) / token_stage);
   FL_CHECK(p_.token_stages >= 2, "stages fit the shared memory of sm_90");
@@ -106,12 +125,7 @@ void PromptLaunch::run(cudaStream_t stream, bool overlap, const DeviceInfo& devi
       grew = true;
     }
   }
-
-  const int units = p_.n_tiles * p_.n_superblocks;
-  const int grid = std::min(device.n_sms, std::max({1, p_.n_tiles, units / kLeastSuperblocks}));
-  const int left = p_.n_tiles % grid;
-  p_.n_shared = left == 0 ? 0 : p_.n_tiles > grid ? left + grid : left;
-  instance->launch(stream, overlap, grid, kFixedBytes + used(), rows_map(x_, instance->tokens), p_);
+  instance.launch(stream, overlap, grid.n_blocks, kFixedBytes + used(), rows_map(x_, instance.tokens), p_);
 }
 
 }  // namespace fl::cuda

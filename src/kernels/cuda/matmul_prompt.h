@@ -1,10 +1,10 @@
-// Products of more than kMostBatchTokens tokens (matmul_batch.h) on sm_90: wgmma with weights decoded from
-// packed tiles into registers, and activation rows in shared memory. Nothing is expanded in memory.
+// Products of prompts (Activations::prompt), and of more than kMostBatchTokens tokens (matmul_batch.h), on
+// sm_90: wgmma with weights decoded from packed tiles into registers, and activation rows in shared memory.
+// Nothing is expanded in memory.
 //
-// A tile of the work is 128 rows x up to 256 tokens (a block of tokens). The tiles go round the SMs in whole
-// rounds; what is left over, with one round, is cut along the input dimension into equal shares, and the
-// parts of a tile are added in order. So bits follow from the shapes, the number of tokens and the chip,
-// never from timing.
+// A tile of the work is 128 rows x up to 256 tokens (a block of tokens). How tiles are dealt, and in which
+// order sums are made, says matmul_prompt_schedule.h: a token's bits follow from the matrix and the chip, not
+// from the number of tokens nor from timing.
 #pragma once
 
 #include <cuda.h>
@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/matmul_prompt_schedule.h"
 
 namespace fl::cuda {
 
@@ -39,18 +40,17 @@ struct PromptParams {
   PromptSegment segments[Matmul::kMaxOutputs];
   int32_t n_segments;
   PromptEpilogue epilogue;
-  int32_t n_superblocks;
+  PromptSplit split;
   int32_t n_tokens;
   int32_t n_token_blocks;
-  int32_t n_groups;  ///< of rows
-  int32_t n_tiles;   ///< groups of rows times blocks of tokens
-  int32_t n_shared;  ///< the first tiles, whose superblocks are dealt evenly
+  int32_t n_groups;  ///< of rows; tiles are groups of rows times blocks of tokens
   // activations that swiglu writes
   std::byte* out;
   int32_t out_padded_cols;
-  // sums of tiles that blocks share
-  float* scratch;
-  int32_t* flags;  ///< [block][2 warpgroups], zero between launches
+  float* heads;           ///< [block][2 warpgroups] sums of a unit that the block behind goes on with
+  int32_t* heads_there;   ///< [block][2 warpgroups], zero between launches
+  float* totals;          ///< [shared tile, then block][2 warpgroups] sums of the chains so far
+  int32_t* chains_added;  ///< [shared tile][2 warpgroups], zero between launches
   // shared memory
   int32_t weight_stages;
   int32_t slot_bytes;  ///< largest tile of the launch
@@ -68,13 +68,17 @@ inline constexpr int kPromptBand = 4;
 bool has_prompt_kernel(int arch);
 /// Bytes of scratch for sums.
 uint64_t prompt_scratch_bytes(int n_sms);
+/// Flags that are zero between launches.
+constexpr int prompt_flags(int n_sms) {
+  return 2 * (n_sms + 2 * n_sms);  // fewer than two rounds of tiles are shared
+}
 
 class PromptLaunch {
  public:
   PromptLaunch(const Activations& x, PromptEpilogue epilogue);
   void add_segment(const PackedMatrix& w, const PackedMatrix* up, float* y, int64_t stride);
   void set_out(const Activations& out);
-  /// `flags`: 2 * n_sms, zero.
+  /// `flags`: prompt_flags(n_sms), zero.
   void run(cudaStream_t stream, bool overlap, const DeviceInfo& device, float* scratch, int32_t* flags);
 
  private:
@@ -84,6 +88,8 @@ class PromptLaunch {
 };
 
 /// The instances, by tokens of a block. `x`: activation rows, boxes of 64 columns x the instance's tokens.
+void launch_prompt_64(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,
+                      const PromptParams& p);
 void launch_prompt_96(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,
                       const PromptParams& p);
 void launch_prompt_128(cudaStream_t stream, bool overlap, int grid, int shared_bytes, const CUtensorMap& x,

@@ -18,53 +18,9 @@ constexpr int kConsumerWarps = 8;
 constexpr int kProducerRegisters = 24;
 constexpr int kConsumerRegisters = 240;
 
-/// A part of a tile: superblocks [k0, k1).
-struct Work {
-  int tile;
-  int k0;
-  int k1;
-};
-
-/// What a block does, in order: its share of the tiles that are dealt by superblocks, then whole tiles.
-class Schedule {
- public:
-  __device__ Schedule(const PromptParams& p, int block, int n_blocks)
-      : n_superblocks_(p.n_superblocks),
-        n_tiles_(p.n_tiles),
-        n_blocks_(n_blocks),
-        at_(share_start(p, block, n_blocks)),
-        end_(share_start(p, block + 1, n_blocks)),
-        whole_(p.n_shared + block) {}
-
-  /// In superblocks of the shared tiles, one after the other.
-  static __device__ int share_start(const PromptParams& p, int block, int n_blocks) {
-    return static_cast<int>(static_cast<int64_t>(p.n_shared) * p.n_superblocks * block / n_blocks);
-  }
-
-  __device__ bool next(Work& w) {
-    if (at_ < end_) {
-      w.tile = at_ / n_superblocks_;
-      w.k0 = at_ - w.tile * n_superblocks_;
-      w.k1 = min(n_superblocks_, w.k0 + end_ - at_);
-      at_ += w.k1 - w.k0;
-      return true;
-    }
-    if (whole_ < n_tiles_) {
-      w = {whole_, 0, n_superblocks_};
-      whole_ += n_blocks_;
-      return true;
-    }
-    return false;
-  }
-
- private:
-  int n_superblocks_;
-  int n_tiles_;
-  int n_blocks_;
-  int at_;
-  int end_;
-  int whole_;
-};
+__device__ __forceinline__ PromptSchedule schedule_of(const PromptParams& p) {
+  return {p.split, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x)};
+}
 
 /// Where a tile lies.
 struct Place {
@@ -90,9 +46,9 @@ __device__ __forceinline__ Place place_of(const PromptParams& p, int tile) {
 
 template <int N, bool kPair>
 __device__ __forceinline__ void bring_weights(const PromptParams& p, StageRing ring, int lane) {
-  Schedule schedule(p, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
+  PromptSchedule schedule = schedule_of(p);
   const uint64_t once = evict_first_policy();
-  Work work;
+  PromptWork work;
   while (schedule.next(work)) {
     const Place place = place_of(p, work.tile);
     const PromptSegment& s = p.segments[place.segment];
@@ -102,7 +58,7 @@ __device__ __forceinline__ void bring_weights(const PromptParams& p, StageRing r
     const bool mine = lane < kPromptGroupTiles && (kPair ? lane % kTiles : lane) < here;
     const uint8_t* from =
         (kPair && lane >= kTiles ? s.w_up : s.w) +
-        (static_cast<int64_t>(place.group * kTiles + (kPair ? lane % kTiles : lane)) * p.n_superblocks +
+        (static_cast<int64_t>(place.group * kTiles + (kPair ? lane % kTiles : lane)) * p.split.n_superblocks +
          work.k0) *
             s.tile_bytes;
     for (int k = work.k0; k < work.k1; ++k) {
@@ -127,8 +83,8 @@ __device__ __forceinline__ void bring_weights(const PromptParams& p, StageRing r
 
 template <int N>
 __device__ __forceinline__ void bring_tokens(const PromptParams& p, const CUtensorMap& x, StageRing ring) {
-  Schedule schedule(p, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
-  Work work;
+  PromptSchedule schedule = schedule_of(p);
+  PromptWork work;
   while (schedule.next(work)) {
     const int token = place_of(p, work.tile).token_block * N;
     for (int k = work.k0 * kStepsPerSuperblock; k < work.k1 * kStepsPerSuperblock; ++k) {
@@ -187,60 +143,127 @@ __device__ __forceinline__ void chain(float (&d)[N / 2], int n, const int (&tile
   }
 }
 
-/// The sums of a tile that several blocks share: [block][warpgroup][N / 8][thread] float4.
+/// Where a warpgroup's thread keeps its sums of a tile in memory: [place][warpgroup][N / 8][thread] float4.
 template <int N>
-__device__ __forceinline__ float4* sums_of(const PromptParams& p, int block, int warpgroup, int thread) {
-  return reinterpret_cast<float4*>(p.scratch) +
-         static_cast<int64_t>(block * 2 + warpgroup) * (N / 8) * kWarpgroup + thread;
+__device__ __forceinline__ float4* sums_at(float* all, int place, int warpgroup, int thread) {
+  return reinterpret_cast<float4*>(all) + static_cast<int64_t>(place * 2 + warpgroup) * (N / 8) * kWarpgroup +
+         thread;
 }
-
 template <int N>
-__device__ __forceinline__ void hand_over(const PromptParams& p, const float (&d)[N / 2], int warpgroup,
-                                          int thread) {
-  const int block = static_cast<int>(blockIdx.x);
-  float4* to = sums_of<N>(p, block, warpgroup, thread);
+__device__ __forceinline__ void keep_sums(float4* to, const float (&d)[N / 2]) {
 #pragma unroll
   for (int i = 0; i < N / 8; ++i) {
     __stcg(to + i * kWarpgroup, make_float4(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]));
   }
+}
+
+/// All threads of a warpgroup: what they wrote is there for who sees the flag.
+__device__ __forceinline__ void raise(int32_t* flag, int value, int warpgroup, int thread) {
   __threadfence();
   group_barrier(1 + warpgroup, kWarpgroup);
   if (thread == 0) {
-    atomicExch(p.flags + block * 2 + warpgroup, 1);
+    atomicExch(flag, value);
   }
 }
+__device__ __forceinline__ void await(int32_t* flag, int value, int warpgroup, int thread) {
+  if (thread == 0) {
+    while (*static_cast<volatile int32_t*>(flag) != value) {
+    }
+    __threadfence();
+  }
+  group_barrier(1 + warpgroup, kWarpgroup);
+}
 
-// The rest of a tile whose first part ends at superblock `have`, from the blocks that follow, in order.
 template <int N>
-__device__ __forceinline__ void collect(const PromptParams& p, float (&d)[N / 2], const Work& work,
-                                        int warpgroup, int thread) {
-  const int end = (work.tile + 1) * p.n_superblocks;
-  int have = work.tile * p.n_superblocks + work.k1;
-  for (int block = static_cast<int>(blockIdx.x) + 1; have < end; ++block) {
-    if (thread == 0) {
-      volatile int32_t* flag = p.flags + block * 2 + warpgroup;
-      while (*flag == 0) {
-      }
-      *flag = 0;
-      __threadfence();
-    }
-    group_barrier(1 + warpgroup, kWarpgroup);
-    const float4* from = sums_of<N>(p, block, warpgroup, thread);
-#pragma unroll
-    for (int i = 0; i < N / 8; ++i) {
-      const float4 v = __ldcg(from + i * kWarpgroup);
-      d[4 * i] += v.x;
-      d[4 * i + 1] += v.y;
-      d[4 * i + 2] += v.z;
-      d[4 * i + 3] += v.w;
-    }
-    have = Schedule::share_start(p, block + 1, static_cast<int>(gridDim.x));
-  }
+__device__ __forceinline__ void leave_head(const PromptParams& p, const float (&d)[N / 2], int warpgroup,
+                                           int thread) {
+  const int block = static_cast<int>(blockIdx.x);
+  keep_sums<N>(sums_at<N>(p.heads, block, warpgroup, thread), d);
+  raise(p.heads_there + block * 2 + warpgroup, 1, warpgroup, thread);
 }
 
-// y (+)= the tile. Lanes of one t hold eight rows in a row: a store fills whole sectors.
-template <int N, bool kAdd>
-__device__ __forceinline__ void write_floats(const PromptSegment& s, const float (&d)[N / 2], int row,
+// d += the chains of the tile before this one, whichever block had them. False: there are more, for which the
+// sum is kept.
+template <int N>
+__device__ __forceinline__ bool join_chains(const PromptParams& p, const PromptWork& work, float (&d)[N / 2],
+                                            int warpgroup, int thread) {
+  const bool last = work.chain + 1 == p.split.n_chains;
+  const int place = work.shared ? work.tile : p.split.n_shared + static_cast<int>(blockIdx.x);
+  int32_t* const flag = p.chains_added + work.tile * 2 + warpgroup;
+  float4* const sums = sums_at<N>(p.totals, place, warpgroup, thread);
+  if (work.chain > 0) {
+    if (work.shared) {
+      await(flag, work.chain, warpgroup, thread);
+      if (last && thread == 0) {
+        *flag = 0;
+      }
+    }
+    constexpr int kAtOnce = N / 8 % 8 == 0 ? 8 : 4;  // as many as registers hold: each wait is a long one
+#pragma unroll
+    for (int first = 0; first < N / 8; first += kAtOnce) {
+      float4 v[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        v[i] = __ldcg(sums + (first + i) * kWarpgroup);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        d[4 * (first + i)] += v[i].x;
+        d[4 * (first + i) + 1] += v[i].y;
+        d[4 * (first + i) + 2] += v[i].z;
+        d[4 * (first + i) + 3] += v[i].w;
+      }
+    }
+  }
+  if (!last) {
+    keep_sums<N>(sums, d);
+    if (work.shared) {
+      raise(flag, work.chain + 1, warpgroup, thread);
+    }
+  }
+  return last;
+}
+
+// Four sums, or zeros: one instruction stream for both, since sums that come from two branches make the
+// assembler serialise every wgmma (message C7515).
+__device__ __forceinline__ float4 load_or_zero(const float4* from, bool load) {
+  float4 v;
+  asm volatile(
+      "{ .reg .pred there; setp.ne.b32 there, %5, 0; mov.f32 %0, 0f00000000; mov.f32 %1, 0f00000000; "
+      "mov.f32 %2, 0f00000000; mov.f32 %3, 0f00000000; @there ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4]; }"
+      : "=&f"(v.x), "=&f"(v.y), "=&f"(v.z), "=&f"(v.w)
+      : "l"(from), "r"(load ? 1 : 0)
+      : "memory");
+  return v;
+}
+
+// d = what the block before left, or zeros.
+template <int N>
+__device__ __forceinline__ void begin_sums(const PromptParams& p, float (&d)[N / 2], bool resumes,
+                                           int warpgroup, int thread) {
+  const int block = static_cast<int>(blockIdx.x) - 1;
+  if (resumes) {
+    int32_t* const flag = p.heads_there + block * 2 + warpgroup;
+    await(flag, 1, warpgroup, thread);
+    if (thread == 0) {
+      *flag = 0;
+    }
+  }
+  const float4* from = sums_at<N>(p.heads, block, warpgroup, thread);
+#pragma unroll
+  for (int i = 0; i < N / 8; ++i) {
+    const float4 v = load_or_zero(from + i * kWarpgroup, resumes);
+    d[4 * i] = v.x;
+    d[4 * i + 1] = v.y;
+    d[4 * i + 2] = v.z;
+    d[4 * i + 3] = v.w;
+  }
+  hold_sums(d);
+}
+
+// y = the tile. Lanes of one t hold eight rows in a row: a store fills whole sectors.
+template <int N>
+__device__ __forceinline__ void store_floats(const PromptSegment& s, const float (&d)[N / 2], int row,
                                              int token, int n_tokens) {
   const bool upper = row < s.rows;
   const bool lower = row + 8 < s.rows;
@@ -252,24 +275,57 @@ __device__ __forceinline__ void write_floats(const PromptSegment& s, const float
       if (token + 8 * i + e < n_tokens) {
         float* at = y + e * s.stride;
         if (upper) {
-          const float v = d[4 * i + e] * kUnscaleActivations;
-          if constexpr (kAdd) {
-            atomicAdd(at, v);  // one addition for each element: nobody waits for it
-          } else {
-            *at = v;
-          }
+          *at = d[4 * i + e] * kUnscaleActivations;
         }
         if (lower) {
-          const float v = d[4 * i + 2 + e] * kUnscaleActivations;
-          if constexpr (kAdd) {
-            atomicAdd(at + 8, v);
-          } else {
-            at[8] = v;
-          }
+          at[8] = d[4 * i + 2 + e] * kUnscaleActivations;
         }
       }
     }
     y += 8 * s.stride;
+  }
+}
+
+// y += the tile. Nobody else writes it meanwhile; many are loaded before one is stored. (Atomic additions
+// keep nobody waiting, but L2 does few of them at a time: decision 0082.)
+template <int N>
+__device__ __forceinline__ void add_floats(const PromptSegment& s, const float (&d)[N / 2], int row,
+                                           int token, int n_tokens) {
+  constexpr int kEighths = N / 8 % 8 == 0 ? 8 : 4;  // so many times 8 tokens are loaded at a time
+  static_assert(N / 8 % kEighths == 0);
+  const bool upper = row < s.rows;
+  const bool lower = row + 8 < s.rows;
+  float* y = s.y + token * s.stride + row;
+#pragma unroll
+  for (int first = 0; first < N / 8; first += kEighths) {
+    float old[4 * kEighths];
+#pragma unroll
+    for (int j = 0; j < kEighths; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const bool there = token + 8 * (first + j) + e < n_tokens;
+        const float* at = y + (8 * j + e) * s.stride;
+        old[4 * j + e] = there && upper ? __ldcg(at) : 0;
+        old[4 * j + 2 + e] = there && lower ? __ldcg(at + 8) : 0;
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kEighths; ++j) {
+      const int i = first + j;
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        if (token + 8 * i + e < n_tokens) {
+          float* at = y + (8 * j + e) * s.stride;
+          if (upper) {
+            *at = old[4 * j + e] + d[4 * i + e] * kUnscaleActivations;
+          }
+          if (lower) {
+            at[8] = old[4 * j + 2 + e] + d[4 * i + 2 + e] * kUnscaleActivations;
+          }
+        }
+      }
+    }
+    y += 8 * kEighths * s.stride;
   }
 }
 
@@ -308,17 +364,14 @@ __device__ __forceinline__ void multiply(const PromptParams& p, Rings rings, int
   const int slot = kPair ? warpgroup * 2 + (warp >> 1) : warpgroup * 4 + warp;
   constexpr int kTiles = kPair ? kPromptGroupTiles / 2 : kPromptGroupTiles;
   const int tiles[2] = {slot * p.slot_bytes, (kPair ? slot + kTiles : slot) * p.slot_bytes};
-  Schedule schedule(p, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
-  Work work;
+  PromptSchedule schedule = schedule_of(p);
+  PromptWork work;
   wait_for_previous();
   while (schedule.next(work)) {
     const Place place = place_of(p, work.tile);
     const PromptSegment& s = p.segments[place.segment];
     float d[N / 2];
-#pragma unroll
-    for (int i = 0; i < N / 2; ++i) {
-      d[i] = 0;
-    }
+    begin_sums<N>(p, d, work.resumes, warpgroup, thread);
     const int n = work.k1 - work.k0;
     switch (static_cast<PackedType>(s.type)) {
       case PackedType::q4_k:
@@ -338,12 +391,12 @@ __device__ __forceinline__ void multiply(const PromptParams& p, Rings rings, int
         break;
     }
     hold_sums(d);
-    if (work.k0 > 0) {
-      hand_over<N>(p, d, warpgroup, thread);
+    if (work.stops) {
+      leave_head<N>(p, d, warpgroup, thread);
       continue;
     }
-    if (work.k1 < p.n_superblocks) {
-      collect<N>(p, d, work, warpgroup, thread);
+    if (p.split.n_chains > 1 && !join_chains<N>(p, work, d, warpgroup, thread)) {
+      continue;
     }
     const int tile = place.group * kTiles + slot;
     const int row = tile * kTileRows + 8 * half + (lane >> 2);
@@ -356,10 +409,10 @@ __device__ __forceinline__ void multiply(const PromptParams& p, Rings rings, int
     } else if (exists) {
       switch (p.epilogue) {
         case PromptEpilogue::store:
-          write_floats<N, false>(s, d, row, token, p.n_tokens);
+          store_floats<N>(s, d, row, token, p.n_tokens);
           break;
         case PromptEpilogue::add:
-          write_floats<N, true>(s, d, row, token, p.n_tokens);
+          add_floats<N>(s, d, row, token, p.n_tokens);
           break;
         case PromptEpilogue::keep_gate:
           write_halves<N, false, false>(p, d, row, token, p.n_tokens);
