@@ -23,6 +23,7 @@ N_CHATS, N_TOKENS = 8, 96
 # (docs/decisions/0077). Steps that only decode have at most eight tokens.
 PROMPT_AMONG_OTHERS = 48
 LONG_PROMPT = 32704
+CUT_PROMPT = 1985  # its last token is alone in a step of 64, of 512 and so on
 DEPTHS = {32768: "0.90, aim 0.93", 122880: "0.72, aim 0.77"}
 DOES_NOT_FIT = 4
 COMMAND_SECONDS = 180
@@ -141,6 +142,9 @@ def depths(program, model, results):
 
 
 def step_sizes(program, model, results):
+    answers = {tokens: bench(program, model, "-p", 0, "-n", 0, "-pg", f"{CUT_PROMPT},64", "-b", tokens, "-r", 1)[-1]["tokens_hash"]
+               for tokens in (2048, 512, 192, 64)}
+    results.check("27B: a prompt in steps of any size", len(set(answers.values())) == 1, f"tokens by step size {answers}", "the same")
     for tokens in (2048, 1024, 512):
         rows = bench(program, model, "-p", "2048,8192", "-n", 0, "-b", tokens, "-r", 3)
         results.reading(f"prompts in steps of {tokens}", ", ".join(f"pp{row['n_prompt']} {float(row['avg_ts']):.0f} tok/s" for row in rows))
