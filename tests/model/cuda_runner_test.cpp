@@ -40,10 +40,15 @@ double difference(const std::vector<float>& got, const std::vector<float>& want)
   return most / largest;
 }
 
-/// Whether prompts go to a library, whose order of sums depends on the number of tokens.
-bool takes_library(const model::Runner& r, DType weights) {
+/// Whether prompts go to a library, whose order of sums depends on the number of tokens: also beside int8
+/// products for matrices that are kept as f16, here those whose rows are no multiple of the type's blocks.
+bool takes_library(const model::Runner& r, const test::TinyModel& m, DType weights) {
   const std::string how = r.describe();
-  const bool int8 = how.find("int8") != std::string::npos && weights != DType::f16;
+  const int64_t block = dtype_info(weights).block_elems;
+  bool int8 = how.find("int8") != std::string::npos && weights != DType::f16;
+  for (const int64_t cols : {m.hidden, m.ff, m.heads * m.head_dim, m.value_heads * m.value_dim}) {
+    int8 = int8 && cols % block == 0;
+  }
   return !int8 && how.find("cuBLASLt") != std::string::npos;
 }
 
@@ -129,7 +134,10 @@ TEST_F(CudaModel, APromptIsItsChunksBitForBit) {
         options.kv_type_k = options.kv_type_v = kv;
         const auto r = runner(m, weights, options);
         ASSERT_NE(r, nullptr);
-        const bool exact = !takes_library(*r, weights);
+        const bool exact = !takes_library(*r, m, weights);
+        if (!exact && kv != DType::f32) {
+          continue;  // a quantised cache rounds apart what differs in the last digits
+        }
         const int32_t n_tokens = test::few_cases() ? 65 : 321;
         const auto tokens = test::tiny_prompt(m, n_tokens);
         Sequence whole = test::sequence(0);
