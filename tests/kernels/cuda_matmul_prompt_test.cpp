@@ -3,7 +3,6 @@
 #include "kernels/cuda/matmul_prompt.h"
 
 #include <cmath>
-#include <random>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>

@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <random>
 
 #include <gtest/gtest.h>
 
